@@ -1,0 +1,55 @@
+"""The data fingerprint: one name for the shards that a spec, a source and a tokenizer make. Pure.
+
+Known before any job runs (Admit computes it), so that finished shards are recognised and never made
+twice. Everything that changes a byte of the shards is in it; nothing else is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from data_prep.spec import DataSpec, fingerprinted
+from data_prep.strict import Json, to_json
+
+SHARD_FORMAT_VERSION = 1  # a change of the bytes that one input makes needs a new number
+
+
+@dataclass(frozen=True, order=True)
+class SourceObject:
+    """One object of the source. ``etag`` is S3's, a repository's blob hash, or a local file's mtime and size."""
+
+    key: str
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True)
+class SourceListing:
+    """What a source held when it was listed: its objects, or the repository and commit that pin them."""
+
+    uri: str
+    objects: tuple[SourceObject, ...] = ()
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all objects as stored (compressed)."""
+        return sum(item.size for item in self.objects)
+
+
+def fingerprint(spec: DataSpec, listing: SourceListing, tokenizer_reference: str) -> str:
+    """32 hex digits (128 bits of SHA-256).
+
+    ``tokenizer_reference`` is the tokenizer object's ETag, ``hf://OWNER/NAME@COMMIT``, or "" when the job trains it
+    (its training settings are in the spec, its text in the listing).
+    """
+    content: Json = {
+        "format_version": SHARD_FORMAT_VERSION,
+        "spec": fingerprinted(spec),
+        "source": {"uri": listing.uri, "objects": [to_json(item) for item in sorted(listing.objects)]},
+        "tokenizer": tokenizer_reference,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
+
+

@@ -1,0 +1,116 @@
+"""DataSpec: what text becomes which token shards. Owned by data_prep; part of every run's input.
+
+Everything above the line ``compute settings`` enters the data fingerprint: change it and the shards
+are others. The compute settings only say on what the same shards are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from data_prep.strict import Bounds, Json, Pattern, Problem, one_or_more, to_json
+
+COMMIT = r"[0-9a-f]{40}"
+SOURCE = Pattern(
+    rf"s3://[a-z0-9.-]{{3,63}}(/.*)?|hf://datasets/[\w.-]+/[\w.-]+@{COMMIT}(/.*)?|(/|\./|file:///).*|[\w.-][\w./ =-]*/",
+    'a source: "s3://bucket/prefix/", "hf://datasets/OWNER/NAME@COMMIT" with the 40 hex digits of a commit, '
+    'a local folder ("/data/text"), or a prefix in the deployment\'s own bucket that ends in "/" ("source/mytext/")',
+)
+TOKENIZER_SOURCE = Pattern(
+    rf"s3://[a-z0-9.-]{{3,63}}/.+|hf://[\w.-]+/[\w.-]+@{COMMIT}|(/|\./|file:///).+|[\w.-][\w./ =-]*",
+    'a tokenizer: "hf://OWNER/NAME@COMMIT" with the 40 hex digits of a commit, or the s3:// URI, local path or own-bucket '
+    "key of a tokenizer.json or of the folder that holds it",
+)
+PROCESSING_TYPE = Pattern(r"ml\.[a-z0-9-]+\.[a-z0-9-]+", 'a SageMaker instance type such as "ml.m7i.4xlarge"')
+FINGERPRINT_EXCLUDES = frozenset(
+    {"instance_type", "instance_count", "volume_size_gb", "max_runtime_seconds", "workers_per_instance"}
+)
+
+BadText = Literal["fail", "skip", "replace"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerTraining:
+    """Train a byte-level BPE with Llama-3's pre-tokenisation pattern on the source itself."""
+
+    vocab_size: Annotated[int, Bounds(300, 262_144)] = 4096
+    """Entries of the vocabulary, special tokens included (256 bytes and the specials are always in it)."""
+    sample_bytes: Annotated[int, Bounds(1 << 16, 1 << 34)] = 32 << 20
+    """How much text is read for it, in UTF-8 bytes, taken evenly over the source's objects."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSpec:
+    """Exactly one of ``uri`` and ``train``."""
+
+    uri: Annotated[str, TOKENIZER_SOURCE] | None = None
+    """A Hugging Face ``tokenizer.json``: ``hf://OWNER/NAME@COMMIT``, an s3:// URI, a local path, or a key in the own bucket."""
+    train: TokenizerTraining | None = None
+    """Train one on the source instead."""
+    bos_token: str | None = None
+    """Token that opens a document; null finds it (``<|begin_of_text|>``, ``<s>``, tokenizer_config.json)."""
+    eos_token: str | None = None
+    """Token that closes a document; null finds it (``<|end_of_text|>``, ``</s>``, tokenizer_config.json)."""
+
+    def check(self) -> Iterator[Problem]:
+        """Exactly one way to get a tokenizer."""
+        if (self.uri is None) == (self.train is None):
+            yield Problem("", 'give exactly one of "uri" and "train"')
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """One text source, one tokenizer, every policy explicit."""
+
+    source: Annotated[str, SOURCE]
+    """Where the text is: ``s3://bucket/prefix/``, ``hf://datasets/OWNER/NAME@COMMIT``, a local folder, or a prefix in the own bucket (``source/mytext/``)."""
+    include: tuple[str, ...] = ()
+    """Globs on the path below the source; empty takes every object with a known ending."""
+    format: Literal["auto", "jsonl", "parquet", "text"] = "auto"
+    """``auto`` goes by the ending: .jsonl .json .ndjson (plain, .gz, .zst), .parquet, .txt .md (plain, .gz, .zst: one document each)."""
+    text_field: Annotated[str, one_or_more(256)] = "text"
+    """Field or column that holds the text (JSONL and parquet)."""
+    id_field: str | None = None
+    """Field or column that names a document in messages; null uses object and position."""
+    tokenizer: TokenizerSpec
+    """How text becomes token ids."""
+    validation_share: Annotated[float, Bounds(0.0, 0.5)] = 0.005
+    """Share of documents held out, chosen by a 128-bit hash of the text, so that it does not depend on file order."""
+    shard_tokens: Annotated[int, Bounds(1024, 1 << 31)] = 64_000_000
+    """Tokens after which a shard is closed: 64 M are 128 MB (uint16) or 256 MB (uint32), the size S3 and FastFile read well."""
+    invalid_utf8: BadText = "fail"
+    """Bytes that are no UTF-8: stop, skip the document, or put U+FFFD in their place."""
+    lone_surrogates: BadText = "replace"
+    """JSON escapes such as \\ud800 that no UTF-8 can hold: stop, skip the document, or put U+FFFD in their place."""
+    empty_documents: Literal["fail", "skip"] = "skip"
+    """Documents without text."""
+    max_document_bytes: Annotated[int, Bounds(1, 1 << 30)] = 16 << 20
+    """Longest document in UTF-8 bytes; bounds the memory of a worker."""
+    long_documents: Literal["fail", "skip"] = "fail"
+    """Documents longer than that."""
+    max_line_bytes: Annotated[int, Bounds(2, 1 << 30)] = 64 << 20
+    """Longest JSONL line in bytes; a longer one counts as a corrupt record. Bounds the memory of a worker."""
+    corrupt_records: Literal["fail", "skip"] = "fail"
+    """Lines that are no JSON object, rows without the text field, overlong lines: stop, or skip and count."""
+    max_skipped_share: Annotated[float, Bounds(0.0, 1.0)] = 0.001
+    """With a ``skip`` policy: the job fails when more than this share of the documents was skipped (empty ones not counted)."""
+    encoder: Literal["auto", "huggingface"] = "auto"
+    """``auto`` uses fastokens where it proves equal to Hugging Face tokenizers; ``huggingface`` forces the reference."""
+    # -- compute settings: not part of the fingerprint -----------------------------------------------
+    instance_type: Annotated[str, PROCESSING_TYPE] = "ml.c7i.8xlarge"
+    """SageMaker processing instance type (p5 is none)."""
+    instance_count: Annotated[int, Bounds(1, 100)] = 1
+    """Processing instances; each takes its share of the parts."""
+    volume_size_gb: Annotated[int, Bounds(1, 16_384)] = 100
+    """Disk of each instance in GB; holds the parts in work, not the source."""
+    max_runtime_seconds: Annotated[int, Bounds(60, 432_000)] = 86_400
+    """The job is stopped after this (5 days is SageMaker's limit for processing)."""
+    workers_per_instance: Annotated[int, Bounds(0, 512)] = 0
+    """Processes per instance; 0 takes one per core."""
+
+
+def fingerprinted(spec: DataSpec) -> Json:
+    """The part of the spec that decides what the shards hold, as JSON."""
+    return {key: value for key, value in to_json(spec).items() if key not in FINGERPRINT_EXCLUDES}

@@ -1,0 +1,259 @@
+"""TrainingSpec: how one leg trains. Owned by training; no torch import, so that Admit can read it in a Lambda.
+
+Recipes in training/recipes/ fill it; a run's input overrides single values by dotted path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from data_prep.strict import Bounds, Problem, one_or_more
+
+Float8 = Literal["off", "rowwise", "tensorwise", "tensorwise_all_gather"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """A Llama-3-like decoder."""
+
+    dim: Annotated[int, one_or_more()]
+    """Width of the residual stream."""
+    layers: Annotated[int, one_or_more()]
+    """Transformer blocks."""
+    heads: Annotated[int, one_or_more()]
+    """Attention heads."""
+    kv_heads: Annotated[int, one_or_more()]
+    """Key and value heads (grouped-query attention)."""
+    ffn_dim: Annotated[int, one_or_more()]
+    """Width of the gated feed-forward layer."""
+    vocab_size: Annotated[int, Bounds(256, 1 << 20)]
+    """Rows of the embedding; at least the tokenizer's vocabulary."""
+    max_sequence_length: Annotated[int, one_or_more()] = 8192
+    """Longest context, in tokens, that the exported model announces."""
+    rope_theta: Annotated[float, Bounds(1.0)] = 500_000.0
+    """Base of the rotary position embedding."""
+    rope_scaling: Literal["none", "llama3"] = "none"
+    """``llama3`` is Llama-3.1's frequency scaling (factor 8, 1 and 4, original length 8192)."""
+    tie_embeddings: bool = False
+    """Share the embedding with the output layer."""
+    norm_eps: Annotated[float, Bounds(0.0, 1.0)] = 1e-5
+    """Epsilon of RMSNorm."""
+
+    def check(self) -> Iterator[Problem]:
+        """Heads must divide the width, key-value heads the heads."""
+        if self.dim % self.heads:
+            yield Problem("dim", f"{self.dim} is not divisible by heads={self.heads}")
+        elif (self.dim // self.heads) % 2:
+            yield Problem("dim", f"dim/heads={self.dim // self.heads} must be even for rotary embeddings")
+        if self.heads % self.kv_heads:
+            yield Problem("heads", f"{self.heads} is not divisible by kv_heads={self.kv_heads}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSpec:
+    """AdamW."""
+
+    lr: Annotated[float, Bounds(0.0, 10.0)] = 3e-4
+    """Peak learning rate."""
+    beta1: Annotated[float, Bounds(0.0, 1.0)] = 0.9
+    """Decay of the first moment."""
+    beta2: Annotated[float, Bounds(0.0, 1.0)] = 0.95
+    """Decay of the second moment."""
+    eps: Annotated[float, Bounds(0.0, 1.0)] = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: Annotated[float, Bounds(0.0, 10.0)] = 0.1
+    """Decoupled weight decay."""
+    max_grad_norm: Annotated[float, Bounds(0.0)] = 1.0
+    """Gradients are clipped to this global norm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSpec:
+    """Linear warmup, then decay to ``min_lr_share`` of the peak at the last step."""
+
+    warmup_steps: Annotated[int, Bounds(0)] = 200
+    """Steps over which the learning rate rises from zero."""
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape after the warmup."""
+    min_lr_share: Annotated[float, Bounds(0.0, 1.0)] = 0.1
+    """Learning rate of the last step over the peak."""
+    total_steps: Annotated[int, one_or_more()] | None = None
+    """Steps the decay spans; null takes ``steps``. Set it when a run is continued in pieces, so that all follow one curve."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelismSpec:
+    """Degrees of parallelism; their product is the number of devices."""
+
+    replicate: Annotated[int, one_or_more()] = 1
+    """HSDP: groups that hold a full copy of the sharded model each."""
+    shard: Annotated[int, Bounds(-1)] = -1
+    """FSDP: devices over which parameters are sharded; -1 takes all that is left."""
+    tensor: Annotated[int, one_or_more()] = 1
+    """Tensor parallelism."""
+    context: Annotated[int, one_or_more()] = 1
+    """Context parallelism (the sequence is split)."""
+    pipeline: Annotated[int, one_or_more()] = 1
+    """Pipeline stages."""
+
+    def check(self) -> Iterator[Problem]:
+        """The shard degree is a count or -1."""
+        if self.shard == 0:
+            yield Problem("shard", "0 devices cannot hold the model; use -1 for all that is left, or a count")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSpec:
+    """Distributed checkpoints: model, optimiser, schedule, data cursor, RNG, step."""
+
+    interval_steps: Annotated[int, one_or_more()] = 500
+    """Steps between checkpoints; what a crash loses at most."""
+    keep_latest: Annotated[int, Bounds(2)] = 3
+    """Complete checkpoints kept on disk; two at least, since the newest can be damaged."""
+    async_mode: Literal["disabled", "async", "async_with_pinned_mem"] = "async_with_pinned_mem"
+    """``async`` saves while training goes on; pinned memory needs CUDA and copies faster."""
+    resume: bool = True
+    """Start from the newest usable checkpoint when there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationSpec:
+    """Loss on the held-out shards."""
+
+    interval_steps: Annotated[int, Bounds(0)] = 500
+    """Steps between validations; 0 for none but the last."""
+    batches: Annotated[int, Bounds(0)] = 16
+    """Batches per rank each time; 0 takes the whole validation set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSpec:
+    """The model as Hugging Face safetensors, at the end of the leg."""
+
+    enabled: bool = True
+    """Write it."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Type of the exported weights (checkpoints keep float32)."""
+    sample_prompt: str = "The"
+    """Start of the short sample that the finished model writes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSpec:
+    """One leg: model, length, batches, optimiser, speed, safety."""
+
+    model: ModelShape
+    """The network."""
+    device: Literal["cuda", "cpu"] = "cuda"
+    """``cpu`` (gloo) is for the embedded AWS and tests."""
+    processes_per_host: Annotated[int, Bounds(1, 64)] = 8
+    """Ranks on each host: one per GPU."""
+    steps: Annotated[int, one_or_more()] | None = None
+    """Optimiser steps, counted from the run's first; give this or ``tokens``."""
+    tokens: Annotated[int, one_or_more()] | None = None
+    """Training tokens, turned into steps (rounded up); give this or ``steps``."""
+    sequence_length: Annotated[int, Bounds(8)] = 8192
+    """Tokens of one sample."""
+    local_batch_size: Annotated[int, one_or_more()] = 1
+    """Samples per data-parallel rank and forward pass."""
+    global_batch_size: Annotated[int, one_or_more()] | None = None
+    """Samples per optimiser step over all ranks; more than local x ranks accumulates gradients. Null: local x ranks."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """The optimiser."""
+    schedule: ScheduleSpec = ScheduleSpec()
+    """The learning-rate schedule."""
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """Type of the matrix products and of FSDP's all-gather; parameters and reductions are float32."""
+    compile: bool = True
+    """torch.compile each transformer block."""
+    activation_checkpointing: Literal["none", "selective", "full"] = "selective"
+    """What the backward pass computes again instead of keeping."""
+    float8: Float8 = "off"
+    """FP8 linear layers: ``tensorwise_all_gather`` also gathers FSDP's weights in FP8."""
+    attention: Literal["flex", "sdpa"] = "sdpa"
+    """``flex`` masks attention across document borders; ``sdpa`` is plain causal (cuDNN or flash kernels, and the CPU's)."""
+    mask_document_borders: bool = True
+    """Leave the label that would train end-of-document -> next document out of the loss."""
+    parallelism: ParallelismSpec = ParallelismSpec()
+    """How devices share the work."""
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    """Checkpoints."""
+    validation: ValidationSpec = ValidationSpec()
+    """Validation."""
+    export: ExportSpec = ExportSpec()
+    """Export."""
+    log_interval_steps: Annotated[int, one_or_more()] = 10
+    """Steps between metrics lines."""
+    seed: Annotated[int, Bounds(0, (1 << 32) - 1)] = 1
+    """Seeds initialisation and data order."""
+    deterministic: bool = False
+    """Deterministic kernels: slower, bitwise repeatable on one kind of device."""
+    hang_after_median_steps: Annotated[float, Bounds(2.0)] = 50.0
+    """No step for this many median step times (and 60 s at least) counts as a hang; the job ends so that the next attempt resumes."""
+    min_all_reduce_gbps: Annotated[float, Bounds(0.0)] = 0.0
+    """Floor of the start-up fabric check on several hosts, in GB/s bus bandwidth; 0 measures without a floor."""
+    expected_tokens_per_second_per_device: Annotated[float, Bounds(0.0)] | None = None
+    """What this leg should reach; used for the cost estimate and the slow alarm. Null: no estimate."""
+
+    def check(self) -> Iterator[Problem]:
+        """Settings that are fine alone and cannot work together; both names are given."""
+        if (self.steps is None) == (self.tokens is None):
+            yield Problem("steps", 'give exactly one of "steps" and "tokens"')
+        if self.sequence_length > self.model.max_sequence_length:
+            yield Problem(
+                "sequence_length",
+                f"{self.sequence_length} exceeds model.max_sequence_length={self.model.max_sequence_length}; raise that or lower this",
+            )
+        if self.device == "cpu":
+            if self.checkpoint.async_mode == "async_with_pinned_mem":
+                yield Problem("checkpoint.async_mode", 'async_with_pinned_mem needs device=cuda; use "async" or "disabled"')
+            if self.attention == "flex":
+                yield Problem("attention", 'flex has no backward pass with device=cpu; use "sdpa"')
+        if self.float8 == "tensorwise_all_gather" and self.parallelism.tensor > 1:
+            yield Problem("float8", f"tensorwise_all_gather with parallelism.tensor={self.parallelism.tensor} is not supported; use tensorwise")
+        if self.float8 != "off" and (self.model.dim % 16 or self.model.ffn_dim % 16):
+            yield Problem("float8", f"FP8 products need model.dim={self.model.dim} and model.ffn_dim={self.model.ffn_dim} divisible by 16")
+        if self.sequence_length % (self.parallelism.context * 2 if self.parallelism.context > 1 else 1):
+            yield Problem("sequence_length", f"{self.sequence_length} is not divisible by 2 x parallelism.context={self.parallelism.context}")
+
+
+def data_parallel_ranks(spec: TrainingSpec, hosts: int) -> int:
+    """Ranks that read different samples: all devices over tensor x context x pipeline."""
+    p = spec.parallelism
+    return hosts * spec.processes_per_host // (p.tensor * p.context * p.pipeline)
+
+
+def tokens_per_step(spec: TrainingSpec, hosts: int) -> int:
+    """Training tokens of one optimiser step over all ranks."""
+    samples = spec.global_batch_size or spec.local_batch_size * data_parallel_ranks(spec, hosts)
+    return samples * spec.sequence_length
+
+
+def total_steps(spec: TrainingSpec, hosts: int) -> int:
+    """Optimiser steps of the leg; ``tokens`` is rounded up to whole steps."""
+    if spec.steps is not None:
+        return spec.steps
+    per_step = tokens_per_step(spec, hosts)
+    return -(-(spec.tokens or 0) // per_step)
+
+
+def cluster_problems(spec: TrainingSpec, hosts: int) -> Iterator[Problem]:
+    """Settings that depend on the number of hosts: degrees against devices, batch against ranks."""
+    p, devices = spec.parallelism, hosts * spec.processes_per_host
+    fixed = p.replicate * p.tensor * p.context * p.pipeline
+    degrees = f"replicate={p.replicate} x tensor={p.tensor} x context={p.context} x pipeline={p.pipeline}"
+    if p.shard == -1:
+        if devices % fixed:
+            yield Problem("parallelism", f"{degrees} does not divide {devices} devices ({hosts} hosts x {spec.processes_per_host})")
+            return
+    elif fixed * p.shard != devices:
+        yield Problem("parallelism", f"{degrees} x shard={p.shard} is {fixed * p.shard}, but there are {devices} devices; set shard to -1")
+        return
+    per_pass = spec.local_batch_size * data_parallel_ranks(spec, hosts)
+    if spec.global_batch_size is not None and spec.global_batch_size % per_pass:
+        yield Problem(
+            "global_batch_size",
+            f"{spec.global_batch_size} is not a multiple of local_batch_size x data-parallel ranks = {per_pass}",
+        )
