@@ -51,5 +51,3 @@ def fingerprint(spec: DataSpec, listing: SourceListing, tokenizer_reference: str
         "tokenizer": tokenizer_reference,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
-
-

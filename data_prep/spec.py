@@ -24,9 +24,7 @@ TOKENIZER_SOURCE = Pattern(
     "key of a tokenizer.json or of the folder that holds it",
 )
 PROCESSING_TYPE = Pattern(r"ml\.[a-z0-9-]+\.[a-z0-9-]+", 'a SageMaker instance type such as "ml.m7i.4xlarge"')
-FINGERPRINT_EXCLUDES = frozenset(
-    {"instance_type", "instance_count", "volume_size_gb", "max_runtime_seconds", "workers_per_instance"}
-)
+FINGERPRINT_EXCLUDES = frozenset({"instance_type", "instance_count", "volume_size_gb", "max_runtime_seconds", "workers_per_instance"})
 
 BadText = Literal["fail", "skip", "replace"]
 
@@ -65,7 +63,8 @@ class DataSpec:
     """One text source, one tokenizer, every policy explicit."""
 
     source: Annotated[str, SOURCE]
-    """Where the text is: ``s3://bucket/prefix/``, ``hf://datasets/OWNER/NAME@COMMIT``, a local folder, or a prefix in the own bucket (``source/mytext/``)."""
+    """Where the text is: ``s3://bucket/prefix/``, ``hf://datasets/OWNER/NAME@COMMIT``, a local folder, or a prefix in the
+    own bucket (``source/mytext/``)."""
     include: tuple[str, ...] = ()
     """Globs on the path below the source; empty takes every object with a known ending."""
     format: Literal["auto", "jsonl", "parquet", "text"] = "auto"

@@ -17,6 +17,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import itertools
 import json
 import re
 import textwrap
@@ -245,11 +246,11 @@ def field_docs(cls: type) -> dict[str, str]:
     """The docstring under each field of a dataclass, on one line."""
     body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]).body
     docs: dict[str, str] = {}
-    for node, following in zip(body, body[1:], strict=False):
+    for node, following in itertools.pairwise(body):
         is_field = isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
         is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
         if is_field and is_text and isinstance(following.value.value, str):  # type: ignore[attr-defined]
-            docs[node.target.id] = " ".join(following.value.value.split())  # type: ignore[union-attr,attr-defined]
+            docs[node.target.id] = " ".join(following.value.value.split())  # type: ignore[attr-defined]
     return docs
 
 

@@ -1,0 +1,1 @@
+"""CDK and everything that runs around the jobs."""

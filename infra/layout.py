@@ -1,10 +1,10 @@
 """Every S3 key of the project, in one place. Lifecycle rules and permissions follow these prefixes. Pure.
 
-    source/...                                        text that people upload
-    tokens/<fingerprint>/{train,validation}/...       token shards; tokens/<fingerprint>/index.json is written last
-    runs/<run>/{run.json,lock.json,report.html,report.json}
-    runs/<run>/<leg>/{checkpoints,metrics,tensorboard,export}/
-    jobs/                                             what SageMaker uploads by itself (output.tar.gz)
+source/...                                        text that people upload
+tokens/<fingerprint>/{train,validation}/...       token shards; tokens/<fingerprint>/index.json is written last
+runs/<run>/{run.json,lock.json,report.html,report.json}
+runs/<run>/<leg>/{checkpoints,metrics,tensorboard,export}/
+jobs/                                             what SageMaker uploads by itself (output.tar.gz)
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """RunSpec: the input of one execution, filled from a recipe and checked whole. Pure Python.
 
-    {}                                                          the default recipe
-    {"recipe": "llama3_8b", "training": {"steps": 2000}}        one value changed
-    {"ablation": "reference"}                                   the reference sample's four legs, compared
-    {"legs": [{"name": "lr3", "training": {"optimizer": {"lr": 3e-4}}}, {"name": "lr6", ...}]}
+{}                                                          the default recipe
+{"recipe": "llama3_8b", "training": {"steps": 2000}}        one value changed
+{"ablation": "reference"}                                   the reference sample's four legs, compared
+{"legs": [{"name": "lr3", "training": {"optimizer": {"lr": 3e-4}}}, {"name": "lr6", ...}]}
 """
 
 from __future__ import annotations
@@ -168,9 +168,7 @@ def resolve(value: object, *, default_recipe: str, recipes: Mapping[str, Json] =
     problems: list[Problem] = []
     given = _collect(problems, lambda: parse(RunInput, value))
     if given is None:
-        given = RunInput(recipe=value.get("recipe") if isinstance(value, Mapping) and isinstance(value.get("recipe"), str) else None)
-        sections = {key: item for key, item in value.items() if isinstance(item, Mapping)} if isinstance(value, Mapping) else {}
-        given = dataclasses.replace(given, **{k: dict(sections[k]) for k in ("data", "training", "compute", "budget") if k in sections})
+        given = _readable_part(value)
     name = given.recipe or default_recipe
     if name not in recipes:
         problems.append(Problem("recipe", f'there is no recipe "{name}"{suggestion(name, recipes)}'))
@@ -187,6 +185,15 @@ def resolve(value: object, *, default_recipe: str, recipes: Mapping[str, Json] =
         raise SpecError(dict.fromkeys(problems))
     content = {"run_id": given.run_id, "recipe": name, "schedule": given.schedule}
     return parse(RunSpec, {**content, "data": data, "legs": legs, "compute": compute, "budget": budget})
+
+
+def _readable_part(value: object) -> RunInput:
+    """What can still be checked of an input with problems at its top level: its recipe and its sections."""
+    if not isinstance(value, Mapping):
+        return RunInput()
+    recipe = value.get("recipe")
+    sections: dict[str, Json] = {k: dict(value[k]) for k in ("data", "training", "compute", "budget") if isinstance(value.get(k), Mapping)}
+    return RunInput(recipe=recipe if isinstance(recipe, str) else None, **sections)  # type: ignore[arg-type]
 
 
 def _collect(problems: list[Problem], read: Any) -> Any:
@@ -208,7 +215,11 @@ def _legs(given: RunInput, training: Json, problems: list[Problem]) -> list[Leg]
     base = _collect(problems, lambda: parse(TrainingSpec, training, "training"))
     legs: list[Leg] = []
     for name, path, changes in raw:
-        spec = base if not changes else (_collect(problems, lambda p=path, c=changes: parse(TrainingSpec, merge(training, c), p)) if base else None)
+        spec = (
+            base
+            if not changes
+            else (_collect(problems, lambda p=path, c=changes: parse(TrainingSpec, merge(training, c), p)) if base else None)
+        )
         if spec is not None:
             legs.append(Leg(name=name, training=spec))
     return legs

@@ -1,0 +1,1 @@
+"""The training job: torchtitan on SageMaker."""

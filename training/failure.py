@@ -5,9 +5,21 @@ from __future__ import annotations
 from data_prep.failure import BadInput, JobFailure, Unexpected
 
 __all__ = [
-    "BadInput", "CheckpointMismatch", "CheckpointUnusable", "CollectiveHang", "CorruptShard", "DeviceFault",
-    "FAILURE_CLASSES", "FabricSlow", "HostLost", "JobFailure", "LossDiverged", "OutOfMemory", "Preempted",
-    "TokensMismatch", "Unexpected",
+    "FAILURE_CLASSES",
+    "BadInput",
+    "CheckpointMismatch",
+    "CheckpointUnusable",
+    "CollectiveHang",
+    "CorruptShard",
+    "DeviceFault",
+    "FabricSlow",
+    "HostLost",
+    "JobFailure",
+    "LossDiverged",
+    "OutOfMemory",
+    "Preempted",
+    "TokensMismatch",
+    "Unexpected",
 ]  # fmt: skip
 
 

@@ -212,11 +212,15 @@ class TrainingSpec:
             if self.attention == "flex":
                 yield Problem("attention", 'flex has no backward pass with device=cpu; use "sdpa"')
         if self.float8 == "tensorwise_all_gather" and self.parallelism.tensor > 1:
-            yield Problem("float8", f"tensorwise_all_gather with parallelism.tensor={self.parallelism.tensor} is not supported; use tensorwise")
+            yield Problem(
+                "float8", f"tensorwise_all_gather with parallelism.tensor={self.parallelism.tensor} is not supported; use tensorwise"
+            )
         if self.float8 != "off" and (self.model.dim % 16 or self.model.ffn_dim % 16):
             yield Problem("float8", f"FP8 products need model.dim={self.model.dim} and model.ffn_dim={self.model.ffn_dim} divisible by 16")
         if self.sequence_length % (self.parallelism.context * 2 if self.parallelism.context > 1 else 1):
-            yield Problem("sequence_length", f"{self.sequence_length} is not divisible by 2 x parallelism.context={self.parallelism.context}")
+            yield Problem(
+                "sequence_length", f"{self.sequence_length} is not divisible by 2 x parallelism.context={self.parallelism.context}"
+            )
 
 
 def data_parallel_ranks(spec: TrainingSpec, hosts: int) -> int:

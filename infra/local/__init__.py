@@ -1,0 +1,1 @@
+"""The embedded AWS: launcher, job runner, corpus."""

@@ -1,0 +1,101 @@
+# Two commands matter: `make local` (the whole product on the embedded AWS) and `make test`.
+# Each target makes the environments that it needs; nothing has to be prepared by hand.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+ENVIRONMENT ?= default
+BIN := .venv/bin
+PIP := pip --disable-pip-version-check install --quiet --no-compile
+CDK := node_modules/.bin/cdk
+# jsii warns about Node 20's end of life on every start; Node 20 to 24 are tested.
+export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 1
+export PIP_NO_INPUT := 1
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z][a-zA-Z-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+# ---- environments ------------------------------------------------------------------------------
+# .venv holds what the CDK app and the command line need; .dev adds torch, the jobs and the tools.
+# .venv-aws is the embedded AWS's own, because it pins botocore. node_modules has the CDK command line.
+
+.PHONY: python-present node-present env
+python-present:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; set PYTHON=python3.12, for example")'
+
+node-present:
+	@node -e 'if (+process.versions.node.split(".")[0] < 20) { console.error("Node 20 or newer is needed, node is " + process.version); process.exit(1) }' \
+	  || { command -v node >/dev/null || echo "Node 20 or newer is needed, and there is no node on PATH" >&2; exit 1; }
+
+.venv/bin/python: | python-present
+	$(PYTHON) -m venv .venv
+
+.venv/.deploy: requirements.txt pyproject.toml | .venv/bin/python
+	$(BIN)/$(PIP) -r requirements.txt
+	$(BIN)/$(PIP) --no-deps --editable .
+	@touch $@
+
+.venv/.dev: requirements-dev.txt pyproject.toml | .venv/bin/python
+	@echo "Installing the jobs' packages (torch and its CUDA libraries are about 7 GB; the first time takes minutes) ..."
+	$(BIN)/$(PIP) -r requirements-dev.txt
+	$(BIN)/$(PIP) --no-deps --editable .
+	@touch $@ .venv/.deploy
+
+.venv-aws/.done: infra/local/requirements.txt | python-present
+	test -x .venv-aws/bin/python || $(PYTHON) -m venv .venv-aws
+	.venv-aws/bin/$(PIP) -r infra/local/requirements.txt
+	@touch $@
+
+node_modules/.done: package.json package-lock.json | node-present
+	npm ci --silent --no-audit --no-fund
+	@touch $@
+
+env: ## Make every environment
+	@$(MAKE) -j3 .venv/.dev .venv-aws/.done node_modules/.done
+
+# ---- the embedded AWS --------------------------------------------------------------------------
+
+.PHONY: local local-status local-down local-clean
+local: env ## The whole product on this machine: deploy, tokenise, train, report
+	@exec $(BIN)/pretrain local run
+
+local-status: .venv/.deploy ## What runs on the embedded AWS
+	@$(BIN)/pretrain local status
+
+local-down: .venv/.deploy ## Stop the embedded AWS and everything it started
+	@$(BIN)/pretrain local down
+
+local-clean: .venv/.deploy ## Stop it and delete its state
+	@$(BIN)/pretrain local clean
+
+# ---- deploying to AWS --------------------------------------------------------------------------
+
+.PHONY: synth deploy
+synth: .venv/.deploy node_modules/.done ## Write cdk.out and install the pretrain command; needs no AWS account
+	$(CDK) synth --quiet -c environment=$(ENVIRONMENT)
+
+deploy: .venv/.deploy node_modules/.done ## Deploy to the account that the AWS credentials name
+	$(CDK) deploy --all -c environment=$(ENVIRONMENT)
+
+# ---- checks and tests --------------------------------------------------------------------------
+
+.PHONY: check test format
+check: .venv/.dev ## Format, lint and strict types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: env ## Everything that CI runs
+	@$(MAKE) check
+	$(BIN)/python -m pytest
+
+format: .venv/.dev ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# ---- rooms' own targets (one marked section each) ----------------------------------------------
