@@ -1,0 +1,10 @@
+"""What a run made, read from its folder in S3 and shown on one page.
+
+    read.py      run.json, metrics and the jobs' descriptions -> RunFacts
+    figures.py   RunFacts -> the figures of each leg and of the run
+    series.py    metrics lines -> curves, thinned to what a screen can show
+    document.py  figures and curves -> report.json
+    page.py      report.json -> report.html, self-contained
+
+Runs in a Lambda function: standard library and boto3 only.
+"""

@@ -1,0 +1,214 @@
+"""report.json: the run's outcome, figures, curves, cost and lineage as one JSON value. Pure.
+
+The page shows this value and nothing else, `pretrain compare` reads it, and its summary is the
+execution's final output.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from data_prep.strict import to_json
+from infra.layout import RunLayout, uri
+from infra.report.figures import LegFigures, UsdPerHour, data_usd, job_seconds, run_figures
+from infra.report.read import Attempt, Json, LegFacts, RunFacts
+from infra.report.series import MAX_POINTS, read_series
+
+VERSION = 1
+
+
+def build_document(facts: RunFacts, usd_per_hour: UsdPerHour) -> Json:
+    """The whole report as a JSON value."""
+    figures = run_figures(facts, usd_per_hour)
+    layout = RunLayout(facts.run_id)
+    legs = [_leg(leg, number, facts, layout) for leg, number in zip(facts.legs, figures, strict=True)]
+    cost = _cost(facts, figures, usd_per_hour)
+    return {
+        "version": VERSION,
+        "run_id": facts.run_id,
+        "recipe": facts.run.get("recipe"),
+        "outcome": facts.outcome,
+        "headline": headline(facts, figures),
+        "started": facts.started,
+        "written": facts.now,
+        "wall_seconds": facts.now - facts.started if facts.started is not None else None,
+        "explanation": facts.explanation,
+        "stages": _stages(facts, figures),
+        "cost": cost,
+        "legs": legs,
+        "data": _data(facts),
+        "lineage": _lineage(facts),
+        "links": links(facts),
+    }
+
+
+def headline(facts: RunFacts, figures: list[LegFigures]) -> str:
+    """The run in one sentence."""
+    if facts.explanation:
+        return str(facts.explanation.get("sentence") or "The run failed.")
+    done = [leg for leg in figures if leg.finished]
+    if len(done) == 1:
+        leg = done[0]
+        fall = (
+            f"loss {leg.loss_first:.3f} to {leg.loss_last:.3f}"
+            if leg.loss_first is not None and leg.loss_last is not None
+            else "no loss logged"
+        )
+        return f"{leg.steps:,} steps trained, {fall}."
+    if done:
+        timed = [leg for leg in done if leg.tokens_per_second_per_device]
+        fastest = max(timed, key=lambda leg: leg.tokens_per_second_per_device or 0.0, default=None)
+        speed = f"; fastest: {fastest.name}, {fastest.tokens_per_second_per_device:,.0f} tokens/s per device" if fastest else ""
+        return f"{len(done)} of {len(figures)} legs trained{speed}."
+    return "Nothing was trained."
+
+
+def links(facts: RunFacts) -> Json:
+    """Where to look next: report, logs, dashboard, execution. S3 URIs and console addresses."""
+    layout = RunLayout(facts.run_id)
+    found: Json = {"report": uri(facts.bucket, layout.report_html), "run": uri(facts.bucket, layout.run_json)}
+    if facts.execution_arn:
+        found["execution"] = (
+            f"https://{facts.region}.console.aws.amazon.com/states/home?region={facts.region}#/v2/executions/details/{facts.execution_arn}"
+        )
+    jobs = [attempt.job_name for leg in facts.legs for attempt in leg.attempts if attempt.job_name]
+    if jobs:
+        found["logs"] = log_link(facts.region, "/aws/sagemaker/TrainingJobs", jobs[-1])
+    return found
+
+
+def log_link(region: str, group: str, prefix: str) -> str:
+    """Console address of the streams of ``group`` whose names begin with ``prefix`` (the console encodes "/" twice, as $252F)."""
+    return (
+        f"https://{region}.console.aws.amazon.com/cloudwatch/home?region={region}#logsV2:log-groups/log-group/"
+        f"{group.replace('/', '$252F')}$3FlogStreamNameFilter$3D{prefix}"
+    )
+
+
+def summary(document: Json) -> Json:
+    """The execution's final output: figures and links, without the curves (a state holds 256 KiB)."""
+    keep = (
+        "name", "finished", "steps", "tokens", "loss_first", "loss_last", "validation_loss", "unigram_entropy",
+        "tokens_per_second_per_device", "mfu", "ratio_to_baseline", "usd", "attempts", "export", "sample",
+    )  # fmt: skip
+    legs = [
+        {**{k: leg["figures"].get(k) for k in keep if k in leg["figures"]}, "export": leg["export"], "sample": leg["sample"]}
+        for leg in document["legs"]
+    ]
+    return {
+        "run_id": document["run_id"],
+        "outcome": document["outcome"],
+        "headline": document["headline"],
+        "report": document["links"]["report"],
+        "links": document["links"],
+        "usd": document["cost"]["total_usd"],
+        "legs": legs,
+    }
+
+
+def _leg(leg: LegFacts, figures: LegFigures, facts: RunFacts, layout: RunLayout) -> Json:
+    series = read_series(leg.rows)
+    shown = {name: [_rounded(value) for value in column] for name, column in series.columns.items()}
+    sample = leg.result.get("sample")
+    exported = figures.finished and (leg.training.get("export") or {}).get("enabled", True)
+    return {
+        "name": leg.name,
+        "figures": to_json(figures),
+        "settings": leg.training,
+        "attempts": [_attempt(attempt) for attempt in leg.attempts],
+        "export": uri(facts.bucket, layout.leg_folder(leg.name, "export")) if exported else None,
+        "checkpoints": uri(facts.bucket, layout.leg_folder(leg.name, "checkpoints")),
+        "metrics": uri(facts.bucket, layout.leg_folder(leg.name, "metrics") + "metrics.jsonl"),
+        "sample": sample if isinstance(sample, dict) else ({"prompt": "", "text": str(sample)} if sample else None),
+        "environment": leg.result.get("environment"),
+        "series": {
+            "steps": list(series.steps),
+            "columns": shown,
+            "interruptions": to_json(series.interruptions),
+            "rows_logged": series.rows_logged,
+            "rows_shown": len(series.steps),
+            "max_points": MAX_POINTS,
+        },
+    }
+
+
+def _attempt(attempt: Attempt) -> Json:
+    return dict(to_json(attempt))
+
+
+def _rounded(value: float | None) -> float | None:
+    """Six significant digits: more than a chart shows, a third less page."""
+    return None if value is None else float(f"{value:.6g}")
+
+
+def _stages(facts: RunFacts, figures: list[LegFigures]) -> list[Json]:
+    """Each stage's outcome and seconds, in run order."""
+    failed_in = str((facts.explanation or {}).get("stage") or "")
+    build, job = facts.image.get("build") or {}, facts.data.get("job") or {}
+    rows: list[tuple[str, str, float | None]] = [("Admit", "done" if facts.run else "not reached", None)]
+    rows.append(("Build image", _made(facts.image, "built"), job_seconds(build, "")))
+    rows.append(("Prepare data", _made(facts.data, "prepared"), job_seconds(job, "Processing")))
+    trained = sum(leg.finished for leg in figures)
+    state = "done" if figures and trained == len(figures) else (f"{trained} of {len(figures)} legs" if figures else "not reached")
+    rows.append(("Train", state if any(leg.steps for leg in figures) else "not reached", sum(leg.train_seconds for leg in figures) or None))
+    return [
+        {"name": n, "state": "failed" if failed_in and n.lower().startswith(failed_in.lower().split()[0]) else s, "seconds": t}
+        for n, s, t in rows
+    ]
+
+
+def _made(stage: Json, key: str) -> str:
+    if key not in stage:
+        return "not reached"
+    return "done" if stage[key] else "skipped, already there"
+
+
+def _cost(facts: RunFacts, figures: list[LegFigures], usd_per_hour: UsdPerHour) -> Json:
+    """Dollars per stage. The total is None when a part of it is not known: a sum with a hole in it misleads."""
+    data = data_usd(facts, usd_per_hour)
+    legs = {leg.name: leg.usd for leg in figures if leg.attempts}
+    parts = [data, *legs.values()]
+    known = [part for part in parts if part is not None]
+    return {
+        "prepare_data_usd": data,
+        "legs_usd": legs,
+        "total_usd": sum(known) if len(known) == len(parts) else None,
+        "budget_usd": (facts.run.get("budget") or {}).get("max_usd"),
+        "estimate": (facts.run.get("admitted") or {}).get("estimate"),
+    }
+
+
+def _data(facts: RunFacts) -> Json:
+    """What was trained on."""
+    admitted = (facts.run.get("admitted") or {}).get("source") or {}
+    return {
+        "source": admitted.get("uri") or (facts.run.get("data") or {}).get("source"),
+        "objects": admitted.get("objects"),
+        "bytes": admitted.get("bytes"),
+        "fingerprint": (facts.run.get("tokens") or {}).get("fingerprint"),
+        "tokens": (facts.run.get("tokens") or {}).get("uri"),
+        "shards": _shards(facts.index),
+    }
+
+
+def _shards(index: Json) -> list[list[Any]]:
+    """Names and values worth showing of index.json."""
+    tokenizer = index.get("tokenizer") or {}
+    rows: list[list[Any]] = [["Tokenizer vocabulary", tokenizer.get("vocab_size")], ["Tokenizer SHA-256", tokenizer.get("sha256")]]
+    for split, content in (index.get("splits") or {}).items():
+        for key, title in (("documents", "documents"), ("tokens", "tokens"), ("text_bytes", "bytes of text")):
+            if isinstance(content.get(key), int):
+                rows.append([f"{split.capitalize()} {title}", f"{content[key]:,}"])
+    return [row for row in rows if row[1] is not None]
+
+
+def _lineage(facts: RunFacts) -> Json:
+    """What made this model: image, versions, configuration."""
+    result: dict[str, Any] = next((leg.result for leg in facts.legs if leg.result), {})
+    return {
+        "image_tag": (facts.run.get("image") or {}).get("tag"),
+        "image": result.get("image") or (facts.image.get("training") or facts.image.get("uri")),
+        "environment": result.get("environment"),
+        "execution": facts.execution_arn,
+        "run": facts.run,
+    }

@@ -1,0 +1,186 @@
+"""Everything the report knows, read once: the run's folder in S3 and what the state machine passes on.
+
+A report is also written when the run failed, so every part may be missing: no run.json (Admit refused),
+no metrics (a job died early), no result.json (a leg did not finish).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from infra.layout import RunLayout
+from training.metric_line import FILE_NAME, parse_line
+
+Json = dict[str, Any]
+Row = dict[str, float]
+
+RESULT_FILE = "result.json"
+_MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One training job of a leg, from DescribeTrainingJob."""
+
+    job_name: str
+    """SageMaker's name of it."""
+    status: str
+    """TrainingJobStatus."""
+    started: float | None
+    """TrainingStartTime, epoch seconds."""
+    ended: float | None
+    """TrainingEndTime, epoch seconds."""
+    billable_seconds: float | None
+    """BillableTimeInSeconds of one instance; the wall time of the job where SageMaker names none."""
+    instance_type: str | None
+    """ResourceConfig.InstanceType."""
+    instance_count: int
+    """ResourceConfig.InstanceCount."""
+    spot: bool
+    """Managed spot training."""
+    failure: str | None
+    """FailureReason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegFacts:
+    """One leg: what it was asked, what it wrote, which jobs it took."""
+
+    name: str
+    training: Json
+    """Its full TrainingSpec, from run.json."""
+    rows: tuple[Row, ...] = ()
+    """Metrics lines in the order written; a resumed attempt repeats steps."""
+    result: Json = field(default_factory=dict)
+    """result.json, or {} when the leg did not finish."""
+    attempts: tuple[Attempt, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """One run as the report sees it."""
+
+    run_id: str
+    bucket: str
+    region: str
+    outcome: str
+    """``succeeded`` or ``failed``."""
+    now: float
+    """When the report was written, epoch seconds."""
+    started: float | None = None
+    """When the execution started, epoch seconds."""
+    execution_arn: str | None = None
+    run: Json = field(default_factory=dict)
+    """run.json, or {} when Admit refused the input."""
+    image: Json = field(default_factory=dict)
+    """``{"built": bool, "build": CodeBuild's Build}``."""
+    data: Json = field(default_factory=dict)
+    """``{"prepared": bool, "job": DescribeProcessingJob}``."""
+    index: Json = field(default_factory=dict)
+    """index.json of the token shards, or {}."""
+    legs: tuple[LegFacts, ...] = ()
+    explanation: Json | None = None
+    """Explain's output, on failure."""
+
+
+def read_run(event: Mapping[str, Any], *, bucket: str, region: str, s3: Any, now: float) -> RunFacts:
+    """RunFacts of the state machine's event.
+
+    Args:
+        event: ``run_id`` and, all optional, ``outcome``, ``started``, ``execution_arn``, ``image``, ``data``, ``legs``, ``explanation``.
+        bucket: the run's bucket.
+        region: for console links and prices.
+        s3: a boto3 S3 client.
+        now: epoch seconds.
+    """
+    run_id = str(event["run_id"])
+    layout = RunLayout(run_id)
+    run = _read_json(s3, bucket, layout.run_json)
+    attempts = {str(leg["name"]): leg.get("attempts") or [] for leg in event.get("legs") or []}
+    legs = tuple(_leg(leg, attempts, layout, bucket, s3) for leg in run.get("legs", []))
+    fingerprint = (run.get("tokens") or {}).get("fingerprint")
+    return RunFacts(
+        run_id=run_id,
+        bucket=bucket,
+        region=region,
+        outcome=str(event.get("outcome") or ("failed" if event.get("explanation") else "succeeded")),
+        now=now,
+        started=epoch_seconds(event.get("started") or (run.get("admitted") or {}).get("time")),
+        execution_arn=event.get("execution_arn"),
+        run=run,
+        image=event.get("image") or {},
+        data=event.get("data") or {},
+        index=_read_json(s3, bucket, f"tokens/{fingerprint}/index.json") if fingerprint else {},
+        legs=legs,
+        explanation=event.get("explanation") or None,
+    )
+
+
+def epoch_seconds(value: object) -> float | None:
+    """Epoch seconds of what Step Functions passes on: ISO 8601, seconds or milliseconds."""
+    if isinstance(value, dt.datetime):
+        return value.timestamp()
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value / 1000 if value > 1e11 else float(value)  # 1e11 s is the year 5138, 1e11 ms is 1973
+    if isinstance(value, str):
+        try:
+            return dt.datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp()
+        except ValueError:
+            return None
+    return None
+
+
+def _leg(leg: Json, attempts: Mapping[str, list[Json]], layout: RunLayout, bucket: str, s3: Any) -> LegFacts:
+    name = str(leg["name"])
+    folder = layout.leg_folder(name, "metrics")
+    lines = _read_text(s3, bucket, folder + FILE_NAME).splitlines()
+    return LegFacts(
+        name=name,
+        training=leg.get("training", {}),
+        rows=tuple(row for row in map(parse_line, lines) if row is not None),
+        result=_read_json(s3, bucket, folder + RESULT_FILE),
+        attempts=tuple(_attempt(job) for job in attempts.get(name, [])),
+    )
+
+
+def _attempt(job: Mapping[str, Any]) -> Attempt:
+    started, ended = epoch_seconds(job.get("TrainingStartTime")), epoch_seconds(job.get("TrainingEndTime"))
+    wall = ended - started if started is not None and ended is not None else None
+    billable = job.get("BillableTimeInSeconds")
+    resources = job.get("ResourceConfig") or {}
+    return Attempt(
+        job_name=str(job.get("TrainingJobName", "")),
+        status=str(job.get("TrainingJobStatus", "Unknown")),
+        started=started,
+        ended=ended,
+        billable_seconds=float(billable) if isinstance(billable, (int, float)) else wall,
+        instance_type=resources.get("InstanceType"),
+        instance_count=int(resources.get("InstanceCount") or 1),
+        spot=bool(job.get("EnableManagedSpotTraining")),
+        failure=job.get("FailureReason") or None,
+    )
+
+
+def _read_json(s3: Any, bucket: str, key: str) -> Json:
+    text = _read_text(s3, bucket, key)
+    if not text:
+        return {}
+    value = json.loads(text)
+    return value if isinstance(value, dict) else {}
+
+
+def _read_text(s3: Any, bucket: str, key: str) -> str:
+    """The object's text, "" when there is none."""
+    try:
+        body: bytes = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") in _MISSING:
+            return ""
+        raise
+    return body.decode("utf-8", errors="replace")
