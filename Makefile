@@ -99,3 +99,8 @@ format: .venv/.dev ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 # ---- rooms' own targets (one marked section each) ----------------------------------------------
+
+# -- container: locks and images
+.PHONY: lock
+lock: .venv/.dev ## Write every lock file from its .in file (UPGRADE=1 takes the newest versions)
+	$(BIN)/python -m container.lock $(if $(UPGRADE),--upgrade)

@@ -1,0 +1,284 @@
+"""Build, check and push both images: what CodeBuild runs between the Admit and the Prepare data stage.
+
+    python3 -m container.build        in the build context, with docker and aws on PATH
+
+Order: skip what the repository already has; build both; run each one's smoke test; push both. So a failed smoke test
+leaves the repository as it was. Writes ``images.env`` with DATA_PREP_IMAGE and TRAINING_IMAGE by digest. Standard library
+only, since it runs on CodeBuild's own Python.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from container.failures import ImageBuildFailed, RegistryUnreachable, SmokeTestFailed, failure_of
+from data_prep.failure import JobFailure
+
+TARGETS = ("data_prep", "training")
+OUTPUT_FILE = "images.env"
+BUILDER = "pretrain"
+# BuildKit in a container of its own, because docker's built-in builder can neither export a cache to a registry nor push
+# without loading. The mirror on public ECR has no pull limit; the builder does not end up in an image, so its tag may move.
+BUILDKIT_IMAGE = "public.ecr.aws/vend/moby/buildkit:buildx-stable-1"
+# The versions that a training result depends on; a smoke test must report exactly what the lock says.
+CHECKED_PACKAGES = {"data_prep": ("fastokens", "tokenizers"), "training": ("torch", "torchtitan", "torchao")}
+_ECR = re.compile(r"(?P<host>\d{12}\.dkr\.ecr(?:-fips)?\.(?P<region>[a-z0-9-]+)\.[a-z.-]+)/(?P<name>[^:@]+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """What CodeBuild's environment variables ask for."""
+
+    repository: str
+    """URI of the repository of finished images (immutable tags)."""
+    cache_repository: str
+    """URI of the repository of BuildKit's cache (mutable tags); empty builds without."""
+    tag: str
+    """Hash of the build context; the images are tagged ``<target>-<tag>``."""
+    device: str
+    """``cuda`` or ``cpu``: what the training image's smoke test demands."""
+    training_base_image: str
+    """Base of the training image; empty takes the Dockerfile's own."""
+
+    @staticmethod
+    def read(environment: Mapping[str, str]) -> BuildRequest:
+        """From environment variables; every missing one is named."""
+        missing = [name for name in ("REPOSITORY_URI", "IMAGE_TAG") if not environment.get(name)]
+        if missing:
+            raise ImageBuildFailed(f"the build project sets no {' and no '.join(missing)}; deploy the pipeline stack again")
+        device = environment.get("DEVICE", "cuda")
+        if device not in ("cuda", "cpu"):
+            raise ImageBuildFailed(f'DEVICE="{device}" is neither cuda nor cpu')
+        return BuildRequest(
+            repository=environment["REPOSITORY_URI"],
+            cache_repository=environment.get("CACHE_REPOSITORY_URI", ""),
+            tag=environment["IMAGE_TAG"],
+            device=device,
+            training_base_image=environment.get("TRAINING_BASE_IMAGE", ""),
+        )
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ended: exit status and the last lines of what it wrote."""
+
+    code: int
+    lines: Sequence[str]
+
+
+Run = Callable[[Sequence[str], str], Finished]
+"""Runs a command with a text on its standard input; shows and returns its output."""
+
+
+def run_command(command: Sequence[str], text: str = "") -> Finished:
+    """Run ``command``, showing every line as it comes, and keep the last 400 of them."""
+    print("+", " ".join(command), flush=True)
+    tail: deque[str] = deque(maxlen=400)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    assert process.stdin and process.stdout
+    process.stdin.write(text)
+    process.stdin.close()
+    for line in process.stdout:
+        tail.append(line.rstrip("\n"))
+        # a password must never reach the log, whatever command prints it
+        print("(hidden)" if "get-login-password" in command else tail[-1], flush=True)
+    return Finished(process.wait(), tail)
+
+
+@dataclass
+class Build:
+    """One build: its request, how commands are run, and the seconds of each phase."""
+
+    request: BuildRequest
+    run: Run = run_command
+    folder: Path = field(default_factory=Path.cwd)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def images(self) -> dict[str, str]:
+        """Build, check and push what is missing; digest references of both images."""
+        with self._phase("log in"):
+            self._log_in()
+        found = {target: self._existing(target) for target in TARGETS}
+        wanted = [target for target in TARGETS if not found[target]]
+        for target in TARGETS:
+            if found[target]:
+                print(f"skipped: {self._name(target)} is in the repository already, {found[target]}", flush=True)
+        if wanted:
+            with self._phase("start the builder"):
+                self._start_builder()
+        for target in wanted:
+            with self._phase(f"build {target}"):
+                self._build(target)
+            self._show_layers(target)
+        for target in wanted:
+            with self._phase(f"check {target}"):
+                self._check(target)
+        for target in wanted:
+            with self._phase(f"push {target}"):
+                found[target] = self._push(target)
+        return {target: f"{self.request.repository}@{digest}" for target, digest in found.items()}
+
+    # -- steps ---------------------------------------------------------------------------------------------------
+
+    def _log_in(self) -> None:
+        bases = [self.request.repository, self.request.cache_repository, self.request.training_base_image]
+        for host, region in sorted({(match["host"], match["region"]) for uri in bases if (match := _ECR.match(uri))}):
+            password = self._must(f"logging in to {host}", "aws", "ecr", "get-login-password", "--region", region).lines
+            if not password:
+                raise RegistryUnreachable(f"{host} gave no login token; check the build role's ecr:GetAuthorizationToken")
+            self._must(f"logging in to {host}", "docker", "login", "--username", "AWS", "--password-stdin", host, text=password[-1])
+
+    def _existing(self, target: str) -> str:
+        """Digest of the image that the repository has under this target's tag, or "" when it has none."""
+        match = _ECR.match(self.request.repository)
+        if match is None:
+            raise ImageBuildFailed(f'REPOSITORY_URI="{self.request.repository}" is no ECR repository URI')
+        finished = self.run(
+            ["aws", "ecr", "describe-images", "--region", match["region"], "--repository-name", match["name"], "--image-ids",
+             f"imageTag={target}-{self.request.tag}", "--query", "imageDetails[0].imageDigest", "--output", "text"], "",
+        )  # fmt: skip
+        if finished.code and not any("ImageNotFoundException" in line for line in finished.lines):
+            raise failure_of(f"looking for {self._name(target)}", finished.code, list(finished.lines))
+        digests = [line.strip() for line in finished.lines if line.strip().startswith("sha256:")]
+        return digests[-1] if digests and not finished.code else ""
+
+    def _start_builder(self) -> None:
+        if self.run(["docker", "buildx", "inspect", "--bootstrap", BUILDER], "").code:
+            self._must(
+                "starting BuildKit", "docker", "buildx", "create", "--name", BUILDER, "--driver", "docker-container",
+                "--driver-opt", f"image={BUILDKIT_IMAGE}", "--bootstrap",
+            )  # fmt: skip
+
+    def _build(self, target: str) -> None:
+        """Build into the local docker, to be checked there, and refresh the cache."""
+        cache = f"type=registry,ref={self.request.cache_repository}:{target}"
+        options = ["--load", "--tag", self._local(target)]
+        if self.request.cache_repository:
+            # ECR takes a cache only as an image manifest. A cache that cannot be written costs time, not the build.
+            options += ["--cache-from", cache, "--cache-to", f"{cache},mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true"]
+        lines = self._must(f"building {target}", *self._buildx(target), *options, ".").lines
+        if any("failed to configure registry cache importer" in line for line in lines):
+            print(f"cache: none at {self.request.cache_repository}:{target} (first build, or deleted); every layer was built", flush=True)
+
+    def _check(self, target: str) -> None:
+        """The smoke test: the job's own --check in the built image, and its versions against the lock."""
+        command = ["python", "-m", f"{target}.job", "--check"] + (["--device", self.request.device] if target == "training" else [])
+        # no network: a job must not need one to start, and a check must not download what the image lacks
+        finished = self.run(["docker", "run", "--rm", "--network", "none", self._local(target), *command], "")
+        report = _last_json(finished.lines)
+        if finished.code or report is None:
+            said = next((line for line in reversed(finished.lines) if line.strip()), "no output")
+            raise SmokeTestFailed(
+                f'`{" ".join(command)}` in the {target} image ended with exit status {finished.code}: "{said}"; nothing was pushed'
+            )
+        packages = report.get("packages", {})
+        for package in CHECKED_PACKAGES[target]:
+            locked, present = locked_version(self.folder / f"container/requirements-{target}.txt", package), packages.get(package)
+            if locked != present:
+                raise SmokeTestFailed(f"the {target} image has {package} {present}, but its lock says {locked}; nothing was pushed")
+
+    def _push(self, target: str) -> str:
+        """Push from BuildKit's own cache: only layers that the repository lacks travel. Docker v2 manifest, no attestations:
+        SageMaker has refused OCI manifests."""
+        metadata = self.folder / f".build-{target}.json"
+        output = f"type=image,name={self._name(target)},push=true,oci-mediatypes=false"
+        finished = self.run([*self._buildx(target), "--output", output, "--metadata-file", str(metadata), "."], "")
+        if finished.code and any("immutable" in line.lower() or "ImageTagAlreadyExists" in line for line in finished.lines):
+            digest = self._existing(target)  # another build was quicker
+            print(f"skipped: {self._name(target)} was pushed by another build meanwhile, {digest}", flush=True)
+            return digest
+        if finished.code:
+            raise failure_of(f"pushing {target}", finished.code, list(finished.lines))
+        pushed = json.loads(metadata.read_text())
+        tested = self._must("inspecting the image", "docker", "image", "inspect", "--format", "{{.Id}}", self._local(target)).lines[-1]
+        if pushed.get("containerimage.config.digest") != tested:
+            print(f"note: pushed image id {pushed.get('containerimage.config.digest')} differs from the tested {tested}", flush=True)
+        digest = str(pushed["containerimage.digest"])
+        print(f"pushed: {self._name(target)} {digest}", flush=True)
+        return digest
+
+    def _show_layers(self, target: str) -> None:
+        print(f"layers of {target}, newest first:", flush=True)
+        self.run(["docker", "history", "--format", "{{.Size}}\t{{.CreatedBy}}", self._local(target)], "")
+
+    # -- parts ---------------------------------------------------------------------------------------------------
+
+    def _buildx(self, target: str) -> list[str]:
+        arguments = {"CONTEXT_HASH": self.request.tag, "SOURCE_DATE_EPOCH": "0"}  # one date: the same input gives the same image id
+        if self.request.training_base_image:
+            arguments["TRAINING_BASE_IMAGE"] = self.request.training_base_image
+        command = ["docker", "buildx", "build", "--builder", BUILDER, "--platform", "linux/amd64", "--progress", "plain"]
+        command += ["--provenance=false", "--sbom=false", "--file", "container/Dockerfile", "--target", target]
+        for name, value in arguments.items():
+            command += ["--build-arg", f"{name}={value}"]
+        return command
+
+    def _must(self, step: str, *command: str, text: str = "") -> Finished:
+        finished = self.run(command, text)
+        if finished.code:
+            raise failure_of(step, finished.code, list(finished.lines))
+        return finished
+
+    def _name(self, target: str) -> str:
+        return f"{self.request.repository}:{target}-{self.request.tag}"
+
+    def _local(self, target: str) -> str:
+        return f"pretrain-{target}:{self.request.tag}"
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.monotonic() - start
+
+
+def locked_version(lock: Path, package: str) -> str | None:
+    """The version that a lock pins ``package`` to."""
+    match = re.search(rf"^{re.escape(package)}==([^\s;\\]+)", lock.read_text(), re.MULTILINE)
+    return match[1] if match else None
+
+
+def _last_json(lines: Sequence[str]) -> dict[str, dict[str, str]] | None:
+    for line in reversed(lines):
+        if line.startswith("{"):
+            try:
+                found: dict[str, dict[str, str]] = json.loads(line)
+            except ValueError:
+                continue
+            return found
+    return None
+
+
+def main() -> int:
+    """CodeBuild's entry: 0, or 1 after one classed sentence as the log's last line."""
+    try:
+        build = Build(BuildRequest.read(os.environ))
+        try:
+            images = build.images()
+        finally:
+            print("seconds per phase: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in build.seconds.items()), flush=True)
+    except JobFailure as failure:
+        print(failure, flush=True)
+        return 1
+    lines = [f"{target.upper()}_IMAGE={reference}" for target, reference in images.items()]
+    Path(OUTPUT_FILE).write_text("\n".join(lines) + "\n")
+    print("\n".join(lines), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

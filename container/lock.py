@@ -1,0 +1,136 @@
+"""Writes every lock file from its short .in file: what `make lock` runs.
+
+    python -m container.lock [--upgrade]      needs uv; keeps the versions that are locked already unless told to upgrade
+
+requirements-dev.txt is resolved first and constrains all others, so that the images run exactly the versions that
+`make local` runs. The images' locks carry hashes and hold lines for Linux x86-64 and Python 3.11 to 3.13 only: Debian 12
+has 3.11, the data_prep base 3.12, AWS's training base 3.13, and one file installs on each. No index host is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LOWEST_PYTHON = "3.11"
+_ENVIRONMENT = "python_full_version < '3.14' and platform_machine == 'x86_64' and sys_platform == 'linux'"
+_PYPROJECT = f"""[project]
+name = "locks"
+version = "0"
+requires-python = ">={LOWEST_PYTHON}"
+[tool.uv]
+environments = ["{_ENVIRONMENT}"]
+"""
+_INPUT = re.compile(r"^# input sha256 (\w{64})$", re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lock:
+    """One lock file."""
+
+    path: str
+    source: str
+    why: str
+    """First line of the file: what it is for."""
+    constraint: str | None = None
+    """Lock whose versions this one takes."""
+    hashes: bool = True
+    images_only: bool = False
+    """For the images' systems only."""
+
+
+LOCKS = (
+    Lock(path="requirements-dev.txt", source="requirements-dev.in", why="everything, for make local and make test", hashes=False),
+    Lock(path="requirements.txt", source="requirements.in", why="CDK app and command line", constraint="requirements-dev.txt"),
+    Lock(
+        path="container/requirements-data_prep.txt", source="container/requirements-data_prep.in", why="the data_prep image",
+        constraint="requirements-dev.txt", images_only=True,
+    ),
+    Lock(
+        path="container/requirements-training.txt", source="container/requirements-training.in", why="the training image",
+        constraint="requirements-dev.txt", images_only=True,
+    ),
+    Lock(path="infra/local/requirements.txt", source="infra/local/requirements.in", why="the embedded AWS, in an environment of its own"),
+)  # fmt: skip
+
+
+def input_digest(source: Path) -> str:
+    """SHA-256 of an .in file and of those it includes: requirement lines only, so that a comment changes nothing."""
+    return hashlib.sha256("\n".join(requirement_lines(source)).encode()).hexdigest()
+
+
+def requirement_lines(source: Path) -> list[str]:
+    """Requirements of an .in file, included files' first, without comments."""
+    found: list[str] = []
+    for line in source.read_text().splitlines():
+        requirement = line.partition(" #")[0].strip()
+        if requirement.startswith("-r "):
+            found += requirement_lines(source.parent / requirement[3:].strip())
+        elif requirement and not requirement.startswith("#"):
+            found.append(requirement)
+    return found
+
+
+def recorded_digest(lock: Path) -> str | None:
+    """The input digest that a lock was made from, or None when it has none."""
+    match = _INPUT.search(lock.read_text())
+    return match[1] if match else None
+
+
+def make(lock: Lock, *, root: Path = ROOT, upgrade: bool = False) -> None:
+    """Resolve one lock with uv and write it, with its header."""
+    target = root / lock.path
+    with tempfile.TemporaryDirectory() as folder:
+        if lock.images_only:  # uv reads a lock's environments from the working directory's pyproject.toml
+            (Path(folder) / "pyproject.toml").write_text(_PYPROJECT)
+        draft = Path(folder) / target.name
+        if target.exists():
+            draft.write_text(target.read_text())
+        command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--universal", "--python-version", LOWEST_PYTHON]
+        command += ["--no-annotate"] if lock.hashes else []
+        command += ["--generate-hashes"] if lock.hashes else []
+        command += ["--upgrade"] if upgrade else []
+        command += ["--constraints", str(root / lock.constraint)] if lock.constraint else []
+        subprocess.run([*command, str(root / lock.source), "--output-file", str(draft)], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        text = draft.read_text()
+    if lock.images_only:
+        text = without_environment(text)
+    header = f"# {lock.why[0].upper()}{lock.why[1:]}. Made by `make lock` from {lock.source}; do not edit.\n"
+    text = text.replace(str(root) + "/", "")
+    target.write_text(f"{header}# input sha256 {input_digest(root / lock.source)}\n{text}")
+
+
+def without_environment(text: str) -> str:
+    """The lock without the marker that every line shares, which says nothing inside an image."""
+    clauses = _ENVIRONMENT.split(" and ")
+    lines = []
+    for line in text.splitlines():
+        requirement, separator, marker = line.partition(" ; ")
+        if separator:
+            ending = " \\" if marker.endswith(" \\") else ""
+            kept = [clause for clause in marker.removesuffix(" \\").split(" and ") if clause not in clauses]
+            line = requirement + (f" ; {' and '.join(kept)}" if kept else "") + ending
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Make every lock, in the order in which they constrain each other."""
+    parser = argparse.ArgumentParser("python -m container.lock", description="Write every lock file from its .in file.")
+    parser.add_argument("--upgrade", action="store_true", help="take the newest versions instead of the locked ones")
+    given = parser.parse_args()
+    for lock in LOCKS:
+        make(lock, upgrade=given.upgrade)
+        print(f"{lock.path}: {len(re.findall(r'^[A-Za-z0-9]', (ROOT / lock.path).read_text(), re.MULTILINE))} packages")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

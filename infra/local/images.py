@@ -1,0 +1,203 @@
+"""The local image store: what `docker` and ECR hold on AWS lies in folders below ``$LOCAL_AWS_HOME/images`` here.
+
+An image is a content-addressed folder plus a manifest. Its digest is the SHA-256 of the manifest text, exactly as in a
+registry, and the manifest names the SHA-256 of every file: the same files give the same digest, any other byte another one.
+References work like Docker's: ``host/repo:tag``, ``host/repo@sha256:...``, or a plain local name.
+
+    images/blobs/<digest>/{manifest.json,image.json,program/}     the image
+    images/references/<quoted name>                               a tag: a file that holds a digest
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
+CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
+LAYER_TYPE = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+PROGRAM_FOLDER = "/opt/program"
+"""Where the Dockerfile puts our code: the jobs' working directory and PYTHONPATH."""
+
+
+class ImageNotFound(LookupError):
+    """No image of that name or digest was built or pulled here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """What a registry keeps in an image's configuration, as far as local runs use it."""
+
+    target: str
+    """Stage of the Dockerfile."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """ENV of the image; empty for a snapshot, which runs in this machine's Python."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """LABEL of the image."""
+    base: str = ""
+    """The base image it was built from; empty for a snapshot, which has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalImage:
+    """One image in the store."""
+
+    digest: str
+    """``sha256:...`` of the manifest."""
+    path: Path
+    """Folder of our code: ``/opt/program`` of the image."""
+    root: Path | None
+    """Root folder of a whole file system, or None for a snapshot of the code alone."""
+    config: ImageConfig
+    manifest: str
+    """The manifest's exact text, as it is pushed."""
+
+    @property
+    def config_digest(self) -> str:
+        """Docker's image id: the digest of the configuration."""
+        digest: str = json.loads(self.manifest)["config"]["digest"]
+        return digest
+
+
+class ImageStore:
+    """Images below one folder. Every change is one atomic rename, so that parallel builds cannot see half an image."""
+
+    def __init__(self, home: Path | str | None = None) -> None:
+        """``home`` is the embedded AWS's state folder; left out, ``LOCAL_AWS_HOME``."""
+        if home is None:
+            home = os.environ.get("LOCAL_AWS_HOME", "")
+            if not home:
+                raise ImageNotFound("LOCAL_AWS_HOME is not set, so there is no local image store; run this through `make local`")
+        self.folder = Path(home).absolute() / "images"
+        self._blobs, self._references = self.folder / "blobs", self.folder / "references"
+
+    def add(self, files: Mapping[str, Path], config: ImageConfig) -> LocalImage:
+        """Store ``files`` (path below ``/opt/program`` -> source file) as an image. The same content is stored once."""
+        contents = {name: path.read_bytes() for name, path in sorted(files.items())}
+        manifest = _manifest(contents, config)
+        digest = _sha256(manifest.encode())
+        home = self._blob(digest)
+        if not home.exists():
+            draft = self._draft()
+            for name, content in contents.items():
+                target = draft / "program" / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
+                target.chmod(0o555 if files[name].stat().st_mode & stat.S_IXUSR else 0o444)
+            self._publish(draft, manifest, config, home)
+        return self.image(digest)
+
+    def add_root(self, root: Path, config: ImageConfig, digest_of: str) -> LocalImage:
+        """Move a whole file system into the store. ``digest_of`` is the builder's own digest of its content."""
+        layer = {"mediaType": LAYER_TYPE, "size": 0, "digest": digest_of}
+        manifest = _manifest_text(_config_text(config, [digest_of]), [layer])
+        home = self._blob(_sha256(manifest.encode()))
+        if home.exists():
+            shutil.rmtree(root)
+        else:
+            draft = self._draft()
+            root.rename(draft / "root")
+            self._publish(draft, manifest, config, home)
+        return self.image(_sha256(manifest.encode()))
+
+    def tag(self, source: str, target: str) -> LocalImage:
+        """Give ``source`` (any reference) a further name."""
+        image = self.image(source)
+        self._references.mkdir(parents=True, exist_ok=True)
+        descriptor, draft = tempfile.mkstemp(dir=self._references, prefix=".draft-")
+        with os.fdopen(descriptor, "w") as file:
+            file.write(image.digest)
+        Path(draft).rename(self._reference(target))
+        return image
+
+    def image(self, reference: str) -> LocalImage:
+        """The image behind a name, a tag or a digest.
+
+        Raises:
+            ImageNotFound: nothing of that name is in the store; the sentence lists what is.
+        """
+        _name, separator, digest = reference.rpartition("@")
+        if not separator:
+            digest = reference if reference.startswith("sha256:") else self._tagged(reference)
+        home = self._blob(digest)
+        if not (home / "manifest.json").is_file():
+            raise ImageNotFound(
+                f'no image "{reference}" in {self.folder}; known: {", ".join(self.names()) or "none"}. Run the Build stage again'
+            )
+        root = home / "root"
+        whole = root.is_dir()
+        return LocalImage(
+            digest=digest,
+            path=root / PROGRAM_FOLDER.lstrip("/") if whole else home / "program",
+            root=root if whole else None,
+            config=ImageConfig(**json.loads((home / "image.json").read_text())),
+            manifest=(home / "manifest.json").read_text(),
+        )
+
+    def resolve(self, reference: str) -> Path:
+        """Folder of the code of the image behind ``reference``."""
+        return self.image(reference).path
+
+    def names(self) -> list[str]:
+        """Every tag in the store."""
+        if not self._references.is_dir():
+            return []
+        return sorted(unquote(path.name) for path in self._references.iterdir() if not path.name.startswith(".draft-"))
+
+    def _tagged(self, name: str) -> str:
+        path = self._reference(name)
+        if not path.is_file():
+            raise ImageNotFound(
+                f'no image "{name}" in {self.folder}; known: {", ".join(self.names()) or "none"}. Run the Build stage again'
+            )
+        return path.read_text()
+
+    def _reference(self, name: str) -> Path:
+        tagged = name if ":" in name.rsplit("/", 1)[-1] else f"{name}:latest"
+        return self._references / quote(tagged, safe="")
+
+    def _blob(self, digest: str) -> Path:
+        return self._blobs / digest.replace(":", "-")
+
+    def _draft(self) -> Path:
+        self._blobs.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=self._blobs, prefix=".draft-"))
+
+    def _publish(self, draft: Path, manifest: str, config: ImageConfig, home: Path) -> None:
+        (draft / "image.json").write_text(json.dumps(asdict(config)))
+        (draft / "manifest.json").write_text(manifest)
+        draft.chmod(0o755)
+        try:
+            draft.rename(home)
+        except OSError:  # another build of the same content was quicker
+            shutil.rmtree(draft)
+
+
+def _manifest(contents: Mapping[str, bytes], config: ImageConfig) -> str:
+    """A Docker v2 manifest whose layers are the files, in order of their names."""
+    layers = [
+        {"mediaType": LAYER_TYPE, "size": len(content), "digest": _sha256(name.encode() + b"\0" + content)}
+        for name, content in contents.items()
+    ]
+    return _manifest_text(_config_text(config, [str(layer["digest"]) for layer in layers]), layers)
+
+
+def _config_text(config: ImageConfig, diff_ids: Iterable[str]) -> str:
+    return json.dumps({**asdict(config), "rootfs": {"type": "layers", "diff_ids": list(diff_ids)}}, sort_keys=True)
+
+
+def _manifest_text(config_text: str, layers: list[dict[str, object]]) -> str:
+    config = {"mediaType": CONFIG_TYPE, "size": len(config_text), "digest": _sha256(config_text.encode())}
+    return json.dumps({"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": config, "layers": layers}, indent=1)
+
+
+def _sha256(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
