@@ -11,6 +11,7 @@ from typing import Any
 import boto3
 
 from infra.layout import RunLayout
+from infra.prices import on_demand_usd_per_hour
 from infra.report.document import build_document, summary
 from infra.report.figures import UsdPerHour
 from infra.report.page import render
@@ -22,7 +23,7 @@ def handler(event: Json, context: object) -> Json:
     region = os.environ["AWS_REGION"]
     s3 = boto3.client("s3")
     facts = read_run(event, bucket=os.environ["BUCKET"], region=region, s3=s3, now=time.time())
-    return write_report(facts, s3=s3, usd_per_hour=_admitted_prices(facts.run))
+    return write_report(facts, s3=s3, usd_per_hour=run_prices(facts.run, region))
 
 
 def write_report(facts: RunFacts, *, s3: Any, usd_per_hour: UsdPerHour) -> Json:
@@ -35,8 +36,8 @@ def write_report(facts: RunFacts, *, s3: Any, usd_per_hour: UsdPerHour) -> Json:
     return summary(document)
 
 
-def _admitted_prices(run: Mapping[str, Any]) -> UsdPerHour:
-    """The prices that Admit estimated with, so that estimate and cost can be compared."""
+def run_prices(run: Mapping[str, Any], region: str) -> UsdPerHour:
+    """The prices that Admit estimated with, so that estimate and cost can be compared; else the dated table's."""
     estimate = (run.get("admitted") or {}).get("estimate") or {}
-    prices = estimate.get("usd_per_hour") or {}
-    return lambda instance_type: prices.get(instance_type)
+    admitted = estimate.get("usd_per_hour") or {}
+    return lambda instance_type: admitted.get(instance_type, on_demand_usd_per_hour(instance_type, region))

@@ -1,0 +1,176 @@
+"""`pretrain local`: the embedded AWS of this checkout. `run` is what `make local` shows a newcomer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+
+from infra.cli.exits import CommandError, Exit
+from infra.cli.observe import Observer
+from infra.cli.progress import RunView
+from infra.cli.results import download_prefix, fetch_report, show_outcome, show_samples
+from infra.cli.screen import duration
+from infra.cli.start import read_input, resolve_input, start_execution, stop_execution
+from infra.cli.target import Target, embedded_target, read_settings
+from infra.cli.watch import EMBEDDED_SECONDS, watch
+from infra.layout import RunLayout
+from infra.local import embedded as embedded_aws
+from infra.local.embedded import Embedded
+
+T = TypeVar("T")
+
+ENVIRONMENT = "local"
+NOTE = "The embedded build snapshots the build context; it does not execute the Dockerfile (there is no Docker engine here)."
+
+
+def target_of(embedded: Embedded, root: Path) -> Target:
+    """The embedded AWS as a command's target; ambient AWS credentials are dropped."""
+    return embedded_target(
+        endpoint=embedded.endpoint,
+        region=embedded.region,
+        environment=embedded.environment(),
+        settings=read_settings(ENVIRONMENT, root),
+    )
+
+
+def running_target(root: Path) -> Target | None:
+    """The embedded AWS that is up in this checkout, or None."""
+    running = embedded_aws.status(root)
+    return target_of(running.embedded, root) if running is not None else None
+
+
+def run(console: Console, root: Path, *, recipe: str | None, settings: list[str], run_id: str | None, plain: bool) -> None:
+    """Up, deploy, corpus, one run, and what it made. Ctrl-C stops all of it.
+
+    Raises:
+        CommandError: the run failed, or a step before it.
+    """
+    began = time.monotonic()
+    execution: str | None = None
+    target: Target | None = None
+    with _terminate_like_interrupt():
+        try:
+            embedded = _step(
+                console, "Embedded AWS", lambda: embedded_aws.up(root), lambda made: f"at {made.endpoint}, state under .local/"
+            )
+            target = target_of(embedded, root)
+            value = read_input(recipe, settings, run_id, None)
+            resolve_input(value, target)
+            _deploy(console, embedded)
+            full = os.environ.get("LOCAL_CORPUS") == "full"
+            _step(console, "Text", lambda: embedded_aws.upload_corpus(embedded, target.bucket, full=full), str)
+            console.print(f"[dim]{NOTE}[/]", highlight=False)
+            execution = start_execution(target, value)
+            view = watch(Observer(target, execution), console, every=EMBEDDED_SECONDS, plain=plain)
+        except KeyboardInterrupt:
+            _take_down(console, target, execution)
+            raise
+    _finish(console, target, view, root, time.monotonic() - began)
+
+
+def up(console: Console, root: Path, port: int | None) -> Target:
+    """Start the embedded AWS and deploy the stacks to it; both are idempotent."""
+    embedded = _step(console, "Embedded AWS", lambda: embedded_aws.up(root, port), lambda made: f"at {made.endpoint}, state under .local/")
+    target = target_of(embedded, root)
+    _deploy(console, embedded)
+    return target
+
+
+def show_status(console: Console, root: Path) -> None:
+    """What runs: the endpoint, executions and jobs under way."""
+    running = embedded_aws.status(root)
+    if running is None:
+        console.print("The embedded AWS is not running; start it: pretrain local up", highlight=False)
+        return
+    console.print(str(running), highlight=False)
+
+
+def _deploy(console: Console, embedded: Embedded) -> None:
+    lines: list[str] = []
+    began = time.monotonic()
+    with console.status("Deploying the stacks (cdk bootstrap, cdk deploy) ...") as status:
+
+        def on_line(line: str) -> None:
+            lines.append(line)
+            status.update(f"Deploying the stacks: {escape(line.strip()[: max(20, console.width - 30)])}")
+
+        outputs = embedded_aws.deploy(embedded, on_line)
+    console.print(
+        f"[green]✓[/] Stacks deployed with the CDK, {len(outputs)} outputs, {duration(time.monotonic() - began)}", highlight=False
+    )
+
+
+def _step(console: Console, name: str, work: Callable[[], T], say: Callable[[T], str]) -> T:
+    """Do one thing with a spinner, then say what came of it."""
+    began = time.monotonic()
+    with console.status(f"{name} ..."):
+        made = work()
+    console.print(f"[green]✓[/] {name} {escape(say(made))}, {duration(time.monotonic() - began)}", highlight=False, soft_wrap=True)
+    return made
+
+
+def _finish(console: Console, target: Target, view: RunView, root: Path, seconds: float) -> None:
+    show_outcome(view, console)
+    folder = root / ".local" / "runs" / view.run_id
+    page: Path | None = None
+    with contextlib.suppress(CommandError):
+        page = fetch_report(target, view.run_id, folder)
+    if page is not None:
+        console.print(f"\nReport          {_shown(page, root)}", highlight=False, soft_wrap=True)
+    if view.status != "SUCCEEDED":
+        raise CommandError("the embedded AWS stays up for a look: pretrain --local logs, or make local-down", Exit.FAILED)
+    for leg in view.legs:
+        export = folder / leg.name / "export"
+        if download_prefix(target, RunLayout(view.run_id).leg_folder(leg.name, "export"), export):
+            console.print(f"Exported model  {_shown(export, root)}/", highlight=False, soft_wrap=True)
+    skipped = [stage.name for stage in view.stages if stage.state == "skipped"]
+    if skipped:
+        console.print(f"Skipped         {' and '.join(skipped)}: recognised, already there", highlight=False)
+    show_samples(view, console)
+    console.print(
+        f"\n{duration(seconds)} in all. The embedded AWS stays up until make local-down or 60 idle minutes.", highlight=False, style="dim"
+    )
+
+
+def _shown(path: Path, root: Path) -> str:
+    with contextlib.suppress(ValueError):
+        return str(path.relative_to(root))
+    return str(path)
+
+
+def _take_down(console: Console, target: Target | None, execution: str | None) -> None:
+    """After Ctrl-C: stop the run, then the embedded AWS. A second Ctrl-C must not leave half of it running, so it is ignored."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        console.print("\nStopping: the run first, then the embedded AWS ...", highlight=False)
+        if target is not None and execution is not None:
+            with contextlib.suppress(Exception):  # going down anyway: the launcher ends its jobs itself
+                stop_execution(target, execution, "Ctrl-C in pretrain local run")
+        embedded_aws.down()
+        console.print("Nothing is left running.", highlight=False)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextlib.contextmanager
+def _terminate_like_interrupt() -> Iterator[None]:
+    """SIGTERM (a closed terminal's make, a CI runner's time limit) takes the same way out as Ctrl-C."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

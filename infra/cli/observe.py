@@ -1,0 +1,158 @@
+"""Looks at a run: execution history, run.json, the legs' metrics files and the processing job's log, each read on from where it stood."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from data_prep.strict import SpecError, parse
+from infra.cli.exits import CommandError, Exit
+from infra.cli.progress import RunView, StageView, failure_sentence, read_leg, read_stages
+from infra.cli.target import Target
+from infra.layout import RunLayout
+from infra.prices import on_demand_usd_per_hour
+from training.metric_line import FILE_NAME, parse_line
+from training.spec import TrainingSpec, total_steps
+
+PROCESSING_LOGS = "/aws/sagemaker/ProcessingJobs"
+
+
+class Observer:
+    """Follows one execution; ``look`` returns how it stands now."""
+
+    def __init__(self, target: Target, execution_arn: str) -> None:
+        self._target = target
+        self._arn = execution_arn
+        self._events: list[dict[str, Any]] = []
+        self._run: dict[str, Any] = {}
+        self._rows: dict[str, list[dict[str, float]]] = {}
+        self._read: dict[str, int] = {}
+        self._run_id = execution_arn.rsplit(":", 1)[-1]
+        self._prepare_note = ""
+
+    def look(self) -> RunView:
+        """The run at this moment.
+
+        Raises:
+            CommandError: there is no such execution.
+        """
+        try:
+            description = self._target.client("stepfunctions").describe_execution(executionArn=self._arn)
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "ExecutionDoesNotExist":
+                raise CommandError(f"there is no execution {self._arn}", Exit.NOT_FOUND) from error
+            raise
+        status = str(description["status"])
+        self._run_id = _given_run_id(description) or self._run_id
+        stages = read_stages(self._history(), status)
+        self._load_run()
+        self._read_metrics()
+        view = RunView(
+            run_id=self._run_id,
+            execution_arn=self._arn,
+            status=status,
+            now=time.time(),
+            stages=tuple(self._noted(stage) for stage in stages),
+            legs=tuple(self._legs()),
+            output=_json(description.get("output")),
+        )
+        failed = view.ended and status != "SUCCEEDED"
+        return dataclasses.replace(view, sentence=failure_sentence(description)) if failed else view
+
+    def _history(self) -> list[dict[str, Any]]:
+        """All events so far; event ids only grow, so a page that brings nothing new ends the reading."""
+        pages = self._target.client("stepfunctions").get_paginator("get_execution_history")
+        self._events = [event for page in pages.paginate(executionArn=self._arn, includeExecutionData=False) for event in page["events"]]
+        return self._events
+
+    def _load_run(self) -> None:
+        if not self._run:
+            text = self._text(RunLayout(self._run_id).run_json)
+            self._run = _json(text)
+
+    def _read_metrics(self) -> None:
+        for leg in self._run.get("legs", []):
+            name = str(leg["name"])
+            key = RunLayout(self._run_id).leg_folder(name, "metrics") + FILE_NAME
+            text = self._text(key, self._read.get(name, 0))
+            whole = text[: text.rfind("\n") + 1]  # the last line may still be being written
+            self._read[name] = self._read.get(name, 0) + len(whole.encode())
+            rows = [row for row in map(parse_line, whole.splitlines()) if row is not None]
+            self._rows.setdefault(name, []).extend(rows)
+
+    def _legs(self) -> list[Any]:
+        compute = self._run.get("compute") or {}
+        hosts = int(compute.get("instance_count") or 1)
+        price = on_demand_usd_per_hour(str(compute.get("instance_type")), self._target.region)
+        per_hour = price * hosts if price is not None else None
+        return [
+            read_leg(str(leg["name"]), _steps(leg.get("training") or {}, hosts), self._rows.get(str(leg["name"]), []), per_hour)
+            for leg in self._run.get("legs", [])
+        ]
+
+    def _noted(self, stage: StageView) -> StageView:
+        if stage.name != "Prepare data" or stage.state not in ("running", "done"):
+            return stage
+        if stage.state == "running" or not self._prepare_note:
+            self._prepare_note = self._prepare_progress() or self._prepare_note
+        return dataclasses.replace(stage, note=self._prepare_note)
+
+    def _prepare_progress(self) -> str:
+        """Documents and tokens so far, from the processing job's last progress line."""
+        try:
+            logs = self._target.client("logs")
+            streams = logs.describe_log_streams(logGroupName=PROCESSING_LOGS, orderBy="LastEventTime", descending=True, limit=5)[
+                "logStreams"
+            ]
+        except ClientError:
+            return ""  # the group is made by the first job
+        for stream in streams:
+            events = logs.get_log_events(logGroupName=PROCESSING_LOGS, logStreamName=stream["logStreamName"], limit=50, startFromHead=False)
+            for event in reversed(events["events"]):
+                line = _json(event["message"])
+                if line.get("stage") == "prepare":
+                    return _prepare_words(line)
+        return ""
+
+    def _text(self, key: str, start: int = 0) -> str:
+        try:
+            arguments = {"Range": f"bytes={start}-"} if start else {}
+            body: bytes = self._target.client("s3").get_object(Bucket=self._target.bucket, Key=key, **arguments)["Body"].read()
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("NoSuchKey", "404", "InvalidRange", "416"):
+                return ""
+            raise
+        return body.decode("utf-8", errors="replace")
+
+
+def _prepare_words(line: dict[str, Any]) -> str:
+    done, total = line.get("done_bytes") or 0, line.get("total_bytes") or 0
+    share = f"{done / total:.0%} of the text, " if total else ""
+    return f"{share}{line.get('documents') or 0:,} documents, {line.get('tokens') or 0:,} tokens"
+
+
+def _steps(training: dict[str, Any], hosts: int) -> int:
+    try:
+        return total_steps(parse(TrainingSpec, training), hosts)
+    except SpecError:
+        return int(training.get("steps") or 0)
+
+
+def _given_run_id(description: dict[str, Any]) -> str | None:
+    for text in (description.get("output"), description.get("input")):
+        run_id = _json(text).get("run_id")
+        if isinstance(run_id, str) and run_id:
+            return run_id
+    return None
+
+
+def _json(text: Any) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "{}")
+    except (TypeError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,111 @@
+"""What a finished run made: said on the terminal, and fetched from S3."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+from rich.console import Console
+from rich.markup import escape
+
+from infra.cli.exits import CommandError, Exit
+from infra.cli.progress import RunView
+from infra.cli.screen import duration
+from infra.cli.target import Target
+from infra.layout import RunLayout
+
+
+def download_prefix(target: Target, prefix: str, folder: Path) -> list[Path]:
+    """Every object below ``prefix`` into ``folder``; a file of the same size is taken as fetched already."""
+    s3, bucket = target.client("s3"), target.bucket
+    written: list[Path] = []
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for item in page.get("Contents", []):
+            name = str(item["Key"])[len(prefix) :]
+            path = folder / name
+            if not name or name.endswith("/") or not path.resolve().is_relative_to(folder.resolve()):
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists() or path.stat().st_size != item["Size"]:
+                partial = path.with_name(path.name + ".part")
+                s3.download_file(bucket, item["Key"], str(partial))
+                partial.replace(path)
+            written.append(path)
+    return written
+
+
+def download_file(target: Target, key: str, path: Path) -> Path | None:
+    """One object, or None when it does not exist."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        body = target.client("s3").get_object(Bucket=target.bucket, Key=key)["Body"].read()
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+            return None
+        raise
+    path.write_bytes(body)
+    return path
+
+
+def fetch_report(target: Target, run_id: str, folder: Path) -> Path:
+    """report.html and report.json of a run.
+
+    Raises:
+        CommandError: the run has written none.
+    """
+    layout = RunLayout(run_id)
+    page = download_file(target, layout.report_html, folder / "report.html")
+    download_file(target, layout.report_json, folder / "report.json")
+    if page is None:
+        raise CommandError(f"run {run_id} has no report yet; it is written when the run ends (pretrain watch {run_id})", Exit.NOT_FOUND)
+    return page
+
+
+def show_outcome(view: RunView, console: Console) -> None:
+    """What was trained, from the execution's output; why it failed, otherwise."""
+    if view.status != "SUCCEEDED":
+        console.print(f"\n[bold red]The run failed.[/] {escape(view.sentence or '')}", highlight=False, soft_wrap=True)
+        return
+    console.print(f"\n[bold]{escape(str(view.output.get('headline', 'The run succeeded.')))}[/]", highlight=False)
+    for leg in view.output.get("legs") or []:
+        several = len(view.output["legs"]) > 1
+        for line in leg_lines(leg):
+            console.print(f"  {leg['name'] + ': ' if several else ''}{line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def leg_lines(leg: dict[str, Any]) -> list[str]:
+    """A leg's results, one sentence a line."""
+    lines = []
+    if leg.get("loss_first") is not None:
+        lines.append(f"loss {leg['loss_first']:.3f} at first, {leg['loss_last']:.3f} at last, {leg['steps']:,} steps")
+    if leg.get("validation_loss") is not None:
+        line = f"validation loss {leg['validation_loss']:.3f}"
+        if leg.get("unigram_entropy") is not None:
+            below = leg["unigram_entropy"] - leg["validation_loss"]
+            line += f", {below:.3f} nats below the text's unigram entropy of {leg['unigram_entropy']:.3f}"
+        lines.append(line)
+    if leg.get("tokens_per_second_per_device") is not None:
+        lines.append(
+            f"{leg['tokens_per_second_per_device']:,.0f} tokens/s per device" + (f", MFU {leg['mfu']:.1f} %" if leg.get("mfu") else "")
+        )
+    return lines
+
+
+def show_samples(view: RunView, console: Console) -> None:
+    """The short text that each finished model wrote."""
+    for leg in view.output.get("legs") or []:
+        sample = leg.get("sample") or {}
+        text = str(sample.get("text") or "")
+        if text:
+            prompt = str(sample.get("prompt") or "")
+            console.print(
+                "\nA sample, written by that model:" if len(view.output["legs"]) == 1 else f"\nA sample, written by leg {leg['name']}:"
+            )
+            console.print(f"  [bold]{escape(prompt)}[/]{escape(text.removeprefix(prompt))}", highlight=False)
+
+
+def stage_seconds(view: RunView) -> str:
+    """``Prepare data 12 s, Train 1 min 20 s``."""
+    done = [stage for stage in view.stages if stage.state == "done" and stage.started is not None and stage.ended is not None]
+    return ", ".join(f"{stage.name} {duration((stage.ended or 0) - (stage.started or 0))}" for stage in done)

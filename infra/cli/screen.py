@@ -1,0 +1,153 @@
+"""A run on the terminal: a live screen for people, one line per change for a pipe."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from infra.cli.progress import LegView, RunView, StageView
+
+MARKS = {"waiting": ("·", "dim"), "running": (" ", ""), "done": ("✓", "green"), "skipped": ("✓", "dim green"), "failed": ("✗", "bold red")}
+BAR_WIDTH = 24
+
+
+def duration(seconds: float | None) -> str:
+    """``42 s``, ``3 min 05 s``, ``2 h 10 min``; a dash when not known."""
+    if seconds is None:
+        return "-"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class LiveScreen:
+    """Renders views; keeps one spinner so that it turns evenly."""
+
+    def __init__(self) -> None:
+        self._spinner = Spinner("dots")
+
+    def render(self, view: RunView) -> RenderableType:
+        """The whole screen, 80 columns and up."""
+        parts: list[RenderableType] = [
+            Text.assemble(("run ", "dim"), (view.run_id, "bold"), ("  " + _state_word(view), _state_style(view)))
+        ]
+        parts.append(self._stages(view))
+        shown = [leg for leg in view.legs if leg.step]
+        if shown:
+            parts.append(_legs(shown, len(view.legs)))
+        if view.sentence:
+            parts.append(Text(view.sentence, style="red"))
+        return Group(*parts)
+
+    def _stages(self, view: RunView) -> Table:
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(width=1)
+        table.add_column(no_wrap=True)
+        table.add_column(justify="right", no_wrap=True)
+        table.add_column(ratio=1)
+        for stage in view.stages:
+            mark, style = MARKS[stage.state]
+            table.add_row(
+                self._spinner if stage.state == "running" and not view.ended else Text(mark, style=style),
+                Text(stage.name, style="dim" if stage.state == "waiting" else ""),
+                Text(_took(stage, view.now)),
+                Text(_note(stage, view), style="dim"),
+            )
+        return table
+
+
+def _legs(legs: list[LegView], planned: int) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim", pad_edge=False)
+    several = planned > 1
+    if several:
+        table.add_column("leg", no_wrap=True)
+    for title in ("progress", "step", "loss", "valid", "tok/s/dev", "MFU", "left", "USD"):
+        table.add_column(title, no_wrap=True, justify="left" if title == "progress" else "right")
+    for leg in legs:
+        cells: list[RenderableType] = [
+            ProgressBar(total=max(1, leg.steps), completed=leg.step, width=BAR_WIDTH if not several else BAR_WIDTH // 2),
+            f"{leg.step}/{leg.steps}",
+            _number(leg.loss, 3),
+            _number(leg.validation_loss, 3),
+            _number(leg.tokens_per_second_per_device, 0),
+            f"{leg.mfu:.1f}%" if leg.mfu is not None else "-",
+            duration(leg.eta_seconds),
+            _number(leg.usd, 2),
+        ]
+        table.add_row(*([leg.name] if several else []), *cells)
+    return table
+
+
+class PlainLines:
+    """Says what changed since the last view, one line each; nothing twice."""
+
+    def __init__(self) -> None:
+        self._stages: dict[str, tuple[str, str]] = {}
+        self._steps: dict[str, int] = {}
+
+    def lines(self, view: RunView) -> list[str]:
+        """New lines, each with the time of day in UTC."""
+        clock = dt.datetime.fromtimestamp(view.now, dt.UTC).strftime("%H:%M:%S")
+        found: list[str] = []
+        for stage in view.stages:
+            now = (stage.state, stage.note if stage.state == "running" else "")
+            if stage.state != "waiting" and self._stages.get(stage.name) != now:
+                self._stages[stage.name] = now
+                found.append(_stage_line(stage, view))
+        for leg in view.legs:
+            if leg.step and self._steps.get(leg.name) != leg.step:
+                self._steps[leg.name] = leg.step
+                found.append(_leg_line(leg))
+        return [f"{clock}  {line}" for line in found]
+
+
+def _stage_line(stage: StageView, view: RunView) -> str:
+    took = f" ({_took(stage, view.now)})" if stage.state in ("done", "failed") else ""
+    note = f": {stage.note}" if stage.note else ""
+    return f"{stage.name} {stage.state}{took}{note}"
+
+
+def _leg_line(leg: LegView) -> str:
+    parts = [f"Train {leg.name}: step {leg.step}/{leg.steps}"]
+    parts += [f"loss {leg.loss:.3f}"] if leg.loss is not None else []
+    parts += [f"validation {leg.validation_loss:.3f}"] if leg.validation_loss is not None else []
+    parts += [f"{leg.tokens_per_second_per_device:,.0f} tokens/s/device"] if leg.tokens_per_second_per_device is not None else []
+    parts += [f"MFU {leg.mfu:.1f}%"] if leg.mfu is not None else []
+    parts += [f"{duration(leg.eta_seconds)} left"] if leg.eta_seconds is not None and leg.step < leg.steps else []
+    return ", ".join(parts)
+
+
+def _took(stage: StageView, now: float) -> str:
+    if stage.started is None or stage.state == "skipped":
+        return ""
+    return duration((stage.ended if stage.ended is not None else now) - stage.started)
+
+
+def _note(stage: StageView, view: RunView) -> str:
+    if stage.state == "skipped":
+        return "recognised and skipped"
+    if stage.name == "Train" and stage.state == "running" and not any(leg.step for leg in view.legs):
+        return "starting"
+    return stage.note
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _state_word(view: RunView) -> str:
+    return {"RUNNING": "running", "SUCCEEDED": "succeeded", "ABORTED": "stopped", "TIMED_OUT": "timed out"}.get(
+        view.status, view.status.lower()
+    )
+
+
+def _state_style(view: RunView) -> str:
+    return {"RUNNING": "cyan", "SUCCEEDED": "green"}.get(view.status, "bold red")

@@ -1,0 +1,74 @@
+"""The watching loop: look, show, wait; a lost connection is said and outlived."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+
+from botocore.exceptions import BotoCoreError, ClientError
+from rich.console import Console
+from rich.live import Live
+
+from infra.cli.observe import Observer
+from infra.cli.progress import RunView
+from infra.cli.screen import LiveScreen, PlainLines
+
+EMBEDDED_SECONDS = 1.0
+AWS_SECONDS = 5.0  # GetExecutionHistory allows 20 calls a second per account; five seconds leave room for many watchers
+LOST_SECONDS = 15.0
+THROTTLED = frozenset(
+    {"ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded", "ServiceUnavailable", "InternalServerError"}
+)
+
+
+def watch(
+    observer: Observer, console: Console, *, every: float, plain: bool = False, pause: Callable[[float], None] = time.sleep
+) -> RunView:
+    """Show the run until it ends; returns its last view.
+
+    A lost connection or a throttled call is shown and tried again for as long as it takes; everything else is raised.
+    """
+    if plain or not console.is_terminal:
+        return _follow(observer, every, pause, _plain_show(console), lambda text: console.print(text, highlight=False, soft_wrap=True))
+    screen = LiveScreen()
+    with Live(console=console, refresh_per_second=8, transient=False) as live:
+        return _follow(
+            observer, every, pause, lambda view: live.update(screen.render(view)), lambda text: live.console.print(text, style="yellow")
+        )
+
+
+def _plain_show(console: Console) -> Callable[[RunView], None]:
+    lines = PlainLines()
+
+    def show(view: RunView) -> None:
+        for line in lines.lines(view):
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    return show
+
+
+def _follow(
+    observer: Observer, every: float, pause: Callable[[float], None], show: Callable[[RunView], None], say: Callable[[str], None]
+) -> RunView:
+    lost = False
+    while True:
+        view = None
+        try:
+            view = observer.look()
+        except (BotoCoreError, ConnectionError) as error:
+            if not lost:
+                say(f"connection lost ({type(error).__name__}); the run goes on, trying again every {LOST_SECONDS:.0f} s")
+            lost = True
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in THROTTLED:
+                raise
+        if view is not None:
+            if lost:
+                say("connected again")
+                lost = False
+            with contextlib.suppress(BrokenPipeError):
+                show(view)
+            if view.ended:
+                return view
+        pause(LOST_SECONDS if lost else every)
