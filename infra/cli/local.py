@@ -24,6 +24,7 @@ from infra.cli.target import Target, embedded_target, read_settings
 from infra.cli.watch import EMBEDDED_SECONDS, watch
 from infra.layout import RunLayout
 from infra.local import embedded as embedded_aws
+from infra.local.corpus import CorpusSummary
 from infra.local.embedded import Embedded
 
 T = TypeVar("T")
@@ -44,8 +45,8 @@ def target_of(embedded: Embedded, root: Path) -> Target:
 
 def running_target(root: Path) -> Target | None:
     """The embedded AWS that is up in this checkout, or None."""
-    running = embedded_aws.status(root)
-    return target_of(running.embedded, root) if running is not None else None
+    found = embedded_aws.status(root)
+    return target_of(Embedded(endpoint=found.endpoint, state_dir=root / embedded_aws.STATE_FOLDER), root) if found.running else None
 
 
 def run(console: Console, root: Path, *, recipe: str | None, settings: list[str], run_id: str | None, plain: bool) -> None:
@@ -67,7 +68,7 @@ def run(console: Console, root: Path, *, recipe: str | None, settings: list[str]
             resolve_input(value, target)
             _deploy(console, embedded)
             full = os.environ.get("LOCAL_CORPUS") == "full"
-            _step(console, "Text", lambda: embedded_aws.upload_corpus(embedded, target.bucket, full=full), str)
+            _step(console, "Text", lambda: embedded_aws.upload_corpus(embedded, target.bucket, full=full), _corpus_words)
             console.print(f"[dim]{NOTE}[/]", highlight=False)
             execution = start_execution(target, value)
             view = watch(Observer(target, execution), console, every=EMBEDDED_SECONDS, plain=plain)
@@ -87,11 +88,22 @@ def up(console: Console, root: Path, port: int | None) -> Target:
 
 def show_status(console: Console, root: Path) -> None:
     """What runs: the endpoint, executions and jobs under way."""
-    running = embedded_aws.status(root)
-    if running is None:
-        console.print("The embedded AWS is not running; start it: pretrain local up", highlight=False)
+    found = embedded_aws.status(root)
+    size = f"{found.state_bytes / 1e6:,.0f} MB of state under {embedded_aws.STATE_FOLDER}/"
+    if not found.running:
+        console.print(f"The embedded AWS is not running; {size}. Start it: pretrain local up", highlight=False, soft_wrap=True)
         return
-    console.print(str(running), highlight=False)
+    console.print(
+        f"Embedded AWS at {found.endpoint}, process {found.pid}, up for {duration(found.up_seconds)}, {size}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for arn in found.executions:
+        console.print(f"  run  {arn.rsplit(':', 1)[-1]}", highlight=False)
+    for job in found.jobs:
+        console.print(f"  job  {job}", highlight=False)
+    if not found.executions:
+        console.print("  no run under way", highlight=False)
 
 
 def _deploy(console: Console, embedded: Embedded) -> None:
@@ -139,6 +151,11 @@ def _finish(console: Console, target: Target, view: RunView, root: Path, seconds
     console.print(
         f"\n{duration(seconds)} in all. The embedded AWS stays up until make local-down or 60 idle minutes.", highlight=False, style="dim"
     )
+
+
+def _corpus_words(corpus: CorpusSummary) -> str:
+    had = "uploaded" if corpus.uploaded else "there already"
+    return f"{had}: {corpus.documents:,} paragraphs of botocore's documentation, {corpus.characters / 1e6:.1f} MB"
 
 
 def _shown(path: Path, root: Path) -> str:

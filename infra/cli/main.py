@@ -20,6 +20,7 @@ from infra.cli.target import Target, unreachable
 from infra.cli.watch import AWS_SECONDS, EMBEDDED_SECONDS
 from infra.cli.watch import watch as watch_run
 from infra.cli.where import on_target
+from infra.local.embedded import EmbeddedError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -120,6 +121,8 @@ def main() -> None:
         app()
     except CommandError as error:
         fail(error.sentence, error.code)
+    except EmbeddedError as error:
+        fail(str(error), Exit.UNREACHABLE)
     except (BotoCoreError, ClientError) as error:
         explained = unreachable(error, "AWS")
         fail(explained.sentence, explained.code)

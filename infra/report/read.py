@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,7 +102,7 @@ def read_run(event: Mapping[str, Any], *, bucket: str, region: str, s3: Any, now
     run_id = str(event["run_id"])
     layout = RunLayout(run_id)
     run = _read_json(s3, bucket, layout.run_json)
-    attempts = {str(leg["name"]): leg.get("attempts") or [] for leg in event.get("legs") or []}
+    attempts = {str(leg["name"]): list(_jobs(leg.get("attempts"))) for leg in _items(event.get("legs"))}
     legs = tuple(_leg(leg, attempts, layout, bucket, s3) for leg in run.get("legs", []))
     fingerprint = (run.get("tokens") or {}).get("fingerprint")
     return RunFacts(
@@ -134,6 +134,20 @@ def epoch_seconds(value: object) -> float | None:
         except ValueError:
             return None
     return None
+
+
+def _items(value: Any) -> list[Any]:
+    """A list, also where JSONata made one element a plain value."""
+    return value if isinstance(value, list) else [value] if value else []
+
+
+def _jobs(value: Any) -> Iterator[Json]:
+    """Job descriptions, however deep JSONata left them nested."""
+    for item in _items(value):
+        if isinstance(item, list):
+            yield from _jobs(item)
+        elif isinstance(item, dict) and item:
+            yield item
 
 
 def _leg(leg: Json, attempts: Mapping[str, list[Json]], layout: RunLayout, bucket: str, s3: Any) -> LegFacts:
