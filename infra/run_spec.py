@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -255,3 +257,15 @@ def as_input(spec: RunSpec) -> Json:
     """The resolved run as JSON, the main part of run.json."""
     content: Json = to_json(spec)
     return content
+
+
+def main() -> None:
+    """Print the JSON Schema of the input: ``python -m infra.run_spec --schema > docs/run-input.schema.json``."""
+    parser = argparse.ArgumentParser(prog="python -m infra.run_spec", description="The input of one execution.")
+    parser.add_argument("--schema", action="store_true", required=True, help="print its JSON Schema (docs/run-input.schema.json)")
+    parser.parse_args()
+    print(json.dumps(input_schema(), indent=1))
+
+
+if __name__ == "__main__":
+    main()

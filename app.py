@@ -1,0 +1,16 @@
+"""The CDK app: settings -> stacks -> synth.
+
+cdk synth                              the environment "default" of cdk.json
+cdk deploy --all -c environment=local  another one
+"""
+
+from __future__ import annotations
+
+import aws_cdk as cdk
+
+from infra.settings import load_settings
+from infra.stacks import build_stacks
+
+app = cdk.App()
+build_stacks(app, load_settings(app.node.try_get_context("environments"), app.node.try_get_context("environment") or "default"))
+app.synth()

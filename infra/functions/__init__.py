@@ -1,0 +1,1 @@
+"""Lambda handlers, one module for each function: parse, call one function, serialise."""

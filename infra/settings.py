@@ -1,0 +1,88 @@
+"""Settings: what one deployment is, read once by app.py from cdk.json. Run-time choices belong to RunSpec instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from data_prep.strict import Bounds, Pattern, Problem, SpecError, at, one_or_more, parse, suggestion
+from infra.run_spec import RUN_ID, resolve
+from training.recipes import RECIPES
+
+STACK_NAME = Pattern(r"[a-zA-Z][a-zA-Z0-9-]{0,39}", "a stack name prefix: 1 to 40 letters, digits and hyphens, a letter first")
+ACCOUNT = Pattern(r"\d{12}", "an AWS account number of 12 digits")
+REGION = Pattern(r"[a-z]{2}(-[a-z]+)+-\d", 'an AWS region such as "us-west-2"')
+EXPRESSION = Pattern(r"(cron|rate|at)\(.+\)", 'a schedule expression such as "cron(0 6 ? * MON *)" or "rate(1 day)"')
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSettings:
+    """One schedule that starts runs."""
+
+    name: Annotated[str, RUN_ID]
+    """Name; opens the run ids that it makes."""
+    expression: Annotated[str, EXPRESSION]
+    """EventBridge Scheduler's cron(...) or rate(...)."""
+    timezone: str = "UTC"
+    """IANA time zone in which a cron expression is read."""
+    window_minutes: Annotated[int, Bounds(0, 1440)] = 0
+    """Start at any minute within this window; 0 starts on time."""
+    enabled: bool = False
+    """Ship it switched on. A schedule spends money by itself, so that is a decision."""
+    input: dict[str, Any]
+    """The execution's input, checked at synth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One deployment."""
+
+    name: Annotated[str, STACK_NAME] = "pretrain"
+    """Prefix of the three stacks; several deployments live side by side in one account under different names."""
+    account: Annotated[str, ACCOUNT] | None = None
+    """Account to deploy to; null takes that of the credentials at deploy time."""
+    region: Annotated[str, REGION] | None = None
+    """Region to deploy to; null takes that of the credentials at deploy time."""
+    default_recipe: str = "llama3_8b"
+    """Recipe of an execution whose input names none."""
+    device: Literal["cuda", "cpu"] = "cuda"
+    """Build variant of the training image."""
+    training_base_image: Annotated[str, one_or_more()] | None = None
+    """Base of the training image; null takes the Dockerfile's own."""
+    retain_data: bool = True
+    """Keep key, bucket and images when the stacks are destroyed."""
+    log_retention_days: Literal[1, 7, 14, 30, 60, 90, 180, 365, 731, 1827, 3653] = 90
+    """Days that logs of functions, builds and executions are kept: a quarter, to look back over its runs."""
+    runbook_url: Annotated[str, one_or_more()] = "docs/runbook.md"
+    """Where messages send people; set it to the runbook's page in your own repository."""
+    schedules: tuple[ScheduleSettings, ...] = (
+        ScheduleSettings(name="weekly", expression="cron(0 6 ? * MON *)", timezone="UTC", window_minutes=15, input={}),
+    )
+    """Schedules that start runs."""
+
+    def check(self) -> Iterator[Problem]:
+        """The recipe exists; schedules have names of their own and inputs that an execution would accept."""
+        if self.default_recipe not in RECIPES:
+            yield Problem("default_recipe", f'there is no recipe "{self.default_recipe}"{suggestion(self.default_recipe, RECIPES)}')
+            return
+        names = [schedule.name for schedule in self.schedules]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield Problem("schedules", f'the name "{name}" is used {names.count(name)} times; it becomes part of run ids')
+        for number, schedule in enumerate(self.schedules):
+            try:
+                resolve(schedule.input, default_recipe=self.default_recipe)
+            except SpecError as error:
+                yield from (Problem(at(f"schedules[{number}].input", problem.path), problem.message) for problem in error.problems)
+
+
+def load_settings(environments: object, environment: str) -> Settings:
+    """The settings of one environment in cdk.json's context.
+
+    Raises:
+        SpecError: no such environment, or everything wrong with its block.
+    """
+    if not isinstance(environments, Mapping) or environment not in environments:
+        known = environments if isinstance(environments, Mapping) else {}
+        raise SpecError([Problem("environments", f'cdk.json has no environment "{environment}"{suggestion(environment, known)}')])
+    return parse(Settings, environments[environment], f"environments.{environment}")
