@@ -1,0 +1,96 @@
+"""What is looked at before anything is spent: tokens, folders, devices, memory. Each finding is one sentence with its fix."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from data_prep.shards import ShardIndex, read_index
+from training.failure import BadInput, CheckpointUnusable, DeviceFault, TokensMismatch
+from training.leg_job import LegJob
+from training.token_shards import check_channel
+
+MIN_SHM_BYTES = 1 << 30  # NCCL's intra-host transport and torch's shared tensors; 64 MB, Docker's default, breaks both
+
+
+def check_job(job: LegJob) -> ShardIndex:
+    """Everything, cheapest first.
+
+    Raises:
+        JobFailure: the first thing that would make the job fail later.
+    """
+    check_writable(job.work)
+    index = read_index(job.tokens)
+    check_tokens(job, index)
+    check_channel(job.tokens, level="edges")
+    if job.spec.device == "cuda":
+        check_shared_memory()
+        check_devices(job)
+    return index
+
+
+def check_writable(folder: Path) -> None:
+    """Checkpoints can be written."""
+    probe = folder / f".writable.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"0" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise CheckpointUnusable(
+            f"{folder} cannot be written ({error.strerror}): set CheckpointConfig.LocalPath to it, or free space"
+        ) from None
+
+
+def check_tokens(job: LegJob, index: ShardIndex) -> None:
+    """The shards are the ones that Admit named, and the model can read them."""
+    model, train = job.spec.model, index.splits["train"]
+    if job.fingerprint and index.fingerprint != job.fingerprint:
+        raise TokensMismatch(
+            f"the tokens channel holds data {index.fingerprint}, and run.json asks for {job.fingerprint}: check the channel's S3 URI"
+        )
+    if index.tokenizer.vocab_size > model.vocab_size:
+        raise TokensMismatch(
+            f"the tokenizer has {index.tokenizer.vocab_size} entries and model.vocab_size is {model.vocab_size}: "
+            f"set training.model.vocab_size to at least {index.tokenizer.vocab_size}"
+        )
+    samples = job.tokens_per_step // job.spec.sequence_length
+    if train.tokens <= samples * job.spec.sequence_length:
+        raise TokensMismatch(
+            f"{train.tokens} training tokens do not fill one step of {samples} samples x {job.spec.sequence_length} tokens: "
+            "add text, or lower training.global_batch_size, training.local_batch_size or training.sequence_length"
+        )
+
+
+def check_shared_memory() -> None:
+    """/dev/shm is large enough for NCCL and checkpoint staging."""
+    free = shutil.disk_usage("/dev/shm").free
+    if free < MIN_SHM_BYTES:
+        raise DeviceFault(
+            f"/dev/shm has {free >> 20} MiB free and NCCL needs {MIN_SHM_BYTES >> 20}"
+            " MiB: the container was started with too little shared memory"
+        )
+
+
+def check_devices(job: LegJob) -> None:
+    """As many GPUs as ranks, a driver that this torch can use, and empty memory."""
+    import torch
+
+    if torch.version.cuda is None:
+        raise BadInput(
+            "training.device is cuda and this image holds torch for CPUs: build the image with DEVICE=cuda, or set training.device=cpu"
+        )
+    count, wanted = torch.cuda.device_count(), job.spec.processes_per_host
+    if count < wanted:
+        hint = "the driver is missing or too old for CUDA " + torch.version.cuda if count == 0 else "a GPU has dropped out, or"
+        raise DeviceFault(
+            f"{job.cluster.current_host} shows {count} GPUs and training.processes_per_host is {wanted}: {hint} the instance type has fewer"
+        )
+    for device in range(wanted):
+        free, total = torch.cuda.mem_get_info(device)
+        if free < 0.9 * total:
+            raise DeviceFault(
+                f"GPU {device} of {job.cluster.current_host} has {free >> 20} of {total >> 20} MiB free "
+                "before the job began: another process holds it"
+            )

@@ -1,0 +1,148 @@
+"""The training container's entry: ``python -m training.job``. Checks, torchrun, and one sentence when it fails.
+
+python -m training.job                          a SageMaker training job; everything comes from /opt/ml
+python -m training.job --check [--device cuda]  smoke test of an image: what is installed, as one JSON line
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+
+from data_prep.failure import write_failure
+from training.checks import check_job
+from training.cluster import network_environment, torchrun_arguments
+from training.failure import JobFailure, Unexpected
+from training.leg_job import LegJob, read_job
+from training.rank_notes import cause, read_notes
+from training.smoke import smoke_test
+
+STOP_SECONDS = 110.0  # SageMaker kills the container 120 s after SIGTERM
+_PR_SET_PDEATHSIG = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; 0 when the leg is finished."""
+    arguments = _parser().parse_args(argv)
+    if arguments.check:
+        return smoke_test(arguments.device)
+    try:
+        job = read_job()
+        run_job(job)
+    except JobFailure as failure:
+        return _fail(failure)
+    except Exception as error:
+        traceback.print_exc()
+        return _fail(Unexpected(f"{type(error).__name__}: {error}"))
+    return 0
+
+
+def run_job(job: LegJob) -> None:
+    """Check, train, wait.
+
+    Raises:
+        JobFailure: why the leg is not finished.
+    """
+    spec = job.spec
+    check_job(job)
+    print(
+        f"Leg {job.leg} of run {job.run_id}, attempt {job.attempt}: {job.steps} steps of {job.tokens_per_step} tokens "
+        f"on {job.cluster.size} x {spec.processes_per_host} {spec.device} ranks",
+        flush=True,
+    )
+    shutil.rmtree(job.rank_notes, ignore_errors=True)
+    job.rank_notes.mkdir(parents=True)
+    code = _run_ranks(job)
+    if code != 0:
+        raise cause(read_notes(job.rank_notes), job.cluster.current_host)
+
+
+def rank_command(job: LegJob) -> list[str]:
+    """torchrun on this host, as arguments."""
+    rendezvous = torchrun_arguments(job.cluster, job.spec.processes_per_host, job.key)
+    return [sys.executable, "-m", "torch.distributed.run", *rendezvous, "-m", "training.train"]
+
+
+def rank_environment(job: LegJob) -> dict[str, str]:
+    """The ranks' environment: this process's, with the network of the hosts and one CPU thread per core and rank."""
+    cores = len(os.sched_getaffinity(0))
+    threads = max(1, cores // job.spec.processes_per_host) if job.spec.device == "cpu" else 1
+    settings = {"OMP_NUM_THREADS": str(threads), "TORCH_NCCL_DUMP_ON_TIMEOUT": "1", "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **settings, **network_environment(job.cluster)}
+
+
+def _run_ranks(job: LegJob) -> int:
+    """Start torchrun in its own session and wait for it.
+
+    SIGTERM becomes a stop file that the ranks look at between steps. torchrun itself would give them 30 seconds and
+    then kill them; a final checkpoint may take longer, and has STOP_SECONDS.
+    """
+    process = subprocess.Popen(rank_command(job), env=rank_environment(job), start_new_session=True, preexec_fn=_die_with_parent)
+    deadline = float("inf")
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal deadline
+        (job.rank_notes / "stop").touch()
+        deadline = time.monotonic() + STOP_SECONDS
+        os.write(2, b"Stop requested: a final checkpoint follows the running step\n")
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        while (code := _poll(process)) is None:
+            if time.monotonic() > deadline:
+                _kill_session(process)
+        return code
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        _kill_session(process)
+
+
+def _poll(process: subprocess.Popen[bytes]) -> int | None:
+    try:
+        return process.wait(timeout=1.0)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _kill_session(process: subprocess.Popen[bytes]) -> None:
+    """End torchrun and every rank; nothing outlives the job."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    process.wait()
+
+
+def _die_with_parent() -> None:
+    """In torchrun, before it starts: the kernel ends it when this process ends, even by SIGKILL."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _fail(failure: JobFailure) -> int:
+    write_failure(failure)
+    print(failure, file=sys.stderr, flush=True)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training.job", description="Train one leg under SageMaker's container contract.")
+    parser.add_argument("--check", action="store_true", help="say what this image holds, and stop")
+    parser.add_argument(
+        "--device",
+        choices=("cuda", "cpu"),
+        default=os.environ.get("DEVICE", "cpu"),
+        help="what --check expects (default: $DEVICE, else cpu)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

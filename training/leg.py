@@ -1,0 +1,60 @@
+"""One rank's work on a leg, in order: build, train, export, sample, result."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+import torch.distributed as dist
+from torchtitan.tools.logging import init_logger, logger
+
+from data_prep.shards import ShardIndex, read_index
+from training.export import export_model
+from training.failure import BadInput
+from training.leg_job import CHECKPOINTS, LegJob
+from training.result import leg_result, write_result
+from training.sample import write_sample
+from training.titan_config import trainer_config
+from training.trainer import LegTrainer
+
+
+def train_leg(job: LegJob) -> None:
+    """Train from the newest checkpoint to the last step; then export and say what came out. Collective: every rank calls it.
+
+    Raises:
+        JobFailure: see training.failure.
+    """
+    init_logger()
+    if os.environ.get("RANK", "0") != "0":
+        logger.setLevel(logging.WARNING)
+    begin = time.time()
+    index = read_index(job.tokens)
+    _check_resume(job)
+    trainer = trainer_config(job, validation_tokens=index.splits["validation"].tokens).build()
+    try:
+        trainer.train()
+        _finish(job, trainer, index, begin)
+    finally:
+        trainer.close()
+    dist.destroy_process_group()
+
+
+def _finish(job: LegJob, trainer: LegTrainer, index: ShardIndex, begin: float) -> None:
+    sample = write_sample(trainer, job, index) if job.spec.export.enabled else None
+    exported = export_model(trainer, job, index) if job.spec.export.enabled else None
+    if trainer.metrics_processor.writes:
+        write_result(job, leg_result(job, trainer, index, begin=begin, sample=sample, exported=exported))
+    dist.barrier()
+
+
+def _check_resume(job: LegJob) -> None:
+    """``checkpoint.resume: false`` starts fresh, and never over what an earlier run left."""
+    folder = job.work / CHECKPOINTS
+    if job.spec.checkpoint.resume or job.attempt > 1 or not folder.is_dir():
+        return
+    if any(folder.iterdir()):
+        raise BadInput(
+            f"checkpoint.resume is false and runs/{job.run_id}/{job.leg}/checkpoints/ holds checkpoints already: "
+            "choose another run_id, or delete them"
+        )

@@ -1,0 +1,123 @@
+"""What one training job is asked to do: run.json, hyperparameters and resource config, read once and typed. No torch.
+
+/opt/ml/input/data/run/run.json              the resolved run
+/opt/ml/input/data/tokens/                   index.json, tokenizer files, train/, validation/
+/opt/ml/input/config/hyperparameters.json    {"run_id", "leg", "attempt"}
+/opt/ml/input/config/resourceconfig.json     hosts
+/opt/ml/checkpoints/                         synced with runs/<run>/<leg>/ in S3 while the job runs
+/opt/ml/output/                              failure sentence; data/ is uploaded when the job ends
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.failure import base_dir
+from data_prep.strict import Json, SpecError, parse
+from training.cluster import Cluster, read_cluster
+from training.failure import BadInput
+from training.spec import TrainingSpec, tokens_per_step, total_steps
+
+CHECKPOINTS, METRICS, TENSORBOARD, EXPORT = "checkpoints", "metrics", "tensorboard", "export"
+"""Folders below /opt/ml/checkpoints; the same names follow runs/<run>/<leg>/ in S3."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegJob:
+    """One attempt at one leg, on this host."""
+
+    run_id: str
+    leg: str
+    attempt: int
+    """1 for the first job of the leg."""
+    spec: TrainingSpec
+    run: Json
+    """run.json, whole."""
+    cluster: Cluster
+    base: Path
+    """The container's contract folder, /opt/ml."""
+
+    @property
+    def tokens(self) -> Path:
+        """Token shards, index and tokenizer."""
+        return self.base / "input" / "data" / "tokens"
+
+    @property
+    def work(self) -> Path:
+        """Everything that is kept: checkpoints, metrics, tensorboard, export."""
+        return self.base / "checkpoints"
+
+    @property
+    def diagnostics(self) -> Path:
+        """Stacks and flight records; SageMaker uploads output/data when the job ends."""
+        return self.base / "output" / "data"
+
+    @property
+    def rank_notes(self) -> Path:
+        """Where the ranks of this host leave their failure sentences and the job its wish to stop."""
+        return self.base / "output" / "ranks"
+
+    @property
+    def key(self) -> str:
+        """Names the attempt."""
+        return f"{self.run_id}/{self.leg}/{self.attempt}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the data."""
+        return str(self.run.get("tokens", {}).get("fingerprint", ""))
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the leg."""
+        return total_steps(self.spec, self.cluster.size)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimiser step over all ranks."""
+        return tokens_per_step(self.spec, self.cluster.size)
+
+
+def read_job(base: Path | None = None) -> LegJob:
+    """The job under ``base`` (default: the container's contract folder).
+
+    Raises:
+        BadInput: a file is missing or does not say what it should; the sentence names file and key.
+    """
+    base = base or base_dir()
+    config = base / "input" / "config"
+    run = _read(base / "input" / "data" / "run" / "run.json")
+    names = _read(config / "hyperparameters.json")
+    leg = str(names.get("leg", ""))
+    legs = {str(item.get("name")): item for item in run.get("legs", [])}
+    if leg not in legs:
+        raise BadInput(f'hyperparameters.json asks for leg "{leg}", and run.json has {", ".join(sorted(legs)) or "no legs"}')
+    try:
+        spec = parse(TrainingSpec, legs[leg].get("training"), f"legs.{leg}.training")
+    except SpecError as error:
+        raise BadInput(f"run.json cannot be used by this image: {error}") from error
+    attempt = str(names.get("attempt", "1"))
+    return LegJob(
+        run_id=str(names.get("run_id", run.get("run_id", ""))),
+        leg=leg,
+        attempt=int(attempt) if attempt.isdigit() else 1,
+        spec=spec,
+        run=run,
+        cluster=read_cluster(_read(config / "resourceconfig.json")),
+        base=base,
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise BadInput(f"{path} is missing: the job request lacks that channel or setting") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{path} must hold a JSON object, not {type(content).__name__}")
+    return content

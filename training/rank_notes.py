@@ -1,0 +1,112 @@
+"""How the ranks of a host tell the job why they ended: one JSON file each, from which the job picks the cause.
+
+When one rank fails, its peers fail too, with whatever their collectives make of it. The cause is the earliest note that is
+no such echo; only echoes mean that another host went first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.failure import base_dir
+from training import failure as classes
+from training.failure import CollectiveHang, DeviceFault, HostLost, JobFailure, OutOfMemory, Unexpected
+
+_ECHOES = ("HostLost", "CollectiveHang")
+_LOST_PEER = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "connection was closed",
+    "remote process exited",
+    "recvValue failed",
+    "ncclRemoteError",
+    "ncclSystemError",
+    "timed out",
+    "Timed out",
+    "Gloo connectFullMesh",
+)
+"""What gloo, NCCL and the store say when the other end is gone."""
+_DEVICE_FAULT = (
+    "ECC error",
+    "uncorrectable",
+    "unspecified launch failure",
+    "an illegal memory access",
+    "CUDA driver",
+    "misaligned address",
+    "device-side assert",
+    "fallen off the bus",
+    "no CUDA-capable device",
+)
+"""What CUDA says when the device, not the program, is the likely fault."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """One rank's last word."""
+
+    rank: int
+    time: float
+    failure: str
+    """Class name."""
+    sentence: str
+
+
+def leave_failure(failure: JobFailure) -> None:
+    """Write this rank's note; the first one stays."""
+    folder = base_dir() / "output" / "ranks"
+    folder.mkdir(parents=True, exist_ok=True)
+    rank = int(os.environ.get("RANK", "0"))
+    note = {"rank": rank, "time": time.time(), "failure": type(failure).__name__, "sentence": failure.sentence}
+    try:
+        with (folder / f"rank-{rank}.json").open("x") as file:
+            json.dump(note, file)
+    except FileExistsError:
+        return
+
+
+def read_notes(folder: Path) -> list[Note]:
+    """All notes, earliest first."""
+    notes = [Note(**json.loads(path.read_text())) for path in folder.glob("rank-*.json")]
+    return sorted(notes, key=lambda note: note.time)
+
+
+def cause(notes: Iterable[Note], host: str) -> JobFailure:
+    """The failure that explains the host's end."""
+    notes = list(notes)
+    if not notes:
+        return HostLost(
+            f"the ranks on {host} ended without a word: killed (by the host's out-of-memory killer, most often) or crashed; "
+            "the log's last lines and the host's memory metric tell which"
+        )
+    first = next((note for note in notes if note.failure not in _ECHOES), notes[0])
+    named: type[JobFailure] = getattr(classes, first.failure, Unexpected)
+    return named(first.sentence)
+
+
+def classify(error: BaseException) -> JobFailure:
+    """The class of an exception that is none of ours."""
+    if isinstance(error, JobFailure):
+        return error
+    name, text = type(error).__name__, " ".join(str(error).split())
+    short = text if len(text) <= 400 else text[:400] + "..."
+    if name == "OutOfMemoryError":
+        return OutOfMemory(
+            f"{short} Lower training.local_batch_size, set training.activation_checkpointing=full, or shard over more devices"
+        )
+    if name == "NoSpaceLeft" or "No space left on device" in text:
+        return classes.CheckpointUnusable(
+            f"the disk is full: {short} Lower training.checkpoint.keep_latest or raise compute.volume_size_gb"
+        )
+    if any(sign in text for sign in _LOST_PEER):
+        return HostLost(f"the connection to another rank broke ({name}: {short})")
+    if any(sign in text for sign in _DEVICE_FAULT):
+        return DeviceFault(f"{name}: {short}")
+    if name in ("DistBackendError", "DistNetworkError"):
+        return CollectiveHang(f"{name}: {short}")
+    return Unexpected(f"{name}: {short}" if text else name)

@@ -1,0 +1,88 @@
+"""metrics/result.json: what a finished leg came to. The report and the command line read it and compute nothing again."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import statistics
+import time
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from data_prep.shards import ShardIndex
+from data_prep.strict import Json
+from training.export import Exported
+from training.leg_job import METRICS, LegJob
+from training.memory import parameter_count
+from training.metrics import BF16_PEAK_FLOPS, write_json
+from training.sample import Sample
+from training.trainer import LegTrainer
+
+RESULT_FILE = "result.json"
+PACKAGES = ("torch", "torchtitan", "torchao", "numpy", "safetensors", "tokenizers")
+
+
+def versions() -> dict[str, str | None]:
+    """What ran: packages, Python, CUDA, image."""
+    installed: dict[str, str | None] = {name: importlib.metadata.version(name) for name in PACKAGES}
+    cuda = torch.version.cuda if torch.cuda.is_available() else None
+    return installed | {"python": platform.python_version(), "cuda": cuda, "image": os.environ.get("IMAGE_URI")}
+
+
+def leg_result(
+    job: LegJob, trainer: LegTrainer, index: ShardIndex, *, begin: float, sample: Sample | None, exported: Exported | None
+) -> Json:
+    """The result as JSON; unknown values are null."""
+    metrics = trainer.metrics_processor
+    rows = metrics.file.rows()
+    losses = [row["loss"] for row in rows if "loss" in row]
+    validation = {int(row["step"]): row["validation_loss"] for row in rows if "validation_loss" in row}
+    totals = metrics.totals
+    speeds = totals.tokens_per_second or [row["tokens_per_second_per_device"] for row in rows if "tokens_per_second_per_device" in row]
+    result: dict[str, Any] = {
+        "run_id": job.run_id,
+        "leg": job.leg,
+        "steps": trainer.step,
+        "tokens": trainer.step * job.tokens_per_step,
+        "parameters": parameter_count(job.spec.model),
+        "devices": dist.get_world_size(),
+        "device_name": metrics.device_memory_monitor.device_name,
+        "loss_first": losses[0] if losses else None,
+        "loss_last": losses[-1] if losses else None,
+        "validation_loss": validation[max(validation)] if validation else None,
+        "validation_losses": validation,
+        "unigram_entropy": index.splits["validation"].unigram_entropy_nats,
+        "seconds": time.time() - begin,
+        "training_seconds": totals.seconds,
+        "tokens_per_second_per_device": statistics.median(speeds) if speeds else None,
+        "mfu": statistics.median(totals.mfu) if totals.mfu else None,
+        "mfu_formula": _mfu_formula(trainer, metrics.peak),
+        "memory_gib": max([totals.memory_gib, *(row["memory_gib"] for row in rows if "memory_gib" in row)]),
+        "checkpoints": [asdict(saved) for saved in trainer.checkpointer.saved],
+        "attempt": job.attempt,
+        "resumed_from": trainer.resumed_from or None,
+        "checkpoints_passed_over": trainer.checkpointer.passed_over,
+        "sample": asdict(sample) if sample else None,
+        "export": asdict(exported) if exported else None,
+        "environment": versions(),
+    }
+    return result
+
+
+def _mfu_formula(trainer: LegTrainer, peak: float | None) -> str:
+    flops = trainer.metrics_processor.num_flops_per_token
+    if peak is None:
+        return f"none: the dense BF16 peak of this device is not known (known: {', '.join(BF16_PEAK_FLOPS)})"
+    return (
+        f"{flops:.4g} FLOPs per token (6 x parameters without the embedding + 6 x layers x heads x head size x 2 x sequence length "
+        f"for attention, recomputation not counted) x tokens/s per device / {peak:.4g} FLOP/s dense BF16"
+    )
+
+
+def write_result(job: LegJob, result: Json) -> None:
+    """Put it beside metrics.jsonl."""
+    write_json(job.work / METRICS / RESULT_FILE, result)

@@ -1,0 +1,83 @@
+"""A short text by the finished model, so that a person sees at once whether it learned anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from tokenizers import Tokenizer
+from torchtitan.tools.logging import logger
+from torchtitan.trainer import Trainer
+
+from data_prep.shards import ShardIndex
+from training.leg_job import EXPORT, LegJob
+
+NEW_TOKENS = 64
+MIN_TOKENS = 32  # documents can be one sentence long; an end before this is not taken
+TEMPERATURE = 0.8  # low enough to stay on topic, high enough not to repeat one phrase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Prompt and continuation."""
+
+    prompt: str
+    text: str
+    """The continuation alone."""
+
+
+def write_sample(trainer: Trainer, job: LegJob, index: ShardIndex) -> Sample | None:
+    """Write ``export/sample.txt`` on rank 0. Collective. None where one forward pass on
+    one sample is not the model's own: tensor, context or pipeline parallelism. The export is complete all the same.
+    """
+    dims = trainer.parallel_dims
+    if dims.pp_enabled or dims.cp_enabled or dims.tp_enabled:
+        logger.info("No sample: the model is split by tensor, context or pipeline parallelism")
+        return None
+    tokenizer = Tokenizer.from_file(str(job.tokens / "tokenizer.json"))
+    prompt = job.spec.export.sample_prompt
+    ids = tokenizer.encode(prompt, add_special_tokens=False).ids
+    start = ([index.tokenizer.bos_id] if index.tokenizer.bos_id is not None else []) + ids
+    new = _continue(trainer, start, job.spec.sequence_length, index.tokenizer.eos_id, job.spec.seed)
+    sample = Sample(prompt=prompt, text=tokenizer.decode(new))
+    if dist.get_rank() == 0:
+        folder = job.work / EXPORT
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "sample.txt").write_text(sample.prompt + sample.text + "\n")
+    return sample
+
+
+@torch.no_grad()
+def _continue(trainer: Trainer, start: list[int], length: int, eos_id: int | None, seed: int) -> list[int]:
+    """New token ids. The input has the training length throughout, so that compiled code fits; what follows is not seen."""
+    model = trainer.model_parts[0]
+    model.eval()
+    skipped, model._skip_lm_head = model._skip_lm_head, False
+    generator = torch.Generator().manual_seed(seed)
+    ids = start[: length - 1]
+    first = len(ids)
+    while len(ids) < min(length, first + NEW_TOKENS):
+        tokens = torch.zeros((1, length), dtype=torch.long, device=trainer.device)
+        tokens[0, : len(ids)] = torch.tensor(ids, device=trainer.device)
+        batch = {"input": tokens}
+        if trainer.config.dataloader.emit_positions:
+            batch["positions"] = torch.arange(length, device=trainer.device).unsqueeze(0)
+        inputs, _, extra = trainer.post_dataloading_process(batch, tokens)
+        with trainer.train_context():
+            logits = model(inputs, **extra)
+        scores = logits[0, len(ids) - 1].float().cpu()
+        if eos_id is not None and len(ids) - first < MIN_TOKENS:
+            scores[eos_id] = float("-inf")
+        choice = _choose(scores, generator).to(trainer.device)
+        dist.broadcast(choice, src=0)  # rounding may differ between ranks, and all must go on with one text
+        if int(choice) == eos_id:
+            break
+        ids.append(int(choice))
+    model._skip_lm_head = skipped
+    model.train()
+    return ids[first:]
+
+
+def _choose(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return torch.multinomial(torch.softmax(logits / TEMPERATURE, dim=-1), 1, generator=generator)

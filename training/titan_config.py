@@ -1,0 +1,170 @@
+"""TrainingSpec -> torchtitan 0.3.0's Trainer.Config. Every choice that torchtitan leaves open is made here."""
+
+from __future__ import annotations
+
+from torchtitan.components.loss import ChunkedLossWrapper, CrossEntropyLoss
+from torchtitan.components.optimizer import LRSchedulersContainer, OptimizersContainer, ParamGroupConfig
+from torchtitan.config import CommConfig, CompileConfig, DebugConfig, ParallelismConfig, TrainingConfig
+from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
+from torchtitan.models.common.config_utils import decoder_vocab_size
+from torchtitan.protocols.model_spec import ModelSpec
+
+from data_prep.strict import Json, to_json
+from training import cpu_device
+from training.checkpoints import LegCheckpoints
+from training.leg_job import CHECKPOINTS, METRICS, TENSORBOARD, LegJob
+from training.loader import ShardLoader
+from training.metrics import LegMetrics
+from training.model import model_spec
+from training.spec import TrainingSpec
+from training.token_shards import SplitName
+from training.trainer import LegTrainer
+from training.validation import LegValidator
+
+LOSS_CHUNKS = 8  # torchtitan's own default: at 8192 x 128256 logits, 0.26 GiB of bfloat16 per sample and chunk instead of 2.1
+
+
+def trainer_config(job: LegJob, *, validation_tokens: int) -> LegTrainer.Config:
+    """The trainer of one leg. ``validation_tokens`` is what the held-out shards hold: without any there is no validation."""
+    spec, steps = job.spec, job.steps
+    model = leg_model_spec(spec, job.leg)
+    return LegTrainer.Config(
+        model_spec=model,
+        hf_assets_path=str(job.tokens),
+        dump_folder=str(job.work),
+        loss=_loss(spec, model),
+        dataloader=_loader(job, "train"),
+        optimizer=_optimizer(spec),
+        lr_scheduler=_schedule(spec),
+        training=TrainingConfig(
+            local_batch_size=spec.local_batch_size,
+            global_batch_size=spec.global_batch_size or -1,
+            seq_len=spec.sequence_length,
+            steps=steps,
+            max_norm=spec.optimizer.max_grad_norm,
+            mixed_precision_param=spec.precision,
+            disable_cuda_graphs=True,
+        ),
+        parallelism=_parallelism(spec),
+        checkpoint=_checkpoints(job),
+        activation_checkpoint={"none": None, "selective": SelectiveAC.Config(), "full": FullAC.Config()}[spec.activation_checkpointing],
+        compile=CompileConfig(enable=spec.compile),
+        comm=CommConfig(
+            init_timeout_seconds=1800,  # the first step compiles, and ranks differ by minutes
+            train_timeout_seconds=1800,  # the watchdog is the tighter bound: it knows this leg's step time
+            trace_buf_size=20_000 if spec.device == "cuda" else 0,
+            save_traces_folder=str(job.diagnostics / "flight_recorder"),
+        ),
+        metrics=LegMetrics.Config(
+            log_freq=spec.log_interval_steps,
+            disable_color_printing=True,
+            folder=str(job.work / METRICS),
+            tensorboard_folder=str(job.work / TENSORBOARD),
+            checked_steps=spec.checkpoint.interval_steps,
+            last_step=steps,
+            tokens_per_step=job.tokens_per_step,
+        ),
+        validator=_validator(job, validation_tokens),
+        debug=DebugConfig(seed=spec.seed, deterministic=spec.deterministic, enable_structured_logging=False),
+        hang_after_median_steps=spec.hang_after_median_steps,
+        diagnostics=str(job.diagnostics),
+        stop_file=str(job.rank_notes / "stop"),
+    )
+
+
+def leg_model_spec(spec: TrainingSpec, name: str = "leg") -> ModelSpec:
+    """The leg's model, adapted to its device."""
+    model = model_spec(spec.model, attention=spec.attention, name=name)
+    return cpu_device.adapt_model_spec(model, spec.seed) if spec.device == "cpu" else model
+
+
+def leg_json(job: LegJob) -> Json:
+    """leg.json: what a checkpoint holds. ``model`` and ``data`` must be equal for another job to go on from it."""
+    spec = job.spec
+    return {
+        "run_id": job.run_id,
+        "leg": job.leg,
+        "attempt": job.attempt,
+        "model": to_json(spec.model),
+        "data": {
+            "fingerprint": job.fingerprint,
+            "sequence_length": spec.sequence_length,
+            "seed": spec.seed,
+            "tokens_per_step": job.tokens_per_step,
+        },
+        "training": to_json(spec),
+    }
+
+
+def _loader(job: LegJob, split: SplitName) -> ShardLoader.Config:
+    return ShardLoader.Config(
+        tokens_dir=str(job.tokens),
+        split=split,
+        seed=job.spec.seed,
+        mask_borders=job.spec.mask_document_borders,
+        emit_positions=job.spec.attention == "flex",
+        check="sizes",  # the job has looked at every edge once per host
+    )
+
+
+def _loss(spec: TrainingSpec, model: ModelSpec) -> ChunkedLossWrapper.Config | CrossEntropyLoss.Config:
+    """Chunks keep the logits from being in memory at once. Pipeline stages and odd lengths take the plain loss."""
+    plain = CrossEntropyLoss.Config(global_vocab_size=decoder_vocab_size(model))
+    local_length = spec.sequence_length // spec.parallelism.context
+    chunked = spec.parallelism.pipeline == 1 and local_length % LOSS_CHUNKS == 0
+    return ChunkedLossWrapper.Config(num_chunks=LOSS_CHUNKS, loss_fn=plain) if chunked else plain
+
+
+def _optimizer(spec: TrainingSpec) -> OptimizersContainer.Config:
+    chosen = spec.optimizer
+    settings = {"lr": chosen.lr, "betas": (chosen.beta1, chosen.beta2), "eps": chosen.eps, "weight_decay": chosen.weight_decay}
+    group = ParamGroupConfig(pattern=".*", optimizer_name="AdamW", optimizer_kwargs=settings)
+    return OptimizersContainer.Config(param_groups=[group], implementation="fused")
+
+
+def _schedule(spec: TrainingSpec) -> LRSchedulersContainer.Config:
+    schedule = spec.schedule
+    constant = schedule.decay == "constant"
+    return LRSchedulersContainer.Config(
+        warmup_steps=schedule.warmup_steps,
+        total_steps=schedule.total_steps,
+        decay_ratio=0.0 if constant else None,
+        decay_type="linear" if constant else schedule.decay,
+        min_lr_factor=schedule.min_lr_share,
+    )
+
+
+def _parallelism(spec: TrainingSpec) -> ParallelismConfig:
+    degrees = spec.parallelism
+    return ParallelismConfig(
+        data_parallel_replicate_degree=degrees.replicate,
+        data_parallel_shard_degree=degrees.shard,
+        tensor_parallel_degree=degrees.tensor,
+        context_parallel_degree=degrees.context,
+        pipeline_parallel_degree=degrees.pipeline,
+        context_parallel_load_balancer="headtail" if spec.attention == "sdpa" else "ptrr",
+    )
+
+
+def _checkpoints(job: LegJob) -> LegCheckpoints.Config:
+    chosen = job.spec.checkpoint
+    return LegCheckpoints.Config(
+        enable=True,
+        folder=CHECKPOINTS,
+        interval=chosen.interval_steps,
+        keep_latest_k=chosen.keep_latest,
+        async_mode=chosen.async_mode,
+        last_save_model_only=False,  # a finished leg can be trained on
+        leg=leg_json(job),
+    )
+
+
+def _validator(job: LegJob, validation_tokens: int) -> LegValidator.Config:
+    chosen = job.spec.validation
+    return LegValidator.Config(
+        enable=validation_tokens > job.spec.sequence_length,
+        freq=chosen.interval_steps,
+        steps=chosen.batches or -1,
+        dataloader=_loader(job, "validation"),
+        last_step=job.steps,
+    )

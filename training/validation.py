@@ -1,0 +1,38 @@
+"""Loss on the held-out shards, with torchtitan's validator: every N steps and after the last one."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torchtitan.components.validate import Validator
+
+
+class LegValidator(Validator):
+    """The same first batches each time, so that values of different steps and legs compare."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Validator.Config):
+        """When to validate."""
+
+        last_step: int
+        """Validated whatever the interval."""
+
+    def __init__(self, config: Config, **rest: Any) -> None:
+        super().__init__(config, **rest)
+        self.losses: dict[int, float] = {}
+
+    def should_validate(self, step: int) -> bool:
+        """Every ``freq`` steps (0: never in between) and after the last."""
+        every, last = int(self.config.freq), int(self.config.last_step)
+        return step == last or (every > 0 and step % every == 0)
+
+    def validate(self, model_parts: list[nn.Module], step: int) -> None:
+        """Log the mean loss; the time is kept out of the training speed."""
+        metrics = self.metrics_processor
+        tokens, begin = metrics.ntokens_since_last_log, time.perf_counter()
+        super().validate(model_parts, step)
+        metrics.ntokens_since_last_log = tokens
+        metrics.held.validation += time.perf_counter() - begin
