@@ -14,9 +14,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import boto3
-from botocore.exceptions import BotoCoreError, ClientError
-
 from infra.local.dockerfile import DockerfileError, read_dockerfile
 from infra.local.images import MANIFEST_TYPE, PROGRAM_FOLDER, ImageConfig, ImageNotFound, ImageStore, LocalImage
 
@@ -83,17 +80,16 @@ def _snapshot(context: Path, dockerfile: Path, target: str, values: dict[str, st
 
 
 def _push(image: LocalImage, name: str) -> None:
+    import boto3  # here, because the other commands are called often and it takes most of a second
+    from botocore.exceptions import BotoCoreError, ClientError
+
     repository, _, tag = name.rpartition(":")
     try:
         boto3.client("ecr").put_image(
             repositoryName=repository.partition("/")[2], imageTag=tag, imageManifest=image.manifest, imageManifestMediaType=MANIFEST_TYPE
         )
-    except ClientError as error:
-        if error.response["Error"]["Code"] == "ImageTagAlreadyExistsException":
-            raise ShimError(
-                f"ERROR: tag invalid: The image tag '{tag}' already exists in an immutable repository (ImageTagAlreadyExists)"
-            ) from error
-        raise
+    except (BotoCoreError, ClientError) as error:
+        raise ShimError(f"ERROR: failed to push {name}: {error}") from error
     ImageStore().tag(image.digest, name)
 
 
@@ -162,7 +158,7 @@ def entry() -> int:
     """Run the process's own command line; errors in one line, as docker prints them."""
     try:
         return main(sys.argv[1:])
-    except (ShimError, ImageNotFound, DockerfileError, BotoCoreError, ClientError, OSError) as error:
+    except (ShimError, ImageNotFound, DockerfileError, OSError) as error:
         print(str(error).splitlines()[0] if str(error) else repr(error), file=sys.stderr)
         return 125 if "run" in sys.argv[1:2] else 1
 
