@@ -30,8 +30,8 @@ SHARD_BYTES_PER_SOURCE_BYTE = 3
 CAPACITY_WAIT_SECONDS = 3600  # pauses on one capacity source before the next: freed instances show up within minutes or not today
 
 
-class Refused(Exception):
-    """The input cannot run here; the text lists every reason."""
+class Refused(JobFailure):
+    """The input cannot run here; the sentence lists every reason."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         self.problems = problems

@@ -1,31 +1,26 @@
-"""What goes into the Lambda zip and into the image build context: two explicit lists of files, and their hash.
+"""What goes into the Lambda zip and into the image build context, and their hashes.
 
 CDK's own asset hash would also see caches and editor files; the image tag must depend on the image's
-content alone, and the same list has to serve both ``cdk synth`` and the tests.
+content alone, and the same lists have to serve both ``cdk synth`` and the tests.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("infra", "training", "data_prep")
 
-LAMBDA_FILES = (
-    "data_prep/__init__.py", "data_prep/strict.py", "data_prep/spec.py", "data_prep/fingerprint.py", "data_prep/failure.py",
-    "data_prep/sources.py",
-    "training/__init__.py", "training/spec.py", "training/failure.py", "training/metric_line.py", "training/memory.py",
-    "training/recipes/*.py",
-    "infra/__init__.py", "infra/run_spec.py", "infra/layout.py", "infra/job_requests.py", "infra/deployment.py", "infra/admission.py",
-    "infra/estimate.py", "infra/quotas.py", "infra/prices.py", "infra/run_lock.py", "infra/triage_table.py",
-    "infra/functions/*.py", "infra/report/**/*",
-)  # fmt: skip
-"""Globs of the functions' zip: pure Python, no torch, no CDK, no wheel. boto3 comes with the Lambda runtime."""
-
+HANDLERS = ("infra/functions/*.py",)
+"""Entry points of the functions; the zip holds them and what they import from the three packages."""
+LAMBDA_DATA = ("infra/report/assets/*", "training/recipes/*.py")
+"""Files that the functions read, or import by name, at run time."""
 CONTEXT_FILES = (".dockerignore", "container/**/*", "training/**/*", "data_prep/**/*")
-"""Globs of the image build context."""
+"""The image build context."""
 
 _CACHES = frozenset({"__pycache__", ".DS_Store"})
 
@@ -35,6 +30,40 @@ def select(patterns: Iterable[str], root: Path = ROOT) -> list[Path]:
     found = {path for pattern in patterns for path in root.glob(pattern) if path.is_file()}
     relative = (path.relative_to(root) for path in found)
     return sorted(path for path in relative if not _CACHES.intersection(path.parts) and path.suffix != ".pyc")
+
+
+def lambda_files(root: Path = ROOT) -> list[Path]:
+    """The functions' zip: handlers, what they import, directly or not, and their data files. No torch, no CDK, no wheel."""
+    found: set[Path] = set()
+    waiting = select(HANDLERS, root)
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting.extend(_imported(path, root))
+    return sorted(found.union(select(LAMBDA_DATA, root)))
+
+
+def _imported(path: Path, root: Path) -> Iterator[Path]:
+    for node in ast.walk(ast.parse((root / path).read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] in PACKAGES:
+                yield from _modules(parts, root)
+
+
+def _modules(parts: list[str], root: Path) -> Iterator[Path]:
+    """The module that a dotted name means, if it is one, and every package above it."""
+    for depth in range(1, len(parts) + 1):
+        here = Path(*parts[:depth])
+        for candidate in (here / "__init__.py", here.with_suffix(".py")):
+            if (root / candidate).is_file():
+                yield candidate
 
 
 def content_hash(files: Iterable[Path], *extra: str, root: Path = ROOT) -> str:

@@ -83,9 +83,7 @@ def explain(event: Json, clients: Clients) -> Json:
                 return _legs(event["legs"])
     if stage == "Build image" and "Build" in content:
         return _build(content["Build"], clients)
-    if "errorMessage" in content:  # a Python Lambda's exception
-        name = error.rsplit(".", 1)[-1] if error else str(content.get("errorType", "Unexpected"))
-        return explanation(stage=stage, name=name, sentence=str(content["errorMessage"]), retry="stop", log_group=_log_group(stage))
+    cause = str(content.get("errorMessage", cause))  # a Python Lambda's exception
     own = read_failure(cause)
     if own is not None:
         return explanation(stage=stage, name=own.name, sentence=own.sentence, retry=own.retry, log_group=_log_group(stage))

@@ -12,7 +12,7 @@ from aws_cdk import aws_logs as logs
 from constructs import Construct
 
 from infra import explain, roles
-from infra.assets import LAMBDA_FILES, content_hash, select, stage
+from infra.assets import content_hash, lambda_files, stage
 from infra.deployment import VARIABLE
 from infra.image_build import ImageBuild
 from infra.settings import Settings
@@ -53,7 +53,7 @@ class Functions(Construct):
     ) -> None:
         super().__init__(scope, construct_id)
         self._settings = settings
-        files = select(LAMBDA_FILES)
+        files = lambda_files()
         with tempfile.TemporaryDirectory() as folder:  # CDK copies it into cdk.out when the first function is made
             stage(files, Path(folder))
             self._code = lambda_.Code.from_asset(folder, asset_hash=content_hash(files), asset_hash_type=cdk.AssetHashType.CUSTOM)
