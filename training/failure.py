@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data_prep.failure import BadInput, JobFailure, Unexpected
+from data_prep.failure import BadInput, CorruptShard, JobFailure, Unexpected
 
 __all__ = [
     "FAILURE_CLASSES",
@@ -21,10 +21,6 @@ __all__ = [
     "TokensMismatch",
     "Unexpected",
 ]  # fmt: skip
-
-
-class CorruptShard(JobFailure):
-    """A shard is not what index.json says it is."""
 
 
 class TokensMismatch(JobFailure):

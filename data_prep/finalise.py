@@ -1,0 +1,147 @@
+"""The last step: packs tails into shards, holds everything against the records, writes the index."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.failure import CorruptShard, TooMuchSkipped
+from data_prep.fingerprint import SourceObject
+from data_prep.part import PartRecord, Piece
+from data_prep.shards import CHUNK_BYTES, SPLITS, Ends, Shard, ShardWriter, Split, TokenizerFacts, dtype_for, little_endian
+from data_prep.spec import DataSpec
+from data_prep.store import Store, disk_errors
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Tails that become one shard."""
+
+    name: str
+    tails: tuple[Shard, ...]
+
+
+def packings(split: str, records: Sequence[PartRecord], shard_tokens: int) -> list[Packing]:
+    """Neighbouring tails, gathered until they fill a shard."""
+    tails = [piece.shard for record in records for piece in record.pieces(split) if not piece.full]
+    groups: list[list[Shard]] = [[]]
+    for tail in tails:
+        if sum(shard.tokens for shard in groups[-1]) >= shard_tokens:
+            groups.append([])
+        groups[-1].append(tail)
+    return [Packing(f"{split}/packed-{i:05d}.tokens", tuple(group)) for i, group in enumerate(groups) if group]
+
+
+def pack(packing: Packing, store: Store, folder: Path, itemsize: int) -> Shard:
+    """Write one shard from tails, in order, and put it into the store. Tails are checked against their checksums on the way."""
+    with disk_errors(str(folder)):
+        writer = ShardWriter(folder / packing.name.replace("/", "-").removesuffix(".tokens"))
+        try:
+            for tail in packing.tails:
+                writer.mark(_read_ends(store, tail))
+                with store.open(SourceObject(tail.name, tail.bytes, "")) as file:
+                    while chunk := file.read(CHUNK_BYTES):
+                        writer.append(chunk, len(chunk) // itemsize)
+            shard = writer.close(packing.name)
+        except BaseException:
+            writer.abandon()
+            raise
+    if shard.tokens != sum(tail.tokens for tail in packing.tails):
+        raise CorruptShard(
+            f"the tails of {packing.name} hold {shard.tokens} tokens, their records say otherwise; delete the folder and run again"
+        )
+    for path, name in ((writer.ends_path, shard.ends_name), (writer.tokens_path, shard.name)):
+        store.put(path, name)
+    return shard
+
+
+def _read_ends(store: Store, shard: Shard) -> Ends:
+    return np.frombuffer(store.read(shard.ends_name), "<u8").astype(np.uint64)
+
+
+def full_shards(split: str, records: Iterable[PartRecord]) -> list[Shard]:
+    """Shards that were finished inside a part."""
+    return [piece.shard for record in records for piece in record.pieces(split) if piece.full]
+
+
+def gather(split: str, records: Sequence[PartRecord], packed: Iterable[Shard]) -> Split:
+    """One split of the index."""
+    shards = (*full_shards(split, records), *packed)
+    return Split(
+        tokens=sum(shard.tokens for shard in shards),
+        documents=sum(shard.documents for shard in shards),
+        text_bytes=sum(record.text_bytes.get(split, 0) for record in records),
+        shards=shards,
+    )
+
+
+def check_stored(store: Store, splits: Iterable[Split]) -> None:
+    """Every file of the index is in the store, with its size.
+
+    Raises:
+        CorruptShard: one is not.
+    """
+    found = {key: size for name in SPLITS for key, size in store.sizes(f"{name}/").items()}
+    for split in splits:
+        for shard in split.shards:
+            for name, size in ((shard.name, shard.bytes), (shard.ends_name, shard.ends_bytes)):
+                if found.get(name) != size:
+                    raise CorruptShard(
+                        f"{store.uri}{name} has {found.get(name)} bytes, {size} were written; delete the folder and run again"
+                    )
+
+
+def check_skipped(spec: DataSpec, records: Iterable[PartRecord]) -> None:
+    """Hold the skipped documents to max_skipped_share; empty ones are no loss and do not count.
+
+    Raises:
+        TooMuchSkipped: how many, why, where the first few are.
+    """
+    records = list(records)
+    counts: dict[str, int] = {}
+    for record in records:
+        for reason, count in record.skipped.items():
+            if reason != "empty":
+                counts[reason] = counts.get(reason, 0) + count
+    kept = sum(piece.shard.documents for record in records for split in SPLITS for piece in record.pieces(split))
+    total = sum(counts.values())
+    if total > spec.max_skipped_share * (kept + total):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+        examples = [
+            place for record in records for reason, places in record.skipped_examples.items() if reason != "empty" for place in places
+        ]
+        raise TooMuchSkipped(
+            f"{total} of {kept + total} documents were skipped ({reasons}), more than data.max_skipped_share={spec.max_skipped_share:g} "
+            f"allows; the first: {'; '.join(examples[:3])}"
+        )
+
+
+def unigram_entropy(store: Store, split: Split, facts: TokenizerFacts) -> float | None:
+    """Entropy in nats of a split's labels: all its tokens but BOS, which no loss counts. None without tokens."""
+    counts = np.zeros(facts.vocab_size, np.int64)
+    dtype = little_endian(dtype_for(facts.vocab_size))
+    for shard in split.shards:
+        with store.open(SourceObject(shard.name, shard.bytes, "")) as file:
+            while chunk := file.read(CHUNK_BYTES):
+                counts += np.bincount(np.frombuffer(chunk, dtype), minlength=facts.vocab_size)
+    if facts.bos_id is not None:
+        counts[facts.bos_id] = 0
+    total = int(counts.sum())
+    if total == 0:
+        return None
+    shares = counts[counts > 0] / total
+    return math.fsum((-shares * np.log(shares)).tolist())
+
+
+def with_entropy(split: Split, entropy: float | None) -> Split:
+    """The split with its entropy filled in."""
+    return replace(split, unigram_entropy_nats=entropy)
+
+
+__all__ = [
+    "Packing", "Piece", "check_skipped", "check_stored", "full_shards", "gather", "pack", "packings", "unigram_entropy", "with_entropy",
+]  # fmt: skip

@@ -1,0 +1,231 @@
+"""Hugging Face repositories at a pinned commit, streamed: their listing, and their files as a read-only store.
+
+Plain HTTPS (``HF_ENDPOINT`` moves it, as it does for huggingface_hub): the tree API lists, ``resolve`` streams with ranges,
+and a connection that breaks goes on from where it was. The token comes from Secrets Manager when the job runs.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote
+
+import urllib3
+
+from data_prep.failure import AccessDenied, BadInput, CorruptSource, StoreUnavailable
+from data_prep.fingerprint import SourceObject
+from data_prep.sources import HubReference, parse_hub
+from data_prep.store import READ_BYTES, Store
+
+ATTEMPTS = 8
+FIRST_WAIT_SECONDS = 1.0  # doubled each time: about two minutes in all, as long as the hub's rate limit window
+RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+PAGE = 1000
+TIMEOUT = urllib3.Timeout(connect=20.0, read=60.0)
+
+
+def hub_token() -> str | None:
+    """The token: read from Secrets Manager when ``HF_TOKEN_SECRET_ARN`` names it, else ``HF_TOKEN``, else none.
+
+    The secret is the token itself, or JSON with it under "token" or "HF_TOKEN".
+    """
+    arn = os.environ.get("HF_TOKEN_SECRET_ARN")
+    if not arn:
+        return os.environ.get("HF_TOKEN") or None
+    import boto3
+
+    try:
+        value = boto3.client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"].strip()
+    except Exception as error:
+        raise AccessDenied(f"the secret {arn} with the Hugging Face token cannot be read ({error}); put the token into it") from error
+    if value.startswith("{"):
+        content = json.loads(value)
+        value = str(content.get("token") or content.get("HF_TOKEN") or "")
+    if not value:
+        raise AccessDenied(f"the secret {arn} holds no Hugging Face token; put the token into it")
+    return str(value)
+
+
+class HubStore(Store):
+    """A repository at a commit, or a folder of it. Read-only."""
+
+    def __init__(
+        self,
+        reference: HubReference,
+        *,
+        token: Callable[[], str | None] = hub_token,
+        endpoint: str | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.reference = reference
+        kind = "datasets/" if reference.kind == "datasets" else ""
+        self.uri = f"hf://{kind}{reference.name}@{reference.commit}" + (f"/{reference.path}" if reference.path else "")
+        self._endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+        self._prefix = f"{reference.path}/" if reference.path else ""
+        self._files = f"{self._endpoint}/{kind}{reference.name}/resolve/{reference.commit}/"
+        self._tree = f"{self._endpoint}/api/{reference.kind}/{reference.name}/tree/{reference.commit}"
+        self._pool = urllib3.PoolManager(timeout=TIMEOUT, retries=False)
+        self._read_token, self._asked = token, False
+        self._token: str | None = None
+        self._sleep = sleep
+
+    def listing(self) -> tuple[SourceObject, ...]:
+        """Every file below the reference; the ETag is the content's hash."""
+        folder = f"/{quote(self.reference.path)}" if self.reference.path else ""
+        url: str | None = f"{self._tree}{folder}?recursive=true&limit={PAGE}"
+        found: list[SourceObject] = []
+        while url is not None:
+            response = self._request(url, {}, self.uri)
+            for entry in json.loads(response.data):
+                if entry.get("type") == "file":
+                    lfs = entry.get("lfs") or {}
+                    key = str(entry["path"]).removeprefix(self._prefix)
+                    found.append(SourceObject(key, int(lfs.get("size", entry["size"])), str(lfs.get("oid", entry["oid"]))))
+            url = _next_page(response.headers.get("Link", ""))
+        return tuple(sorted(found))
+
+    def read(self, key: str) -> bytes:
+        """A whole small file."""
+        response = self._request(self._url(key), {}, f"{self.uri}/{key}")
+        return bytes(response.data)
+
+    def open(self, item: SourceObject, start: int = 0) -> BinaryIO:
+        """Stream from byte ``start``."""
+        return io.BufferedReader(_HubReader(self, item, start), READ_BYTES)
+
+    def open_seekable(self, item: SourceObject) -> BinaryIO:
+        """Open for random access."""
+        return io.BufferedReader(_HubReader(self, item, 0), READ_BYTES)
+
+    def get_range(self, item: SourceObject, start: int, count: int) -> bytes:
+        """Bytes ``start`` to ``start + count`` of a file."""
+        if start >= item.size or count <= 0:
+            return b""
+        last = min(start + count, item.size) - 1
+        name = f"{self.uri}/{item.key}"
+        try:
+            response = self._request(self._url(item.key), {"Range": f"bytes={start}-{last}"}, name)
+        except FileNotFoundError:
+            raise BadInput(f"{name} is not in the repository any more") from None
+        content = bytes(response.data)
+        if response.status == 200:  # a server without ranges sends the whole file
+            content = content[start : last + 1]
+        if len(content) != last + 1 - start:
+            raise CorruptSource(f"{name} gave {len(content)} bytes for {last + 1 - start} at {start}; the hub's copy is incomplete")
+        return content
+
+    def write(self, key: str, content: bytes) -> None:
+        """Put a small object, whole."""
+        raise NotImplementedError("a hub repository is only read")
+
+    def put(self, path: Path, key: str) -> None:
+        """Move a finished local file in, whole."""
+        raise NotImplementedError("a hub repository is only read")
+
+    def delete(self, prefix: str) -> None:
+        """Remove everything below a prefix."""
+        raise NotImplementedError("a hub repository is only read")
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Sizes by key."""
+        return {item.key: item.size for item in self.listing() if item.key.startswith(prefix)}
+
+    def _url(self, key: str) -> str:
+        return self._files + quote(self._prefix + key)
+
+    def _headers(self) -> dict[str, str]:
+        if not self._asked:
+            self._token, self._asked = self._read_token(), True
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
+    def _request(self, url: str, headers: dict[str, str], what: str) -> Any:
+        """GET with retries; redirects to the content network are followed without the token."""
+        why = ""
+        for wait in self._waits():
+            try:
+                response = self._get(url, headers)
+            except urllib3.exceptions.HTTPError as error:
+                why = str(error)
+            else:
+                if response.status < 300:
+                    return response
+                if response.status not in RETRIED:
+                    raise _refused(response.status, what, self._token is not None)
+                why = f"HTTP {response.status}"
+            self._sleep(wait)
+        raise StoreUnavailable(f"{what} could not be read after {ATTEMPTS} attempts ({why})")
+
+    def _get(self, url: str, headers: dict[str, str]) -> Any:
+        own = self._headers()
+        for _ in range(5):
+            response = self._pool.request("GET", url, headers={**headers, **own}, redirect=False, preload_content=True)
+            target = response.headers.get("Location")
+            if response.status not in (301, 302, 303, 307, 308) or target is None:
+                return response
+            if target.startswith("/"):
+                target = self._endpoint + target
+            if not target.startswith(self._endpoint):
+                own = {}
+            url = target
+        raise urllib3.exceptions.HTTPError(f"too many redirects from {url}")
+
+    def _waits(self) -> Iterator[float]:
+        return (FIRST_WAIT_SECONDS * 2**attempt if attempt < ATTEMPTS - 1 else 0.0 for attempt in range(ATTEMPTS))
+
+
+def _refused(status: int, what: str, with_token: bool) -> Exception:
+    if status in (401, 403):
+        fix = "accept its terms with the token's account" if with_token else "put a token with access into the deployment's secret"
+        return AccessDenied(f"{what} is refused by the hub (HTTP {status}): gated or private; {fix}")
+    if status == 404:
+        return FileNotFoundError(what)
+    return BadInput(f"{what} cannot be read from the hub (HTTP {status})")
+
+
+def _next_page(link: str) -> str | None:
+    """The URL with rel="next" of a Link header."""
+    for entry in link.split(","):
+        target, _, relation = entry.partition(";")
+        if 'rel="next"' in relation:
+            return target.strip().strip("<>")
+    return None
+
+
+class _HubReader(io.RawIOBase):
+    """A repository's file; every read is one ranged GET."""
+
+    def __init__(self, store: HubStore, item: SourceObject, start: int) -> None:
+        super().__init__()
+        self._store, self._item, self._at = store, item, start
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._item.size}[whence] + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._store.get_range(self._item, self._at, len(buffer))
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)
+
+
+def open_repository(uri: str) -> HubStore:
+    """The repository that an ``hf://`` URI names."""
+    reference = parse_hub(uri)
+    if reference is None:
+        raise BadInput(f"{uri} is no hf:// URI with a pinned commit")
+    return HubStore(reference)

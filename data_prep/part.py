@@ -1,0 +1,244 @@
+"""One part of the source to its pieces of shards: what a worker process does, again and again.
+
+A piece that reaches shard_tokens is a finished shard and goes straight to its place. What is left at the end of a part is
+a tail; the finalise step packs tails of neighbouring parts into shards, so that many small objects make no more shards
+than one large one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import xxhash
+
+from data_prep.documents import Document, SegmentReader, Skipped
+from data_prep.encode import Assembler, Encoder
+from data_prep.plan import Part
+from data_prep.shards import SPLITS, Ends, Shard, ShardWriter, Tokens
+from data_prep.spec import DataSpec
+from data_prep.store import Store, disk_errors
+from data_prep.strict import Bounds
+
+WORK_PREFIX = ".work/"
+PIECES_PREFIX = WORK_PREFIX + "pieces/"
+BATCH_BYTES = 2 << 20  # text encoded at once: large enough to hide the call, small enough to stay in the cache
+BATCH_DOCUMENTS = 16_384
+SAMPLES_PER_PART = 4  # compared with the reference whatever the rate
+SAMPLE_ONE_IN = 10_000
+SAMPLE_BYTES = 64 << 10  # longer documents are left to `verify --full`: the reference takes 10 ms for this
+CARD_SAMPLES = 2
+CARD_SAMPLE_CHARACTERS = 600
+
+SplitName = Literal["train", "validation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A shard, or a tail that becomes part of one."""
+
+    shard: Shard
+    """Its files; a tail's name lies under .work/."""
+    full: bool
+    """Already a shard."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A document and what it became, for the comparison with the reference."""
+
+    place: str
+    """Where it came from."""
+    text: str
+    """Its text."""
+    ids: tuple[int, ...]
+    """Without BOS and EOS."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartRecord:
+    """What a finished part leaves in the store; the part counts as done when this is written."""
+
+    part: Annotated[int, Bounds(0)]
+    """Its number in the plan."""
+    train: tuple[Piece, ...]
+    """Pieces in order."""
+    validation: tuple[Piece, ...]
+    """Pieces in order."""
+    stored_bytes: int
+    """Bytes read from the source."""
+    text_bytes: dict[str, int]
+    """UTF-8 bytes of the documents, per split."""
+    skipped: dict[str, int]
+    """Documents left out, by reason."""
+    skipped_examples: dict[str, Any]
+    """Where the first few were."""
+    lengths: dict[str, int]
+    """Documents by length: key k counts those of 2^k to 2^(k+1) - 1 tokens."""
+    excerpts: tuple[dict[str, Any], ...]
+    """A few documents for the data card, chosen by hash."""
+    compared: int = 0
+    """Documents compared with the reference encoder."""
+
+    def pieces(self, split: str) -> tuple[Piece, ...]:
+        """Pieces of one split."""
+        return self.train if split == "train" else self.validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartContext:
+    """What every part of a job shares inside one worker."""
+
+    spec: DataSpec
+    source: Store
+    out: Store
+    encoder: Encoder
+    assembler: Assembler
+    folder: Path
+    """Local disk for pieces in work."""
+    progress: Callable[[int, int, int], None] = field(default=lambda stored, documents, tokens: None)
+    """Called with the stored bytes, documents and tokens since the last call."""
+
+
+def in_validation(utf8: bytes, share: float) -> bool:
+    """Whether a document is held out: its 128-bit XXH3 lies in the first ``share`` of all values."""
+    return xxhash.xxh3_128_intdigest(utf8) < int(share * (1 << 64)) << 64
+
+
+def run_part(part: Part, context: PartContext) -> tuple[PartRecord, tuple[Sample, ...]]:
+    """Tokenise one part and put its pieces into the store. The record is the caller's to check and write."""
+    run = _PartRun(part, context)
+    try:
+        with disk_errors(f"{context.folder} ({part.name})"):
+            return run.run()
+    finally:
+        run.abandon()
+
+
+class _PartRun:
+    def __init__(self, part: Part, context: PartContext) -> None:
+        self.part, self.context = part, context
+        self.splits = {name: _SplitRun(name, part, context) for name in SPLITS}
+        self.skipped = Skipped()
+        self.excerpts: list[tuple[int, dict[str, Any]]] = []
+        self.samples: list[Sample] = []
+
+    def run(self) -> tuple[PartRecord, tuple[Sample, ...]]:
+        share, spec = self.context.spec.validation_share, self.context.spec
+        for segment in self.part.segments:
+            reader = SegmentReader(self.context.source, segment, spec, self.skipped)
+            for document in reader:
+                split = self.splits["validation" if share and in_validation(document.utf8, share) else "train"]
+                split.texts.append(document.text)
+                split.bytes_waiting += len(document.utf8)
+                self._maybe_sample(document, reader)
+                if split.bytes_waiting >= BATCH_BYTES or len(split.texts) >= BATCH_DOCUMENTS:
+                    split.encode()
+            self.context.progress(segment.stop - segment.start, 0, 0)
+        for split in self.splits.values():
+            split.finish()
+        return self._record(), tuple(self._encoded(sample) for sample in self.samples)
+
+    def _maybe_sample(self, document: Document, reader: SegmentReader) -> None:
+        size = len(document.utf8)
+        if size > SAMPLE_BYTES:
+            return
+        digest = xxhash.xxh3_64_intdigest(document.utf8, seed=1)  # not the hash of the split, which is not uniform inside one
+        if len(self.samples) < SAMPLES_PER_PART or digest % SAMPLE_ONE_IN == 0:
+            self.samples.append(Sample(place=reader.place(document.position, document.identity), text=document.text, ids=()))
+        if len(self.excerpts) < CARD_SAMPLES or digest < self.excerpts[-1][0]:
+            place = reader.place(document.position, document.identity)
+            text = document.text[:CARD_SAMPLE_CHARACTERS]
+            self.excerpts = sorted([*self.excerpts, (digest, {"place": place, "bytes": size, "text": text})], key=lambda x: x[0])
+            del self.excerpts[CARD_SAMPLES:]
+
+    def _encoded(self, sample: Sample) -> Sample:
+        ids, _ = self.context.encoder.encode([sample.text])
+        return Sample(place=sample.place, text=sample.text, ids=tuple(ids.tolist()))
+
+    def _record(self) -> PartRecord:
+        lengths = Counter[int]()
+        for split in self.splits.values():
+            lengths += split.lengths
+        return PartRecord(
+            part=self.part.number,
+            train=tuple(self.splits["train"].pieces),
+            validation=tuple(self.splits["validation"].pieces),
+            stored_bytes=self.part.stored_bytes,
+            text_bytes={name: split.text_bytes for name, split in self.splits.items()},
+            skipped=dict(sorted(self.skipped.counts.items())),
+            skipped_examples=self.skipped.examples,
+            lengths={str(k): n for k, n in sorted(lengths.items())},
+            excerpts=tuple({**content, "order": digest} for digest, content in self.excerpts),
+        )
+
+    def abandon(self) -> None:
+        for split in self.splits.values():
+            split.abandon()
+
+
+class _SplitRun:
+    """The documents of one split on their way into pieces."""
+
+    def __init__(self, name: SplitName, part: Part, context: PartContext) -> None:
+        self.name, self.part, self.context = name, part, context
+        self.texts: list[str] = []
+        self.bytes_waiting = 0
+        self.text_bytes = 0
+        self.pieces: list[Piece] = []
+        self.lengths: Counter[int] = Counter()
+        self._writer: ShardWriter | None = None
+
+    def encode(self) -> None:
+        """Encode the documents that wait, and write them."""
+        if not self.texts:
+            return
+        ids, offsets = self.context.encoder.encode(self.texts)
+        tokens, ends = self.context.assembler.assemble(ids, offsets)
+        exponents = np.frexp(np.diff(offsets).astype(np.float64))[1] - 1  # floor(log2) of the length; -1 for none
+        self.lengths.update(dict(enumerate(np.bincount(np.maximum(exponents, 0)).tolist())))
+        self.context.progress(0, len(self.texts), len(tokens))
+        self.text_bytes += self.bytes_waiting
+        self.texts, self.bytes_waiting = [], 0
+        for some_tokens, some_ends in self._cut(tokens, ends):
+            if self._writer is None:
+                self._writer = ShardWriter(self.context.folder / f"{self.part.name}-{self.name}-{len(self.pieces):03d}")
+            self._writer.add(some_tokens, some_ends)
+            if self._writer.tokens >= self.context.spec.shard_tokens:
+                self._close(full=True)
+
+    def finish(self) -> None:
+        """Encode what waits and close the tail."""
+        self.encode()
+        if self._writer is not None:
+            self._close(full=False)
+
+    def abandon(self) -> None:
+        """Remove a piece in work."""
+        if self._writer is not None:
+            self._writer.abandon()
+
+    def _cut(self, tokens: Tokens, ends: Ends) -> Iterator[tuple[Tokens, Ends]]:
+        """Runs of whole documents, cut after the document that fills a shard: wherever batches begin, shards end alike."""
+        done = first = 0
+        while done < len(tokens):
+            room = self.context.spec.shard_tokens - (self._writer.tokens if self._writer is not None else 0)
+            last = int(np.searchsorted(ends, np.uint64(done + room))) + 1
+            stop = int(ends[min(last, len(ends)) - 1])
+            yield tokens[done:stop], ends[first:last] - np.uint64(done)
+            done, first = stop, last
+
+    def _close(self, *, full: bool) -> None:
+        writer = self._writer
+        if writer is None:
+            return
+        number = f"{self.part.name}-{len(self.pieces):03d}.tokens"
+        shard = writer.close(f"{self.name}/{number}" if full else f"{PIECES_PREFIX}{self.name}/{number}")
+        self._writer = None
+        for path, name in ((writer.ends_path, shard.ends_name), (writer.tokens_path, shard.name)):
+            self.context.out.put(path, name)
+        self.pieces.append(Piece(shard=shard, full=full))

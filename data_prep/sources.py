@@ -1,0 +1,255 @@
+"""What a source holds, and the fingerprint of what it becomes. Standard library and boto3 only: Admit runs this in a Lambda.
+
+``identify`` is the one computation that Admit and the processing job share; the job refuses to start when its
+answer is not the one Admit gave.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from data_prep.failure import AccessDenied, BadInput, StoreUnavailable
+from data_prep.fingerprint import SourceListing, SourceObject, fingerprint
+from data_prep.spec import DataSpec, TokenizerSpec
+
+Kind = Literal["jsonl", "parquet", "text"]
+Compression = Literal["none", "gz", "zst"]
+
+ENDINGS: dict[str, Kind] = {
+    ".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".txt": "text", ".md": "text",
+}  # fmt: skip
+COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst"}
+TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+
+_HUB_DATASET = re.compile(r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+)@(?P<commit>[0-9a-f]{40})(?:/(?P<path>.*))?")
+_HUB_MODEL = re.compile(r"hf://(?P<name>[\w.-]+/[\w.-]+)@(?P<commit>[0-9a-f]{40})")
+
+
+class SourceEmpty(BadInput):
+    """Nothing to read under the source."""
+
+
+@dataclass(frozen=True)
+class HubReference:
+    """A repository at a commit."""
+
+    kind: Literal["datasets", "models"]
+    name: str
+    commit: str
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class Identified:
+    """A data set's name, and what the name was computed from."""
+
+    fingerprint: str
+    listing: SourceListing
+    tokenizer_reference: str
+
+
+def identify(spec: DataSpec, s3_client: Any = None) -> Identified:
+    """Fingerprint of the shards that ``spec`` makes now. ``spec`` holds full URIs (``resolve_uris``).
+
+    Raises:
+        BadInput: nothing under the source, a missing bucket or tokenizer.
+        AccessDenied: S3 refuses the caller.
+    """
+    listing = list_source(spec.source, spec.include, s3_client, any_ending=spec.format != "auto")
+    reference = tokenizer_reference(spec.tokenizer, s3_client)
+    return Identified(fingerprint(spec, listing, reference), listing, reference)
+
+
+def resolve_uris(spec: DataSpec, bucket: str) -> DataSpec:
+    """The spec with own-bucket prefixes spelled out as ``s3://bucket/...``."""
+    tokenizer = spec.tokenizer
+    if tokenizer.uri is not None:
+        tokenizer = dataclasses.replace(tokenizer, uri=resolve_uri(tokenizer.uri, bucket))
+    return dataclasses.replace(spec, source=resolve_uri(spec.source, bucket), tokenizer=tokenizer)
+
+
+def resolve_uri(value: str, bucket: str) -> str:
+    """``source/mytext/`` -> ``s3://bucket/source/mytext/``; everything else is a full URI already."""
+    return value if re.match(r"[a-z0-9]+://|/|\./", value) else f"s3://{bucket}/{value}"
+
+
+def list_source(uri: str, include: Iterable[str] = (), s3_client: Any = None, *, any_ending: bool = False) -> SourceListing:
+    """The objects of a source, sorted by key, ETags included; keys are relative to the source.
+
+    A hub dataset is pinned by its commit, so its listing stays empty here; the job reads it from the hub.
+
+    Args:
+        uri: ``s3://bucket/prefix``, ``hf://datasets/OWNER/NAME@COMMIT`` or a local folder.
+        include: globs on the key, ``*`` crosses ``/``; empty takes all with a known ending.
+        s3_client: boto3 client, needed for ``s3://``.
+        any_ending: the spec names the format, so that endings do not matter.
+    """
+    if parse_hub(uri) is not None:
+        return SourceListing(uri)
+    found = _list_s3(uri, s3_client) if uri.startswith("s3://") else _list_folder(uri)
+    return SourceListing(uri, tuple(sorted(select(found, uri, include, any_ending=any_ending))))
+
+
+def select(objects: Iterable[SourceObject], uri: str, include: Iterable[str], *, any_ending: bool) -> list[SourceObject]:
+    """The objects that are text to read.
+
+    Raises:
+        BadInput: none is left, or an included one has an ending that says nothing about its format.
+    """
+    globs = tuple(include)
+    every = [item for item in objects if item.size and not _hidden(item.key)]
+    named = [item for item in every if any(fnmatch.fnmatchcase(item.key, glob) for glob in globs)] if globs else every
+    known = [item for item in named if any_ending or format_of(item.key) is not None]
+    endings = ", ".join(ENDINGS)
+    if globs and len(known) < len(named):
+        odd = next(item.key for item in named if format_of(item.key) is None)
+        raise BadInput(f'data.include takes "{odd}" under {uri}, whose ending is none of {endings} (.gz, .zst); set data.format')
+    if not known:
+        what = f"matches data.include={list(globs)}" if globs else f"ends in {endings} (plain, .gz or .zst)"
+        raise SourceEmpty(f"data.source {uri} holds {len(every)} objects and none {what}; upload text there or change data.source")
+    return known
+
+
+def format_of(key: str) -> tuple[Kind, Compression] | None:
+    """Format and compression by a key's ending, or None for an unknown one."""
+    stem, compression = split_compression(key)
+    kind = ENDINGS.get(Path(stem).suffix.lower())
+    if kind is None or (kind == "parquet" and compression != "none"):
+        return None
+    return kind, compression
+
+
+def split_compression(key: str) -> tuple[str, Compression]:
+    """The key without its compression's ending, and the compression."""
+    suffix = Path(key).suffix.lower()
+    compression = COMPRESSIONS.get(suffix, "none")
+    return (key[: -len(suffix)], compression) if compression != "none" else (key, "none")
+
+
+def parse_hub(uri: str) -> HubReference | None:
+    """The repository that an ``hf://`` URI pins, or None for another scheme."""
+    if match := _HUB_DATASET.fullmatch(uri):
+        return HubReference("datasets", match["name"], match["commit"], (match["path"] or "").strip("/"))
+    if match := _HUB_MODEL.fullmatch(uri):
+        return HubReference("models", match["name"], match["commit"])
+    return None
+
+
+def tokenizer_reference(tokenizer: TokenizerSpec, s3_client: Any = None) -> str:
+    """What pins the tokenizer: "" when the job trains it, the hub URI with its commit, S3's ETag, or a local file's SHA-256."""
+    uri = tokenizer.uri
+    if uri is None:
+        return ""
+    if parse_hub(uri) is not None:
+        return uri
+    if uri.startswith("s3://"):
+        for candidate in s3_tokenizer_candidates(uri):
+            bucket, key = split_s3(candidate)
+            try:
+                return f"{candidate}#{_head(s3_client, bucket, key)['ETag'].strip(chr(34))}"
+            except FileNotFoundError:
+                continue
+        raise BadInput(f"data.tokenizer.uri {uri} names no tokenizer.json and no folder that holds one; upload it or change the setting")
+    path = local_tokenizer(uri)
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def s3_tokenizer_candidates(uri: str) -> tuple[str, ...]:
+    """Where tokenizer.json may be: the object itself, or inside the folder it names."""
+    folder = f"{uri.rstrip('/')}/{TOKENIZER_FILE}"
+    return (uri, folder) if uri.endswith(".json") else (folder,)
+
+
+def local_tokenizer(uri: str) -> Path:
+    """The tokenizer.json that a local path or folder names."""
+    path = local_path(uri)
+    path = path / TOKENIZER_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise BadInput(f"data.tokenizer.uri {uri} names no tokenizer.json and no folder that holds one")
+    return path
+
+
+def split_s3(uri: str) -> tuple[str, str]:
+    """Bucket and key."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def local_path(uri: str) -> Path:
+    """A local URI's path."""
+    return Path(uri.removeprefix("file://"))
+
+
+def local_etag(path: Path) -> str:
+    """A local file's stand-in for an ETag: it changes when the file is written."""
+    status = path.stat()
+    return f"{status.st_mtime_ns}-{status.st_size}"
+
+
+def _hidden(key: str) -> bool:
+    return key.endswith("/") or any(part.startswith((".", "_")) for part in key.split("/"))
+
+
+def _list_folder(uri: str) -> Iterator[SourceObject]:
+    root = local_path(uri)
+    if not root.is_dir():
+        raise SourceEmpty(f"data.source {uri} is no folder; name the folder that holds the text files")
+    for path in root.rglob("*"):
+        if path.is_file():
+            yield SourceObject(path.relative_to(root).as_posix(), path.stat().st_size, local_etag(path))
+
+
+def _list_s3(uri: str, client: Any) -> Iterator[SourceObject]:
+    bucket, prefix = split_s3(uri)
+    prefix = prefix if not prefix or prefix.endswith("/") else prefix + "/"
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    with s3_errors(f"listing {uri}"):
+        for page in pages:
+            for item in page.get("Contents", ()):
+                yield SourceObject(item["Key"].removeprefix(prefix), item["Size"], item["ETag"].strip('"'))
+
+
+def _head(client: Any, bucket: str, key: str) -> Any:
+    with s3_errors(f"reading s3://{bucket}/{key}"):
+        return client.head_object(Bucket=bucket, Key=key)
+
+
+class s3_errors:
+    """Turns a boto3 error into a sentence: FileNotFoundError, AccessDenied, BadInput or StoreUnavailable."""
+
+    def __init__(self, doing: str) -> None:
+        self.doing = doing
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Re-raise what boto3 raised as one of ours; other exceptions pass."""
+        if error is None or not type(error).__module__.startswith(("botocore", "boto3", "urllib3")):
+            return
+        response = getattr(error, "response", {})
+        code = str(response.get("Error", {}).get("Code", ""))
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if code == "NoSuchBucket":
+            raise BadInput(f"{self.doing} failed: the bucket does not exist") from error
+        if code in ("404", "NoSuchKey", "NotFound"):
+            raise FileNotFoundError(self.doing) from error
+        if code in ("412", "PreconditionFailed"):
+            raise PreconditionFailed(self.doing) from error
+        if code in ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "KMS.AccessDeniedException") or status == 403:
+            raise AccessDenied(
+                f"{self.doing} was refused ({code}); grant the role s3:GetObject, s3:ListBucket and the key's kms:Decrypt"
+            ) from error
+        raise StoreUnavailable(f"{self.doing} failed after all retries ({code or type(error).__name__}: {error})") from error
+
+
+class PreconditionFailed(Exception):
+    """An object's ETag is not the one asked for."""

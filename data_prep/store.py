@@ -1,0 +1,288 @@
+"""One way to read sources and write parts: a local folder or an S3 prefix.
+
+Writes are whole objects: a file appears complete or not at all (rename here, PutObject there). The S3 client retries
+throttling and broken connections with backoff by itself; what still fails after that becomes a sentence.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from data_prep.failure import AccessDenied, DiskFull, SourceChanged
+from data_prep.fingerprint import SourceObject
+from data_prep.sources import PreconditionFailed, local_etag, local_path, s3_errors, split_s3
+
+READ_BYTES = 4 << 20
+S3_ATTEMPTS = 10  # with exponential backoff up to 20 s each: rides out minutes of "503 Slow Down"
+
+
+class Store(ABC):
+    """A folder of objects with ``/`` in their keys."""
+
+    uri: str
+
+    @abstractmethod
+    def read(self, key: str) -> bytes:
+        """A whole small object. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def write(self, key: str, content: bytes) -> None:
+        """Put a small object, whole."""
+
+    @abstractmethod
+    def put(self, path: Path, key: str) -> None:
+        """Move a finished local file into the store, whole. The local file is gone afterwards."""
+
+    @abstractmethod
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Size of every object whose key begins with ``prefix``."""
+
+    @abstractmethod
+    def delete(self, prefix: str) -> None:
+        """Remove every object whose key begins with ``prefix`` (a folder, ending in "/")."""
+
+    @abstractmethod
+    def open(self, item: SourceObject, start: int = 0) -> BinaryIO:
+        """Stream an object from byte ``start``.
+
+        Raises:
+            SourceChanged: it is not the object that was listed (ETag), or is gone.
+        """
+
+    @abstractmethod
+    def open_seekable(self, item: SourceObject) -> BinaryIO:
+        """The same for random access."""
+
+    def exists(self, key: str) -> bool:
+        """Whether the object is there."""
+        try:
+            self.read(key)
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def changed(uri: str, key: str, why: str) -> SourceChanged:
+    """The sentence for an object that is not the listed one."""
+    return SourceChanged(
+        f"{uri.rstrip('/')}/{key} {why} since this run was admitted; start a new run, which will see the source as it is now"
+    )
+
+
+@contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turns a full disk and a refused path into sentences."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(
+                f"no space left while writing {what}; raise data.volume_size_gb (parts in work need about 3 GB per worker) or free the disk"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise AccessDenied(f"writing {what} was refused ({error.strerror}); choose a folder that this user may write") from error
+        raise
+
+
+class LocalStore(Store):
+    """A folder."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = local_path(str(root)).absolute()
+        self.uri = str(self.root)
+
+    def read(self, key: str) -> bytes:
+        """A whole small file."""
+        return (self.root / key).read_bytes()
+
+    def write(self, key: str, content: bytes) -> None:
+        """Put a small object, whole."""
+        target = self.root / key
+        with disk_errors(str(target)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", delete=False) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(file.name).chmod(0o644)
+            Path(file.name).replace(target)
+
+    def put(self, path: Path, key: str) -> None:
+        """Move a finished local file in, whole."""
+        target = self.root / key
+        with disk_errors(str(target)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.replace(target)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                partial = target.with_name(f".{target.name}.{os.getpid()}")
+                shutil.move(path, partial)
+                partial.replace(target)
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Sizes by key."""
+        folder = self.root / prefix.rpartition("/")[0]
+        found = (path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else iter(())
+        keyed = ((path.relative_to(self.root).as_posix(), path) for path in found)
+        return {key: path.stat().st_size for key, path in keyed if key.startswith(prefix)}
+
+    def delete(self, prefix: str) -> None:
+        """Remove everything below a prefix."""
+        shutil.rmtree(self.root / prefix, ignore_errors=True)
+
+    def exists(self, key: str) -> bool:
+        """Whether the object is there."""
+        return (self.root / key).is_file()
+
+    def open(self, item: SourceObject, start: int = 0) -> BinaryIO:
+        """Stream from byte ``start``."""
+        path = self.root / item.key
+        try:
+            etag = local_etag(path)
+            file = path.open("rb", buffering=0)
+        except FileNotFoundError:
+            raise changed(self.uri, item.key, "was removed") from None
+        except PermissionError as error:
+            raise AccessDenied(f"{path} cannot be read ({error.strerror})") from None
+        if item.etag and etag != item.etag:
+            file.close()
+            raise changed(self.uri, item.key, "was changed")
+        file.seek(start)
+        return file
+
+    def open_seekable(self, item: SourceObject) -> BinaryIO:
+        """Open for random access."""
+        return self.open(item)
+
+
+class S3Store(Store):
+    """An S3 prefix, or any endpoint that speaks S3 (AWS_ENDPOINT_URL)."""
+
+    def __init__(self, uri: str, client: Any) -> None:
+        self.bucket, prefix = split_s3(uri)
+        self.prefix = prefix if not prefix or prefix.endswith("/") else prefix + "/"
+        self.uri = f"s3://{self.bucket}/{self.prefix}"
+        self.client = client
+
+    def read(self, key: str) -> bytes:
+        """A whole small file."""
+        with s3_errors(f"reading {self.uri}{key}"):
+            content: bytes = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
+            return content
+
+    def write(self, key: str, content: bytes) -> None:
+        """Put a small object, whole."""
+        with s3_errors(f"writing {self.uri}{key}"):
+            self.client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=content)
+
+    def put(self, path: Path, key: str) -> None:
+        """Move a finished local file in, whole."""
+        with s3_errors(f"uploading {self.uri}{key}"):
+            self.client.upload_file(str(path), self.bucket, self.prefix + key)
+        path.unlink()
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Sizes by key."""
+        found: dict[str, int] = {}
+        with s3_errors(f"listing {self.uri}{prefix}"):
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix):
+                found |= {item["Key"].removeprefix(self.prefix): item["Size"] for item in page.get("Contents", ())}
+        return found
+
+    def delete(self, prefix: str) -> None:
+        """Remove everything below a prefix."""
+        keys = [{"Key": self.prefix + key} for key in self.sizes(prefix)]
+        with s3_errors(f"deleting {self.uri}{prefix}"):
+            for first in range(0, len(keys), 1000):  # DeleteObjects takes 1000 keys
+                self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": keys[first : first + 1000], "Quiet": True})
+
+    def exists(self, key: str) -> bool:
+        """Whether the object is there."""
+        try:
+            with s3_errors(f"looking for {self.uri}{key}"):
+                self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def open(self, item: SourceObject, start: int = 0) -> BinaryIO:
+        """Stream from byte ``start``."""
+        return io.BufferedReader(_RangeReader(self, item, start), READ_BYTES)
+
+    def open_seekable(self, item: SourceObject) -> BinaryIO:
+        """Open for random access."""
+        return io.BufferedReader(_RangeReader(self, item, 0), READ_BYTES)
+
+    def get_range(self, item: SourceObject, start: int, count: int) -> bytes:
+        """Bytes ``start`` to ``start + count`` of the object that was listed."""
+        if start >= item.size or count <= 0:
+            return b""
+        match = {"IfMatch": f'"{item.etag}"'} if item.etag else {}
+        span = f"bytes={start}-{min(start + count, item.size) - 1}"
+        try:
+            with s3_errors(f"reading {self.uri}{item.key}"):
+                body = self.client.get_object(Bucket=self.bucket, Key=self.prefix + item.key, Range=span, **match)["Body"]
+                content: bytes = body.read()
+                return content
+        except PreconditionFailed:
+            raise changed(self.uri, item.key, "was changed") from None
+        except FileNotFoundError:
+            raise changed(self.uri, item.key, "was removed") from None
+
+
+class _RangeReader(io.RawIOBase):
+    """An S3 object as a file: every read is one ranged GET under the listed ETag, so a broken one repeats without a gap."""
+
+    def __init__(self, store: S3Store, item: SourceObject, start: int) -> None:
+        super().__init__()
+        self._store, self._item, self._at = store, item, start
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._item.size}[whence]
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._store.get_range(self._item, self._at, len(buffer))
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)
+
+
+def s3_client() -> Any:
+    """A boto3 S3 client: region, credentials and endpoint (AWS_ENDPOINT_URL) from the environment, patient retries."""
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client("s3", config=Config(retries={"mode": "standard", "max_attempts": S3_ATTEMPTS}, read_timeout=60))
+
+
+def open_store(uri: str, client: Any = None) -> Store:
+    """The store that a URI names."""
+    if uri.startswith("hf://"):
+        from data_prep.hub import open_repository
+
+        return open_repository(uri)
+    if uri.startswith("s3://"):
+        return S3Store(uri, client if client is not None else s3_client())
+    return LocalStore(uri)

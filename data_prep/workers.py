@@ -1,0 +1,167 @@
+"""The worker processes of one instance: one per core, one part at a time, no state that a kill could lose."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized, SynchronizedArray
+from pathlib import Path
+from typing import Any, TypeVar
+
+from data_prep.encode import Assembler, EncoderName, make_encoder
+from data_prep.failure import WorkerLost
+from data_prep.finalise import Packing, pack
+from data_prep.gate import compare
+from data_prep.part import PartContext, PartRecord, Sample, run_part
+from data_prep.plan import Part
+from data_prep.progress import Counts
+from data_prep.shards import Shard, TokenizerFacts
+from data_prep.spec import DataSpec
+from data_prep.store import open_store
+from data_prep.tokenizer import TokenizerFiles
+
+T = TypeVar("T")
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """Everything a worker needs, as values that travel to another process."""
+
+    spec: DataSpec
+    source_uri: str
+    out_uri: str
+    files: TokenizerFiles
+    facts: TokenizerFacts
+    encoder: EncoderName
+    scratch: str
+    """Local folder under which each worker makes its own."""
+
+
+class WorkerPool:
+    """Runs parts, packings and gate texts on ``workers`` processes; use as a context manager."""
+
+    def __init__(self, setup: Setup, workers: int) -> None:
+        context = multiprocessing.get_context("spawn")  # threads of the parent and its clients do not survive a fork
+        self._slots: SynchronizedArray[int] = context.Array("q", 3 * workers)
+        claimed: Synchronized[int] = context.Value("i", 0)
+        arguments = (setup, self._slots, claimed, workers, os.getpid())
+        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=arguments)
+
+    def __enter__(self) -> WorkerPool:
+        """The pool itself; processes start with the first task."""
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """End the processes; after an error without finishing what they do."""
+        processes = list((getattr(self._pool, "_processes", None) or {}).values())
+        self._pool.shutdown(wait=error is None, cancel_futures=True)
+        if error is not None:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.join()
+
+    def counts(self) -> Counts:
+        """What the workers have done so far."""
+        values: list[int] = self._slots[:]
+        return Counts(sum(values[0::3]), sum(values[1::3]), sum(values[2::3]))
+
+    def parts(self, parts: Iterable[Part], on_wait: Callable[[], None]) -> Iterator[tuple[PartRecord, tuple[Sample, ...]]]:
+        """Run parts; results come as they finish. ``on_wait`` is called several times a second.
+
+        Raises:
+            JobFailure: the first failure of any part.
+            WorkerLost: a process was killed.
+        """
+        return self._run(_run_part, parts, on_wait)
+
+    def packings(self, packings: Iterable[Packing], on_wait: Callable[[], None]) -> Iterator[tuple[str, Shard]]:
+        """Pack tails; (name, shard) as they finish."""
+        return self._run(_run_packing, packings, on_wait)
+
+    def gate(self, chunks: Iterable[Any], on_wait: Callable[[], None]) -> Iterator[Any]:
+        """Compare the encoders on chunks of the gate's texts; the first difference of each, or None."""
+        return self._run(_run_gate, chunks, on_wait)
+
+    def _run(self, function: Callable[[Any], T], items: Iterable[Any], on_wait: Callable[[], None]) -> Iterator[T]:
+        try:
+            pending: set[Future[T]] = {self._pool.submit(function, item) for item in items}
+            while pending:
+                done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+                on_wait()
+        except BrokenProcessPool:
+            raise WorkerLost(
+                "a worker process ended without a word, most often because memory ran out; finished parts are kept. "
+                "If it happens again, lower data.workers_per_instance or take a larger data.instance_type"
+            ) from None
+
+
+_worker: _Worker | None = None
+
+
+class _Worker:
+    def __init__(self, setup: Setup, slots: SynchronizedArray[int], number: int) -> None:
+        self.setup, self._slots, self._number = setup, slots, number
+        self.folder = Path(tempfile.mkdtemp(prefix=f"worker-{number}-", dir=setup.scratch))
+        self.out = open_store(setup.out_uri)
+        self.context = PartContext(
+            spec=setup.spec,
+            source=open_store(setup.source_uri),
+            out=self.out,
+            encoder=make_encoder(setup.encoder, setup.files),
+            assembler=Assembler(setup.facts),
+            folder=self.folder,
+            progress=self.count,
+        )
+
+    def count(self, stored: int, documents: int, tokens: int) -> None:
+        base = 3 * self._number
+        raw: Any = self._slots.get_obj()  # only this process writes these three
+        raw[base] += stored
+        raw[base + 1] += documents
+        raw[base + 2] += tokens
+
+
+def _start(setup: Setup, slots: SynchronizedArray[int], claimed: Synchronized[int], workers: int, parent: int) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # the parent was killed before the line above
+    os.environ.update(RAYON_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")  # one process per core, one thread each
+    with claimed.get_lock():
+        number = claimed.value
+        claimed.value += 1
+    _worker = _Worker(setup, slots, number % workers)
+
+
+def _own() -> _Worker:
+    if _worker is None:
+        raise RuntimeError("not a worker process")
+    return _worker
+
+
+def _run_part(part: Part) -> tuple[PartRecord, tuple[Sample, ...]]:
+    return run_part(part, _own().context)
+
+
+def _run_packing(packing: Packing) -> tuple[str, Shard]:
+    worker = _own()
+    return packing.name, pack(packing, worker.out, worker.folder, worker.context.assembler.dtype.itemsize)
+
+
+def _run_gate(chunk: Any) -> Any:
+    return compare(chunk, _own().setup.files)
