@@ -1,0 +1,264 @@
+"""container/build.py against a docker and an aws that do what each test says: order, skipping, and the failure's sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from container import build as container_build
+from container.build import CHECKED_PACKAGES, Build, BuildRequest, Finished, locked_version
+from container.failures import BUILD_FAILURE_CLASSES, SmokeTestFailed, failure_of
+from data_prep.failure import JobFailure, read_failure
+
+ROOT = Path(__file__).resolve().parents[2]
+REPOSITORY = "123456789012.dkr.ecr.us-west-2.amazonaws.com/pretrain"
+DIGEST = "sha256:" + "d" * 64
+ENVIRONMENT = {"REPOSITORY_URI": REPOSITORY, "CACHE_REPOSITORY_URI": f"{REPOSITORY}-cache", "IMAGE_TAG": "abc123", "DEVICE": "cuda"}
+
+
+class FakeMachine:
+    """docker and aws: remembers every command; an entry of ``failing`` is (words in the command, exit status, output)."""
+
+    def __init__(self, folder: Path, *, existing: Sequence[str] = (), failing: Sequence[tuple[str, int, str]] = ()) -> None:
+        self.folder, self.existing, self.failing = folder, list(existing), failing
+        self.commands: list[str] = []
+        self.pushed: list[str] = []
+        self.inputs: list[str] = []
+
+    def __call__(self, command: Sequence[str], text: str = "") -> Finished:
+        line = " ".join(command)
+        self.commands.append(line)
+        self.inputs.append(text)
+        for words, code, output in self.failing:
+            if all(word in line for word in words.split()):
+                return Finished(code, output.splitlines())
+        if "describe-images" in line:
+            tag = line.partition("imageTag=")[2].split()[0]
+            if tag in self.existing:
+                return Finished(0, [DIGEST])
+            return Finished(254, ["", "An error occurred (ImageNotFoundException) when calling the DescribeImages operation: ..."])
+        if "get-login-password" in line:
+            return Finished(0, ["the-password"])
+        if "docker run" in line:
+            target = "data_prep" if "data_prep.job" in line else "training"
+            packages = {
+                name: locked_version(self.folder / f"container/requirements-{target}.txt", name) for name in CHECKED_PACKAGES[target]
+            }
+            return Finished(0, ["a warning", json.dumps({"check": target, "packages": packages})])
+        if "image inspect" in line:
+            return Finished(0, ["sha256:" + "c" * 64])
+        if "push=true" in line:
+            self.pushed.append(line.partition("name=")[2].split(",")[0])
+            metadata = {"containerimage.digest": DIGEST, "containerimage.config.digest": "sha256:" + "c" * 64}
+            Path(line.partition("--metadata-file ")[2].split()[0]).write_text(json.dumps(metadata))
+        return Finished(0, ["done"])
+
+    def index(self, words: str) -> int:
+        """Position of the first command that holds all ``words``."""
+        return next(index for index, line in enumerate(self.commands) if all(word in line for word in words.split()))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "container").mkdir()
+    for target in ("data_prep", "training"):
+        source = ROOT / f"container/requirements-{target}.txt"
+        (tmp_path / f"container/requirements-{target}.txt").write_text(source.read_text())
+    return tmp_path
+
+
+MakeBuild = Callable[..., tuple[Build, FakeMachine]]
+
+
+@pytest.fixture
+def make(folder: Path) -> MakeBuild:
+    def made(environment: dict[str, str] | None = None, **machine: object) -> tuple[Build, FakeMachine]:
+        fake = FakeMachine(folder, **machine)  # type: ignore[arg-type]
+        return Build(BuildRequest.read(ENVIRONMENT | (environment or {})), run=fake, folder=folder), fake
+
+    return made
+
+
+def test_both_images_come_back_by_digest(make: MakeBuild):
+    build, fake = make()
+    assert build.images() == {"data_prep": f"{REPOSITORY}@{DIGEST}", "training": f"{REPOSITORY}@{DIGEST}"}
+    assert fake.pushed == [f"{REPOSITORY}:data_prep-abc123", f"{REPOSITORY}:training-abc123"]
+
+
+def test_nothing_is_pushed_before_both_images_are_checked(make: MakeBuild):
+    build, fake = make()
+    build.images()
+    assert max(fake.index("docker run data_prep.job"), fake.index("docker run training.job")) < fake.index("push=true")
+
+
+def test_manifest_is_docker_v2_without_attestations(make: MakeBuild):
+    build, fake = make()
+    build.images()
+    push = fake.commands[fake.index("push=true")]
+    assert "oci-mediatypes=false" in push and "--provenance=false" in push and "--sbom=false" in push
+
+
+def test_existing_tag_is_skipped_and_the_other_built(make: MakeBuild):
+    build, fake = make(existing=["data_prep-abc123"])
+    images = build.images()
+    assert fake.pushed == [f"{REPOSITORY}:training-abc123"] and images["data_prep"] == f"{REPOSITORY}@{DIGEST}"
+    assert not [line for line in fake.commands if "--target data_prep" in line]
+
+
+def test_nothing_is_started_when_both_exist(make: MakeBuild):
+    build, fake = make(existing=["data_prep-abc123", "training-abc123"])
+    build.images()
+    assert not [line for line in fake.commands if "buildx" in line]
+
+
+def test_tag_pushed_by_a_parallel_build_is_taken(make: MakeBuild, folder: Path):
+    refused = (
+        "push=true target data_prep",
+        1,
+        "ERROR: tag invalid: The image tag 'data_prep-abc123' already exists and the repository is immutable",
+    )
+    build, fake = make(failing=[refused])
+    answers = iter([Finished(254, ["(ImageNotFoundException)"]), Finished(0, [DIGEST])])
+    original = fake.__call__
+
+    def run(command: Sequence[str], text: str = "") -> Finished:
+        return next(answers) if "describe-images" in command and "imageTag=data_prep-abc123" in command else original(command, text)
+
+    build.run = run
+    assert build.images()["data_prep"] == f"{REPOSITORY}@{DIGEST}"
+
+
+def test_password_goes_through_standard_input_only(make: MakeBuild):
+    build, fake = make()
+    build.images()
+    assert fake.inputs[fake.index("docker login")] == "the-password"
+    assert not [line for line in fake.commands if "the-password" in line]
+
+
+def test_base_in_a_private_registry_is_logged_in_to(make: MakeBuild):
+    base = "763104351884.dkr.ecr.us-west-2.amazonaws.com/base:20260731"
+    build, fake = make({"TRAINING_BASE_IMAGE": base})
+    build.images()
+    assert [line.split()[-1] for line in fake.commands if "docker login" in line] == [REPOSITORY.split("/")[0], base.split("/")[0]]
+    assert f"TRAINING_BASE_IMAGE={base}" in fake.commands[fake.index("build --target training")]
+
+
+def test_base_argument_is_left_to_the_dockerfile_when_not_set(make: MakeBuild):
+    build, fake = make()
+    build.images()
+    assert not [line for line in fake.commands if "TRAINING_BASE_IMAGE" in line]
+
+
+def test_missing_cache_is_a_note_and_no_failure(make: MakeBuild, capsys: pytest.CaptureFixture[str]):
+    output = f"#7 importing cache manifest\n#7 ERROR: failed to configure registry cache importer: {REPOSITORY}: not found\ndone"
+    build, fake = make(failing=[("--load --target data_prep", 0, output)])
+    build.images()
+    assert f"cache: none at {REPOSITORY}-cache:data_prep" in capsys.readouterr().out and len(fake.pushed) == 2
+
+
+def test_cache_that_cannot_be_written_does_not_fail_the_build(make: MakeBuild):
+    build, fake = make()
+    build.images()
+    assert "ignore-error=true" in fake.commands[fake.index("--cache-to")]
+
+
+def test_build_without_cache_repository(make: MakeBuild):
+    build, fake = make({"CACHE_REPOSITORY_URI": ""})
+    build.images()
+    assert not [line for line in fake.commands if "--cache-" in line]
+
+
+def test_running_builder_is_used_again(make: MakeBuild):
+    build, fake = make()
+    build.images()
+    assert not [line for line in fake.commands if "buildx create" in line]
+    build, fake = make(failing=[("buildx inspect", 1, 'ERROR: no builder "pretrain" found')])
+    build.images()
+    assert fake.index("buildx create") < fake.index("buildx --target")
+
+
+NO_PLUGIN = "This image cannot train on cuda: no libnccl-net*.so"
+NO_BASE = "ERROR: failed to resolve source metadata for example/base:1: not found"
+NO_REPOSITORY = "An error occurred (RepositoryNotFoundException) when calling the DescribeImages operation: does not exist"
+NO_MATCH = "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE."
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "output", "name", "words"),
+    [
+        ("docker run training.job", 1, NO_PLUGIN, "SmokeTestFailed", "no libnccl-net"),
+        ("docker run data_prep.job", 0, "no json here", "SmokeTestFailed", "nothing was pushed"),
+        (
+            "docker run data_prep.job",
+            0,
+            '{"packages": {"fastokens": "0.0.1"}}',
+            "SmokeTestFailed",
+            "fastokens 0.0.1, but its lock says 0.3.5",
+        ),
+        ("build --target training", 1, "write /opt/venv/x: no space left on device", "BuildDiskFull", "larger CodeBuild compute type"),
+        (
+            "build --target data_prep",
+            1,
+            "ERROR: dial tcp 1.2.3.4:443: i/o timeout",
+            "RegistryUnreachable",
+            "check the build project's network",
+        ),
+        ("build --target training", 1, NO_BASE, "BaseImageMissing", "setting training_base_image"),
+        ("build --target training", 1, NO_MATCH, "PackageChanged", "`make lock`"),
+        ("get-login-password", 255, "Could not connect to the endpoint URL", "RegistryUnreachable", "logging in to 123456789012"),
+        ("describe-images", 254, NO_REPOSITORY, "ImageBuildFailed", "RepositoryNotFoundException"),
+        ("push=true target training", 1, "ERROR: unexpected status: 403 Forbidden", "BaseImageMissing", "the build role must be allowed"),
+    ],
+)
+def test_failure_is_one_classed_sentence(make: MakeBuild, command: str, code: int, output: str, name: str, words: str):
+    build, fake = make(failing=[(command, code, output)])
+    with pytest.raises(JobFailure) as raised:
+        build.images()
+    read = read_failure(str(raised.value))
+    assert read is not None and read.name == name and words in read.sentence
+    if "push" not in command:
+        assert not fake.pushed
+
+
+def test_full_disk_wins_over_the_broken_connection_it_causes():
+    failure = failure_of("building", 1, ["write: no space left on device", "error: unexpected EOF"])
+    assert type(failure).__name__ == "BuildDiskFull"
+
+
+def test_unknown_failure_shows_its_last_line():
+    failure = failure_of("building training", 3, ["step 1", "something odd", ""])
+    assert str(failure).startswith('ImageBuildFailed (stop): building training ended with exit status 3: "something odd"')
+
+
+def test_only_an_unreachable_registry_is_worth_a_retry():
+    assert [each.__name__ for each in BUILD_FAILURE_CLASSES if each.retry == "retry"] == ["RegistryUnreachable"]
+
+
+def test_missing_variables_are_all_named():
+    with pytest.raises(JobFailure, match="no REPOSITORY_URI and no IMAGE_TAG"):
+        BuildRequest.read({})
+    with pytest.raises(JobFailure, match='DEVICE="gpu" is neither cuda nor cpu'):
+        BuildRequest.read(ENVIRONMENT | {"DEVICE": "gpu"})
+
+
+def test_sentence_is_the_last_line_of_the_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    def fail(build: Build) -> dict[str, str]:
+        raise SmokeTestFailed("the training image has no torch; nothing was pushed")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Build, "images", fail)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    assert container_build.main() == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "SmokeTestFailed (stop): the training image has no torch; nothing was pushed"
+    assert not (tmp_path / container_build.OUTPUT_FILE).exists()
+
+
+def test_output_of_a_command_is_shown_and_its_password_is_not(capsys: pytest.CaptureFixture[str]):
+    finished = container_build.run_command(["sh", "-c", "cat; echo two >&2; exit 3"], "one\n")
+    assert finished.code == 3 and list(finished.lines) == ["one", "two"]
+    container_build.run_command(["echo", "get-login-password"])
+    assert capsys.readouterr().out.splitlines()[-1] == "(hidden)"
