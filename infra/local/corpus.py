@@ -55,6 +55,10 @@ class CorpusSummary:
     uploaded: int
     """Objects that were not there yet."""
 
+    def __str__(self) -> str:
+        known = "" if self.uploaded else ", there already"
+        return f"{self.documents:,} documents, {self.characters / 1e6:.1f} M characters in {self.files} files at {self.uri}{known}"
+
 
 def corpus_files(*, full: bool = False) -> Iterator[CorpusFile]:
     """The corpus in files of about equal size. ``full`` takes every service (31 MB of text), else the largest ones."""

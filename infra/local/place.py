@@ -57,6 +57,8 @@ def aws_environment(endpoint: str) -> dict[str, str]:
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "NO_PROXY": "127.0.0.1,localhost",  # a proxy of this machine would not find the loopback
+        "no_proxy": "127.0.0.1,localhost",
     }
 
 
@@ -72,6 +74,7 @@ def client(endpoint: str, service: str, region: str = REGION, account: str = ACC
         aws_access_key_id=account,
         aws_secret_access_key=SECRET_KEY,
         config=botocore.config.Config(
+            proxies={},
             user_agent_appid=INTERNAL_APP_ID if internal else None,
             retries={"mode": "standard", "total_max_attempts": 5},
             max_pool_connections=32,

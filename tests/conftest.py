@@ -1,0 +1,73 @@
+"""Fixtures that every folder of tests shares."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from infra.local import embedded
+from infra.local.embedded import Embedded
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedStacks:
+    """The real stacks, deployed once per test session to an embedded AWS of the session's own."""
+
+    aws: Embedded
+    outputs: dict[str, dict[str, str]]
+
+    @property
+    def bucket(self) -> str:
+        return self.outputs["pretrain-foundation"]["BucketName"]
+
+    @property
+    def machine(self) -> str:
+        return self.outputs["pretrain-pipeline"]["StateMachineArn"]
+
+    def client(self, service: str) -> Any:
+        return self.aws.client(service)
+
+    def start(self, value: object, name: str | None = None) -> str:
+        """Start an execution with ``value`` as its input and return its ARN."""
+        started = self.client("stepfunctions").start_execution(
+            stateMachineArn=self.machine, name=name or f"test-{uuid.uuid4().hex[:12]}", input=json.dumps(value)
+        )
+        return str(started["executionArn"])
+
+    def describe(self, execution: str) -> dict[str, Any]:
+        described: dict[str, Any] = self.client("stepfunctions").describe_execution(executionArn=execution)
+        return described
+
+    def wait(self, execution: str, seconds: float = 400) -> dict[str, Any]:
+        """The execution's description once it has ended."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            described = self.describe(execution)
+            if described["status"] != "RUNNING":
+                return described
+            time.sleep(0.1)
+        raise AssertionError(f"{execution} still runs after {seconds} s")
+
+    def states(self, execution: str) -> list[str]:
+        """Names of the states it entered, in order."""
+        pages = self.client("stepfunctions").get_paginator("get_execution_history").paginate(executionArn=execution)
+        events = [event for page in pages for event in page["events"]]
+        return [event["stateEnteredEventDetails"]["name"] for event in events if "stateEnteredEventDetails" in event]
+
+
+@pytest.fixture(scope="session")
+def embedded_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStacks]:
+    """The embedded AWS with the project's stacks; ended with everything it started when the session ends."""
+    root = tmp_path_factory.mktemp("embedded")
+    lines: list[str] = []
+    try:
+        aws = embedded.up(root)
+        yield EmbeddedStacks(aws=aws, outputs=embedded.deploy(aws, lines.append))
+    finally:
+        embedded.clean(root)
