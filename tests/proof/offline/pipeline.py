@@ -118,7 +118,9 @@ class Pipeline:
             return outcome
 
         execution = Interpreter(self.definition, queries=queries, check=check, seed=seed).run(script, scenario.input, name=scenario.name)
-        names = [call.arguments[key] for call in execution.calls for key in ("TrainingJobName", "ProcessingJobName") if key in call.arguments]
+        names = [
+            call.arguments[key] for call in execution.calls for key in ("TrainingJobName", "ProcessingJobName") if key in call.arguments
+        ]
         problems += [*rules.job_name_problems(names), *world.wrong]
         return PipelineRun(execution, world, tuple(problems), queries)
 
@@ -162,7 +164,9 @@ class Pipeline:
         if name == "Invoke":
             return self._invoke(call, world)
         if name in ("CreateTrainingJob", "CreateProcessingJob"):
-            return _job(call.arguments, planned if isinstance(planned, Job) else Job(), name.removeprefix("Create").removesuffix("Job"), world)
+            return _job(
+                call.arguments, planned if isinstance(planned, Job) else Job(), name.removeprefix("Create").removesuffix("Job"), world
+            )
         if name == "StartBuild":
             return self._build(planned if isinstance(planned, Build) else Build(), world)
         return Result({"MessageId": "00000000-0000-0000-0000-000000000000"})
@@ -174,7 +178,11 @@ class Pipeline:
         variables = function.properties["Environment"]["Variables"]
         environment = {**variables, "AWS_REGION": world.region, "AWS_DEFAULT_REGION": world.region, "PATH": os.environ["PATH"]}
         event = json.loads(json.dumps(call.arguments["Payload"]))
-        with mock.patch.dict(os.environ, environment, clear=True), mock.patch("boto3.client", world.client), world.acting_as(function.properties["Role"]):
+        with (
+            mock.patch.dict(os.environ, environment, clear=True),
+            mock.patch("boto3.client", world.client),
+            world.acting_as(function.properties["Role"]),
+        ):
             try:
                 payload = json.loads(json.dumps(handler(event, None)))
             except Exception as error:  # as Lambda reports it: the class's name is the error's
@@ -183,7 +191,9 @@ class Pipeline:
         return Result({"ExecutedVersion": "$LATEST", "StatusCode": 200, "Payload": payload}, seconds=1)
 
     def _build(self, build: Build, world: World) -> Outcome:
-        group = next(iter(self.synthesis.templates.resources("AWS::CodeBuild::Project"))).properties["LogsConfig"]["CloudWatchLogs"]["GroupName"]
+        group = next(iter(self.synthesis.templates.resources("AWS::CodeBuild::Project"))).properties["LogsConfig"]["CloudWatchLogs"][
+            "GroupName"
+        ]
         world.logs[group, "build-1"] = list(build.lines)
         digests = {name: f"{self.repository}@sha256:{name.encode().hex():0<64}" for name in ("data_prep", "training")}
         value = {
@@ -220,7 +230,11 @@ def _job(request: Json, job: Job, kind: str, world: World) -> Outcome:
     times = {"CreationTime": 0.0, "LastModifiedTime": job.seconds}
     if job.started:
         times |= {f"{kind}StartTime": min(60.0, job.seconds), f"{kind}EndTime": job.seconds}
-    description = {**request, f"{kind}JobArn": f"arn:aws:sagemaker:us-east-1:111111111111:{kind.lower()}-job/{name}", f"{kind}JobStatus": job.status}
+    description = {
+        **request,
+        f"{kind}JobArn": f"arn:aws:sagemaker:us-east-1:111111111111:{kind.lower()}-job/{name}",
+        f"{kind}JobStatus": job.status,
+    }
     if kind == "Training":
         secondary = job.secondary or {"Completed": "Completed", "Failed": "Failed", "Stopped": "Stopped"}[job.status]
         description["SecondaryStatus"] = secondary

@@ -17,7 +17,7 @@ from offline.world import ApiCall, ApiError, World
 Json = Any
 LOCAL = {"recipe": "local"}
 LOST = Failure("Lambda.Unknown", "the function's process ended", seconds=1)
-SPOT = {"capacity": [{"kind": "spot", "local_batch_size": 1}, {"kind": "on_demand"}]}
+SPOT = {"capacity": [{"kind": "spot"}, {"kind": "on_demand"}]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,16 +74,26 @@ def _retried(definition: Json, state: str) -> Path:
 def _successes() -> dict[str, Path]:
     stopped = Job(status="Stopped", secondary="MaxRuntimeExceeded", raised=False)
     broken = Job(status="Failed", reason="InternalServerError: We encountered an internal error. Please try again.", seconds=700)
-    no_capacity = Job(status="Failed", reason="CapacityError: Unable to provision requested ML compute capacity.", started=False, seconds=30)
+    no_capacity = Job(
+        status="Failed", reason="CapacityError: Unable to provision requested ML compute capacity.", started=False, seconds=30
+    )
     limits = Failure("SageMaker.ResourceLimitExceededException", "The account-level service limit is 0", seconds=1)
     return {
         "everything for the first time": Path(scenario=Scenario(image=False), visits=("Build image", "Prepare data", "Announce")),
         "image and data there": Path(scenario=Scenario(input=LOCAL, tokens=True), avoids=("Build image", "Prepare data", "Triage")),
         "four compared legs": Path(scenario=Scenario(input={"ablation": "reference", "budget": {"max_usd": 1e6}}, tokens=True)),
-        "a schedule's run": Path(scenario=Scenario(input={**LOCAL, "schedule": {"name": "weekly", "time": "2026-11-23T06:00:00Z"}}, tokens=True)),
-        "time limit, returned as Stopped": Path(scenario=Scenario(input=LOCAL, tokens=True, tasks={"Train": [stopped]}), visits=("Triage", "Wait")),
-        "a fault of the service, then resumed": Path(scenario=Scenario(input=LOCAL, tokens=True, tasks={"Train": [broken, broken]}), visits=("Wait",)),
-        "no capacity, then there is": Path(scenario=Scenario(input=LOCAL, tokens=True, tasks={"Train": [no_capacity, limits, None]}), visits=("Wait",)),
+        "a schedule's run": Path(
+            scenario=Scenario(input={**LOCAL, "schedule": {"name": "weekly", "time": "2026-11-23T06:00:00Z"}}, tokens=True)
+        ),
+        "time limit, returned as Stopped": Path(
+            scenario=Scenario(input=LOCAL, tokens=True, tasks={"Train": [stopped]}), visits=("Triage", "Wait")
+        ),
+        "a fault of the service, then resumed": Path(
+            scenario=Scenario(input=LOCAL, tokens=True, tasks={"Train": [broken, broken]}), visits=("Wait",)
+        ),
+        "no capacity, then there is": Path(
+            scenario=Scenario(input=LOCAL, tokens=True, tasks={"Train": [no_capacity, limits, None]}), visits=("Wait",)
+        ),
         "spot interrupted, then resumed": Path(
             scenario=Scenario(
                 input={**LOCAL, "compute": SPOT},
@@ -97,17 +107,22 @@ def _successes() -> dict[str, Path]:
             visits=("Triage", "Leg trained"),
         ),
         "preparation fails once and is done again": Path(
-            scenario=Scenario(input=LOCAL, tasks={"Prepare data": [Job(status="Failed", reason="WorkerLost (retry): a worker was killed")]}),
+            scenario=Scenario(
+                input=LOCAL, tasks={"Prepare data": [Job(status="Failed", reason="WorkerLost (retry): a worker was killed")]}
+            ),
             visits=("Triage preparation", "Wait to prepare"),
         ),
         "preparation's task fails although its job completed": Path(
-            scenario=Scenario(input=LOCAL, tasks={"Prepare data": [Job(status="Completed", raised=True)]}), visits=("Triage preparation", "Train legs")
+            scenario=Scenario(input=LOCAL, tasks={"Prepare data": [Job(status="Completed", raised=True)]}),
+            visits=("Triage preparation", "Train legs"),
         ),
         "preparation comes back as Stopped at its time limit": Path(
             scenario=Scenario(input=LOCAL, tasks={"Prepare data": [Job(status="Stopped", raised=False, seconds=90_000)]}),
             visits=("Prepared?", "Triage preparation"),
         ),
-        "the announcement cannot be sent": Path(scenario=Scenario(input=LOCAL, tokens=True, tasks={"Announce": [Failure("SNS.Down")] * 9}), visits=("Done",)),
+        "the announcement cannot be sent": Path(
+            scenario=Scenario(input=LOCAL, tokens=True, tasks={"Announce": [Failure("SNS.Down")] * 9}), visits=("Done",)
+        ),
     }
 
 
@@ -129,12 +144,16 @@ def _refusals() -> dict[str, Path]:
         world.refuse = lambda call: ApiError("AccessDenied", "Access Denied", 403) if call.operation == "ListObjectsV2" else None
 
     return {
-        "several mistakes in the input": failed(Scenario(input={"recip": "x", "training": {"stepz": 1}}), "Refused", "recip", "stepz", avoids=("Train",)),
+        "several mistakes in the input": failed(
+            Scenario(input={"recip": "x", "training": {"stepz": 1}}), "Refused", "recip", "stepz", avoids=("Train",)
+        ),
         "an input that is no object": failed(Scenario(input=[1, 2]), "Refused", avoids=("Build image",)),
         "a source without objects": failed(Scenario(input=LOCAL, world=empty), "Refused", "data", avoids=("Prepare data",)),
         "no quota": failed(Scenario(input=LOCAL, world=poor), "Refused", "quota", avoids=("Prepare data",)),
         "too little money": failed(Scenario(input={"budget": {"max_usd": 1}}), "Refused", "budget.max_usd", avoids=("Prepare data",)),
-        "the run is active elsewhere": failed(Scenario(input={**LOCAL, "run_id": "mine"}, world=owned), "Refused", "is active", avoids=("Prepare data",)),
+        "the run is active elsewhere": failed(
+            Scenario(input={**LOCAL, "run_id": "mine"}, world=owned), "Refused", "is active", avoids=("Prepare data",)
+        ),
         "Admit may not list the source": failed(Scenario(input=LOCAL, world=forbidden), "Refused", "refused", avoids=("Prepare data",)),
     }
 
@@ -147,31 +166,49 @@ def _job_failures() -> dict[str, Path]:
     two = {**LOCAL, "legs": [{"name": "a"}, {"name": "b"}]}
     return {
         "the build fails with a sentence": failed(
-            Scenario(input=LOCAL, image=False, tasks={"Build image": [Build(status="FAILED", lines=lines)]}), "BaseImageMissing", "no base image"
+            Scenario(input=LOCAL, image=False, tasks={"Build image": [Build(status="FAILED", lines=lines)]}),
+            "BaseImageMissing",
+            "no base image",
         ),
         "the build fails without one": failed(
             Scenario(input=LOCAL, image=False, tasks={"Build image": [Build(status="FAILED")]}), "BuildFailed", "exit status 1"
         ),
         "the build is refused": failed(
-            Scenario(input=LOCAL, image=False, tasks={"Build image": [Failure("CodeBuild.InvalidInputException", "no")]}), "Unexpected", "Build image"
+            Scenario(input=LOCAL, image=False, tasks={"Build image": [Failure("CodeBuild.InvalidInputException", "no")]}),
+            "Unexpected",
+            "Build image",
         ),
         "preparation finds a corrupt file": failed(
-            Scenario(input=LOCAL, tasks={"Prepare data": [Job(status="Failed", reason="CorruptSource (stop): part-0 is no gzip")]}), "CorruptSource", "part-0"
+            Scenario(input=LOCAL, tasks={"Prepare data": [Job(status="Failed", reason="CorruptSource (stop): part-0 is no gzip")]}),
+            "CorruptSource",
+            "part-0",
         ),
         "preparation is stopped by hand": failed(
             Scenario(input=LOCAL, tasks={"Prepare data": [Job(status="Stopped", raised=False, seconds=60)]}), "StoppedByHand"
         ),
-        "a leg fails for good": failed(Scenario(input=LOCAL, tokens=True, tasks={"Train": [corrupt]}), "CorruptShard", "cut short", visits=("Leg failed",)),
+        "a leg fails for good": failed(
+            Scenario(input=LOCAL, tokens=True, tasks={"Train": [corrupt]}), "CorruptShard", "cut short", visits=("Leg failed",)
+        ),
         "one leg of two fails": failed(
             Scenario(input=two, tokens=True, tasks={"Train": [corrupt]}), "CorruptShard", "trained: b", visits=("Leg trained", "Leg failed")
         ),
-        "training is stopped by hand": failed(Scenario(input=LOCAL, tokens=True, tasks={"Train": [by_hand]}), "StoppedByHand", visits=("Leg failed",)),
-        "never any capacity": failed(Scenario(input=LOCAL, tokens=True, tasks={"Train": [never] * 99}), "NoCapacity", "tried", visits=("Wait",)),
+        "training is stopped by hand": failed(
+            Scenario(input=LOCAL, tokens=True, tasks={"Train": [by_hand]}), "StoppedByHand", visits=("Leg failed",)
+        ),
+        "never any capacity": failed(
+            Scenario(input=LOCAL, tokens=True, tasks={"Train": [never] * 99}), "NoCapacity", "tried", visits=("Wait",)
+        ),
         "attempts used up": failed(
-            Scenario(input=LOCAL, tokens=True, tasks={"Train": [Job(status="Failed", reason="InternalServerError")] * 9}), "ServiceFault", "max_attempts"
+            Scenario(input=LOCAL, tokens=True, tasks={"Train": [Job(status="Failed", reason="InternalServerError")] * 9}),
+            "ServiceFault",
+            "max_attempts",
         ),
         "the request is refused": failed(
-            Scenario(input=LOCAL, tokens=True, tasks={"Train": [Failure("SageMaker.AmazonSageMakerException", "ValidationException: no", seconds=1)]}),
+            Scenario(
+                input=LOCAL,
+                tokens=True,
+                tasks={"Train": [Failure("SageMaker.AmazonSageMakerException", "ValidationException: no", seconds=1)]},
+            ),
             "RequestRefused",
         ),
     }
@@ -184,16 +221,26 @@ def _lost_functions() -> dict[str, Path]:
     return {
         "Admit is lost": failed(Scenario(input=LOCAL, tasks={"Admit": [LOST]}), "Unexpected", "Admit", avoids=("Train",)),
         "Admit returns nothing": failed(Scenario(input=LOCAL, tasks={"Admit": [empty]}), "Unexpected", "Admit"),
-        "Triage is lost": failed(Scenario(input=LOCAL, tokens=True, tasks={"Train": [corrupt], "Triage": [LOST]}), "Unexpected", "Train legs"),
+        "Triage is lost": failed(
+            Scenario(input=LOCAL, tokens=True, tasks={"Train": [corrupt], "Triage": [LOST]}), "Unexpected", "Train legs"
+        ),
         "Triage of the preparation is lost": failed(
             Scenario(input=LOCAL, tasks={"Prepare data": [corrupt], "Triage preparation": [LOST]}), "Unexpected", "Prepare data"
         ),
-        "Report is lost": failed(Scenario(input=LOCAL, tokens=True, tasks={"Report": [LOST]}), "Unexpected", "Report", visits=("Report failure",)),
+        "Report is lost": failed(
+            Scenario(input=LOCAL, tokens=True, tasks={"Report": [LOST]}), "Unexpected", "Report", visits=("Report failure",)
+        ),
         "Explain is lost": failed(
-            Scenario(input=LOCAL, tokens=True, tasks={"Train": [corrupt], "Explain": [LOST]}), "Unexpected", "Train legs", "could not be explained"
+            Scenario(input=LOCAL, tokens=True, tasks={"Train": [corrupt], "Explain": [LOST]}),
+            "Unexpected",
+            "Train legs",
+            "could not be explained",
         ),
         "Explain and Report are lost": failed(
-            Scenario(input={"recip": 1}, tasks={"Explain": [LOST], "Report failure": [LOST]}), "Unexpected", "recip", visits=("Report failure",)
+            Scenario(input={"recip": 1}, tasks={"Explain": [LOST], "Report failure": [LOST]}),
+            "Unexpected",
+            "recip",
+            visits=("Report failure",),
         ),
         "the failure cannot be sent": failed(
             Scenario(input={"recip": 1}, tasks={"Notify": [Failure("SNS.Down")] * 9}), "Refused", "recip", visits=("Failed",)

@@ -64,6 +64,8 @@ class World:
     refuse: Callable[[ApiCall], ApiError | None] = lambda call: None
     """Injected errors."""
     calls: list[ApiCall] = field(default_factory=list)
+    missing: list[ApiCall] = field(default_factory=list)
+    """Reads that were answered with 404: S3 says so only to callers that may list the bucket."""
     wrong: list[str] = field(default_factory=list)
     """What the service models say against calls that were made."""
     role: str = ""
@@ -110,6 +112,8 @@ class World:
             status = 200
         except ApiError as error:
             parsed, status = {"Error": {"Code": error.code, "Message": error.message}}, error.status
+            if status == 404:
+                self.missing.append(call)
         return SimpleNamespace(status_code=status), parsed | {"ResponseMetadata": {"HTTPStatusCode": status}}
 
     # -- S3 ----------------------------------------------------------------------------------------------
@@ -141,7 +145,9 @@ class World:
     def _s3_ListObjectsV2(self, Bucket: str, Prefix: str = "", **_: Any) -> Json:
         found = sorted((key, body) for (bucket, key), body in self.objects.items() if bucket == Bucket and key.startswith(Prefix))
         contents = [{"Key": key, "Size": len(body), "ETag": _etag(body), "LastModified": START} for key, body in found]
-        return {"Contents": contents, "KeyCount": len(contents), "IsTruncated": False} if contents else {"KeyCount": 0, "IsTruncated": False}
+        return (
+            {"Contents": contents, "KeyCount": len(contents), "IsTruncated": False} if contents else {"KeyCount": 0, "IsTruncated": False}
+        )
 
     # -- the other services ------------------------------------------------------------------------------
 
@@ -149,7 +155,9 @@ class World:
         missing = [image["imageTag"] for image in imageIds if image["imageTag"] not in self.image_tags]
         if missing:
             raise ApiError("ImageNotFoundException", f"no image {missing}")
-        return {"imageDetails": [{"imageDigest": self.image_tags[image["imageTag"]], "imageTags": [image["imageTag"]]} for image in imageIds]}
+        return {
+            "imageDetails": [{"imageDigest": self.image_tags[image["imageTag"]], "imageTags": [image["imageTag"]]} for image in imageIds]
+        }
 
     def _service_quotas_ListServiceQuotas(self, **_: Any) -> Json:
         return {"Quotas": [{"QuotaName": name, "QuotaCode": "L-00000000", "Value": value} for name, value in self.quotas.items()]}
