@@ -90,8 +90,8 @@ class BuildRun:
         for phase in phases_to_run(spec):
             if result != "SUCCEEDED" and not (phase == "post_build" and self._failed_in == "BUILD"):
                 continue  # as on AWS: post_build follows a failed build phase, and nothing follows the other failures
-            environment["CODEBUILD_BUILD_SUCCEEDING"] = "1" if result == "SUCCEEDED" else "0"
-            outcome = self._run_phase(spec, phase, environment, state, stream)
+            script = phase_script(spec, phase, state, succeeding=result == "SUCCEEDED")
+            outcome = self._run_phase(phase, script, environment, stream)
             if outcome != "SUCCEEDED":
                 result, self._failed_in = outcome, phase.upper()
             if outcome in ("STOPPED", "TIMED_OUT"):
@@ -158,14 +158,14 @@ class BuildRun:
         text = str(self._client("secretsmanager").get_secret_value(SecretId=name)["SecretString"])
         return str(json.loads(text)[key]) if key else text
 
-    def _run_phase(self, spec: Buildspec, phase: str, environment: dict[str, str], state: Path, stream: LogStream) -> str:
+    def _run_phase(self, phase: str, content: str, environment: dict[str, str], stream: LogStream) -> str:
         name, begun = phase.upper(), now()
         self.build["currentPhase"] = name
         stream.write(f"[Container] Entering phase {name}")
         if self.stop_requested.is_set():
             return "STOPPED"
         script = self.folder / f"{phase}.sh"
-        script.write_text(phase_script(spec, phase, state))
+        script.write_text(content)
         bash = Host(
             name=phase, folder=self.folder, ml=self.source, command=("bash", str(script)), environment=environment, on_line=stream.write
         )

@@ -60,10 +60,11 @@ def phases_to_run(spec: Buildspec) -> Iterator[str]:
     return (name for name in PHASES if spec.commands[name] or spec.finally_[name])
 
 
-def phase_script(spec: Buildspec, phase: str, state: Path) -> str:
+def phase_script(spec: Buildspec, phase: str, state: Path, *, succeeding: bool = True) -> str:
     """Bash that runs one phase: stops at the first failing command, runs ``finally``, and leaves environment and folder in ``state``."""
     lines = [
         f"if [ -s {_quote(state)} ]; then . {_quote(state)}; fi",
+        f"export CODEBUILD_BUILD_SUCCEEDING={int(succeeding)}",
         f"""leave() {{ code=$?; {{ export -p; printf 'cd %q\\n' "$PWD"; }} > {_quote(state)}; exit "$code"; }}""",
         "trap leave EXIT",
     ]

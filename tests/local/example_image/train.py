@@ -22,7 +22,7 @@ seen = {
     "tokens": tokens,
     "before": before,
     "host": socket.gethostname(),
-    "folder": os.getcwd(),
+    "folder": str(Path.cwd()),
     "addresses": [socket.gethostbyname(name) for name in hosts],
     "pid": os.getpid(),
     "ambient": sorted(name for name in os.environ if name.startswith("AWS_")),

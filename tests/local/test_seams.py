@@ -1,0 +1,53 @@
+"""ministack's private names: an upgrade that moves one must fail here, in one place."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from infra.local import seams
+
+PYTHON = Path(__file__).parents[2] / ".venv-aws/bin/python"
+
+
+def check(change: str = "pass") -> dict[str, object]:
+    script = f"from infra.local import seams; {change}; raise SystemExit(seams.main())"
+    result = subprocess.run([PYTHON, "-c", script], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    found: dict[str, object] = json.loads(result.stdout)
+    assert result.returncode == (1 if found["problems"] else 0)
+    return found
+
+
+def test_every_patched_name_is_in_the_installed_ministack_with_its_parameters() -> None:
+    assert check() == {"version": seams.MINISTACK_VERSION, "problems": []}
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ('seams.TABLE["ministack.app"]["_moved"] = None', "ministack.app._moved is gone"),
+        ('seams.MINISTACK_VERSION = "1.5.34"', "ministack is 1.5.33, the seams were checked against 1.5.34"),
+        (
+            'seams.TABLE["ministack.services.stepfunctions"]["_scaled_sleep"] = ("seconds", "scale")',
+            "ministack.services.stepfunctions._scaled_sleep takes ('seconds',), the seams expect ('seconds', 'scale')",
+        ),
+    ],
+)
+def test_a_difference_is_named(change: str, problem: str) -> None:
+    assert check(change)["problems"] == [problem]
+
+
+def test_a_name_outside_the_table_is_refused() -> None:
+    script = "from infra.local import seams; seams.private('stepfunctions', '_tags')"
+    result = subprocess.run([PYTHON, "-c", script], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert "stepfunctions._tags is not in infra/local/seams.py's table; add it there so that upgrades are checked" in result.stderr
+
+
+def test_only_the_seams_module_imports_private_ministack_names() -> None:
+    for path in (Path(__file__).parents[2] / "infra/local").glob("*.py"):
+        if path.name != "seams.py":
+            assert "from ministack" not in path.read_text(), path
+            assert "ministack.services" not in path.read_text(), path
