@@ -6,7 +6,6 @@ Nothing is created before the last check has passed; then the run's lock and run
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import json
 import re
 from dataclasses import dataclass
@@ -14,20 +13,17 @@ from typing import Any
 
 from data_prep.failure import JobFailure
 from data_prep.sources import Identified, identify, resolve_uris
-from data_prep.strict import Json, Problem, SpecError, to_json
-from infra import run_lock
-from infra.attempts import MIN_USEFUL_SECONDS, Limits, Source, first_attempt, write_attempt
+from data_prep.strict import Json, Problem, SpecError
+from infra import admission_checks as checks
+from infra import plan, run_lock
+from infra.continued import continued
 from infra.deployment import Deployment
-from infra.estimate import Estimate, LegEstimate, PriceOf, estimate, source_type
-from infra.job_requests import job_name, prepare_request, training_request
+from infra.estimate import Estimate, estimate
+from infra.job_requests import needs_hugging_face
 from infra.layout import RunLayout, index_key, tokens_prefix, uri
-from infra.quotas import Use, Want, table
-from infra.run_spec import Leg, RunSpec, as_input, resolve
-
-# Text is about 4 bytes a token and a shard holds 4 bytes a token, so shards are about as large as the plain text;
-# sources are mostly compressed, about 3 to 1.
-SHARD_BYTES_PER_SOURCE_BYTE = 3
-CAPACITY_WAIT_SECONDS = 3600  # pauses on one capacity source before the next: freed instances show up within minutes or not today
+from infra.prices import PriceOf, price_reader
+from infra.quotas import Line, table
+from infra.run_spec import RunSpec, as_input, resolve
 
 
 class Refused(JobFailure):
@@ -38,13 +34,14 @@ class Refused(JobFailure):
         super().__init__("; ".join(f"({n}) {p}" for n, p in enumerate(problems, 1)) if len(problems) > 1 else str(problems[0]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Execution:
     """The execution that asks."""
 
     arn: str
     name: str
     started: str
+    """ISO 8601."""
 
     @property
     def region(self) -> str:
@@ -52,26 +49,41 @@ class Execution:
         return self.arn.split(":")[3]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Clients:
-    """AWS clients of Admit."""
+    """AWS clients of Admit, and what they are asked once."""
 
     s3: Any
     ecr: Any
     states: Any
     sagemaker: Any
     quotas: Any
+    secrets: Any
     price: PriceOf
 
     @classmethod
     def from_boto3(cls, region: str) -> Clients:
         """Clients of the function's own region and role."""
         import boto3
+        from botocore.config import Config
 
-        from infra.prices import on_demand_usd_per_hour
+        # The price list answers in a few regions only, and an estimate is not worth a long wait.
+        quick = Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 2})
+        pricing_region = "cn-northwest-1" if region.startswith("cn-") else "us-east-1"
+        return cls(
+            s3=boto3.client("s3"),
+            ecr=boto3.client("ecr"),
+            states=boto3.client("stepfunctions"),
+            sagemaker=boto3.client("sagemaker"),
+            quotas=boto3.client("service-quotas"),
+            secrets=boto3.client("secretsmanager"),
+            price=price_reader(boto3.client("pricing", region_name=pricing_region, config=quick), region),
+        )
 
-        s3, ecr, states, sagemaker, quotas = (boto3.client(name) for name in ("s3", "ecr", "stepfunctions", "sagemaker", "service-quotas"))
-        return cls(s3, ecr, states, sagemaker, quotas, lambda use, instance_type: on_demand_usd_per_hour(instance_type, region))
+    def instance_types(self, use: str) -> list[str]:
+        """SageMaker's own list of types: ``use`` is Training or Processing."""
+        shape = self.sagemaker.meta.service_model.shape_for(f"{use}InstanceType")
+        return list(shape.enum)
 
 
 def run_id_of(spec: RunSpec, execution: Execution) -> str:
@@ -80,36 +92,37 @@ def run_id_of(spec: RunSpec, execution: Execution) -> str:
         return spec.run_id
     name = execution.name
     if spec.schedule is not None:
-        name = f"{spec.schedule.name}-{re.sub(r'[^0-9T]', '', spec.schedule.time[:16])}"
+        minute = "" if spec.schedule.resume == "latest" else re.sub(r"[^0-9T]", "", spec.schedule.time[:16])
+        name = f"{spec.schedule.name}-{minute}"
     return re.sub(r"[^a-zA-Z0-9]+", "-", name).strip("-")[:80].rstrip("-")
 
 
 def admit(value: object, execution: Execution, deployment: Deployment, clients: Clients) -> Json:
-    """The plan.
+    """The plan; ``{"run_id", "skipped": reason}`` when a schedule's earlier firing still runs and this one gives way.
 
     Raises:
         Refused: with every reason that could be found.
     """
-    try:
-        spec = resolve(value, default_recipe=deployment.default_recipe)
-    except SpecError as error:
-        raise Refused(error.problems) from None
-    spec = dataclasses.replace(spec, data=resolve_uris(spec.data, deployment.bucket))
+    spec = _resolved(value, deployment)
+    layout = RunLayout(run_id_of(spec, execution))
+    if spec.schedule is not None and spec.schedule.concurrency == "skip":
+        # The schedule itself is locked like a run of its name, so that firings give way whatever run they would make.
+        reason = _taken(clients, deployment, RunLayout(spec.schedule.name), execution)
+        if reason is not None:
+            return {"run_id": layout.run_id, "skipped": reason}
+    before = continued(spec, layout, clients.s3, deployment.bucket)
+    spec = before.spec
     problems: list[Problem] = []
     source = _identify(spec, deployment, clients, problems)
+    problems.extend(before.problems(source.fingerprint if source else None))
     prepared = source is not None and _exists(clients.s3, deployment.bucket, index_key(source.fingerprint))
-    lines = table(wants(spec, prepared=prepared), clients.quotas, clients.sagemaker)
-    problems.extend(Problem(line.want.path, line.message(execution.region)) for line in lines if not line.enough)
-    costs = estimate(spec, clients.price, prepared=prepared)
-    problems.extend(_budget_problems(spec, costs))
+    costs = estimate(spec, clients.price, prepared=prepared, done_steps=before.done_steps)
+    lines, token = _checked(spec, costs, deployment, clients, execution, problems, prepared=prepared)
     if problems or source is None:
         raise Refused(tuple(problems))
-    layout = RunLayout(run_id_of(spec, execution))
-    try:
-        run_lock.acquire(clients.s3, clients.states, deployment.bucket, layout, execution.arn)
-    except run_lock.RunIsActive as active:
-        raise Refused((Problem("run_id", str(active)),)) from None
-    tokens_uri = uri(deployment.bucket, tokens_prefix(source.fingerprint))
+    if (reason := _taken(clients, deployment, layout, execution)) is not None:
+        raise Refused((Problem("run_id", reason),))
+    tokens = {"fingerprint": source.fingerprint, "uri": uri(deployment.bucket, tokens_prefix(source.fingerprint))}
     admitted = {
         "execution_arn": execution.arn,
         "time": execution.started,
@@ -117,155 +130,87 @@ def admit(value: object, execution: Execution, deployment: Deployment, clients: 
         "quotas": [line.row(execution.region) for line in lines],
         "source": {"uri": source.listing.uri, "objects": len(source.listing.objects), "bytes": source.listing.total_bytes},
     }
-    content = as_input(spec) | {
-        "run_id": layout.run_id,
-        "tokens": {"fingerprint": source.fingerprint, "uri": tokens_uri},
-        "image": {"tag": deployment.image_tag},
-        "admitted": admitted,
-    }
+    content = as_input(spec) | {"run_id": layout.run_id, "tokens": tokens, "image": {"tag": deployment.image_tag}, "admitted": admitted}
     body = json.dumps(content, indent=1).encode()
     clients.s3.put_object(Bucket=deployment.bucket, Key=layout.run_json, Body=body, ContentType="application/json")
+    planner = plan.Planner(
+        spec=spec,
+        layout=layout,
+        deployment=deployment,
+        price=clients.price,
+        execution_arn=execution.arn,
+        tokens_uri=tokens["uri"],
+        source_bytes=source.listing.total_bytes,
+        token=token,
+    )
     return {
         "run_id": layout.run_id,
         "run_uri": uri(deployment.bucket, layout.prefix),
         "recipe": spec.recipe,
         "admitted": admitted,
-        "image": _image(clients.ecr, deployment),
-        "tokens": content["tokens"] | {"exist": prepared},
-        "prepare": _prepare(spec, layout, deployment, clients.price, execution),
-        "legs": [
-            _leg(spec, leg, cost, layout, deployment, clients.price, execution, tokens_uri, source.listing.total_bytes)
-            for leg, cost in zip(spec.legs, costs.legs, strict=True)
-        ],
+        "image": plan.image(clients.ecr, deployment),
+        "tokens": tokens | {"exist": prepared},
+        "prepare": planner.prepare(),
+        "legs": [planner.leg(leg, cost) for leg, cost in zip(spec.legs, costs.legs, strict=True)],
     }
 
 
-def _identify(spec: RunSpec, deployment: Deployment, clients: Clients, problems: list[Problem]) -> Identified | None:
-    """The source and the data fingerprint, or a problem."""
-    data = spec.data
-    for path, value in (("data.source", data.source), ("data.tokenizer.uri", data.tokenizer.uri or "")):
-        if value.startswith(("/", "./", "file://")):
-            problems.append(
-                Problem(path, f'"{value}" is a folder of one machine; upload it to s3://{deployment.bucket}/source/ and name that')
-            )
-    if problems:
-        return None
+def _resolved(value: object, deployment: Deployment) -> RunSpec:
     try:
-        return identify(data, clients.s3)
+        spec = resolve(value, default_recipe=deployment.default_recipe)
+    except SpecError as error:
+        raise Refused(error.problems) from None
+    problems = tuple(checks.local_path_problems(spec.data, deployment.bucket))
+    if problems:
+        raise Refused(problems)
+    return dataclasses.replace(spec, data=resolve_uris(spec.data, deployment.bucket))
+
+
+def _identify(spec: RunSpec, deployment: Deployment, clients: Clients, problems: list[Problem]) -> Identified | None:
+    try:
+        return identify(spec.data, clients.s3)
     except JobFailure as failure:
         problems.append(Problem("data", failure.sentence))
         return None
 
 
-def wants(spec: RunSpec, *, prepared: bool) -> list[Want]:
-    """The instances that the run's jobs need."""
-    found: list[Want] = []
-    if not prepared:
-        found.append(
-            Want(path="data.instance_count", use="processing job", instance_type=spec.data.instance_type, count=spec.data.instance_count)
-        )
-    for source in spec.compute.capacity:
-        if source.kind == "training_plan":
-            continue  # reserved instances are outside the quotas
-        use: Use = "spot training job" if source.kind == "spot" else "training job"
-        instance_type = source_type(spec, source)
-        found.append(Want(path="compute.instance_count", use=use, instance_type=instance_type, count=spec.compute.instance_count))
-        if spec.compute.keep_alive_seconds and source.kind == "on_demand":
-            pool = Want(
-                path="compute.keep_alive_seconds", use="training warm pool", instance_type=instance_type, count=spec.compute.instance_count
-            )
-            found.append(pool)
-    return found
-
-
-def _budget_problems(spec: RunSpec, costs: Estimate) -> list[Problem]:
-    if costs.usd is None:
-        kinds = sorted({spec.data.instance_type, *(source_type(spec, source) for source in spec.compute.capacity)})
-        return [
-            Problem(
-                "budget.max_usd",
-                f"no price is known for one of {', '.join(kinds)}, so the budget cannot be kept; add it to infra/prices.py",
-            )
-        ]
-    if costs.usd > spec.budget.max_usd:
-        shown = ", ".join(
-            f"{leg.name} {leg.seconds / 3600:.1f} h ${leg.usd:,.2f}" for leg in costs.legs if leg.seconds and leg.usd is not None
-        )
-        message = (
-            f"{spec.budget.max_usd:g} is less than the ${costs.usd:,.2f} that this run is estimated to cost ({shown}; "
-            f"preparation ${costs.prepare_max_usd or 0:,.2f} at most); raise it, or train fewer steps"
-        )
-        return [Problem("budget.max_usd", message)]
-    return []
-
-
-def _image(ecr: Any, deployment: Deployment) -> Json:
-    """Digests of the two images when both tags exist."""
-    tags = {name: f"{name}-{deployment.image_tag}" for name in ("data_prep", "training")}
-    found: Json = {"tag": deployment.image_tag, "exists": False}
-    for name, tag in tags.items():
-        try:
-            details = ecr.describe_images(repositoryName=deployment.repository, imageIds=[{"imageTag": tag}])["imageDetails"]
-        except ecr.exceptions.ImageNotFoundException:
-            details = []
-        if not details:
-            return {"tag": deployment.image_tag, "exists": False}
-        found[name] = f"{deployment.repository_uri}@{details[0]['imageDigest']}"
-    return found | {"exists": True}
-
-
-def _prepare(spec: RunSpec, layout: RunLayout, deployment: Deployment, price: PriceOf, execution: Execution) -> Json:
-    per_instance = price("processing", spec.data.instance_type)
-    per_hour = None if per_instance is None else per_instance * spec.data.instance_count
-    source = Source(kind="on_demand", instance_type=spec.data.instance_type, usd_per_hour=per_hour)
-    limits = Limits(
-        max_attempts=spec.compute.max_attempts,
-        max_runtime_seconds=spec.data.max_runtime_seconds,
-        max_usd=None,
-        max_wait_seconds=CAPACITY_WAIT_SECONDS,
-    )
-    return {
-        "job": job_name("prepare", layout.run_id, execution.arn),
-        "request": prepare_request(spec, layout, deployment),
-        "limits": to_json(limits),
-        "sources": [to_json(source)],
-        "attempt": write_attempt(first_attempt(limits, (source,))),
-    }
-
-
-def _leg(
+def _checked(
     spec: RunSpec,
-    leg: Leg,
-    cost: LegEstimate,
-    layout: RunLayout,
+    costs: Estimate,
     deployment: Deployment,
-    price: PriceOf,
+    clients: Clients,
     execution: Execution,
-    tokens_uri: str,
-    source_bytes: int,
-) -> Json:
-    compute = spec.compute
-    sources = []
-    for source in compute.capacity:
-        per_instance = price("training", source_type(spec, source))
-        per_hour = None if per_instance is None else per_instance * compute.instance_count
-        sources.append(Source(kind=source.kind, instance_type=source_type(spec, source), usd_per_hour=per_hour))
-    limits = Limits(
-        max_attempts=compute.max_attempts,
-        max_runtime_seconds=compute.max_runtime_seconds,
-        max_usd=cost.max_usd,
-        max_wait_seconds=CAPACITY_WAIT_SECONDS,
-        min_runtime_seconds=MIN_USEFUL_SECONDS,
+    problems: list[Problem],
+    *,
+    prepared: bool,
+) -> tuple[list[Line], bool]:
+    """Run every check; returns the quota table and whether the Hugging Face token is set."""
+    token = needs_hugging_face(spec.data) and checks.secret_has_value(clients.secrets, deployment.secret_arn)
+    types = list(checks.type_problems(spec, clients.instance_types("Training"), clients.instance_types("Processing")))
+    problems.extend(types)
+    problems.extend(checks.device_problems(spec))
+    if not prepared:
+        problems.extend(checks.secret_problems(spec.data, deployment.secret_arn, has_value=token))
+    problems.extend(checks.training_plan_problems(spec, clients.sagemaker))
+    unknown = {problem.path for problem in types}
+    lines = table(checks.wants(spec, prepared=prepared), clients.quotas, clients.sagemaker)
+    # A type that SageMaker does not have for this use has no quota either: one sentence about it is enough.
+    problems.extend(
+        Problem(line.want.path, line.message(execution.region))
+        for line in lines
+        if not line.enough and not (unknown and line.limit is None)
     )
-    tokens_bytes = source_bytes * SHARD_BYTES_PER_SOURCE_BYTE
-    return {
-        "name": leg.name,
-        "job": job_name(leg.name, layout.run_id, execution.arn),
-        "requests": [training_request(spec, leg, source, layout, deployment, tokens_uri, tokens_bytes) for source in compute.capacity],
-        "sources": [to_json(source) for source in sources],
-        "limits": to_json(limits),
-        "attempt": write_attempt(first_attempt(limits, tuple(sources))),
-    }
+    problems.extend(checks.budget_problems(spec, costs))
+    return lines, token
+
+
+def _taken(clients: Clients, deployment: Deployment, layout: RunLayout, execution: Execution) -> str | None:
+    """Take the lock; returns who holds it when that fails."""
+    try:
+        run_lock.acquire(clients.s3, clients.states, deployment.bucket, layout, execution.arn)
+    except run_lock.RunIsActive as active:
+        return str(active)
+    return None
 
 
 def _exists(s3: Any, bucket: str, key: str) -> bool:
@@ -276,9 +221,3 @@ def _exists(s3: Any, bucket: str, key: str) -> bool:
             return False
         raise
     return True
-
-
-def execution_of(event: Json) -> Execution:
-    """The execution part of Admit's event."""
-    started = event["execution"].get("started") or datetime.datetime.now(datetime.UTC).isoformat()
-    return Execution(arn=event["execution"]["arn"], name=event["execution"]["name"], started=str(started))

@@ -118,7 +118,7 @@ def _build(build: Json, clients: Clients) -> Json:
     ]
     status = build.get("BuildStatus", "FAILED")
     sentence = f"the build ended {status}: {'; '.join(messages)[:600] or 'its log says more'}"
-    return explanation(stage="Build image", name="BuildFailed", sentence=sentence, retry="stop", log_group=group, log_stream=stream)
+    return explanation(stage="Build image", name="ImageBuildFailed", sentence=sentence, retry="stop", log_group=group, log_stream=stream)
 
 
 def _log_group(stage: str) -> str | None:

@@ -21,6 +21,8 @@ STALE_UPLOAD_DAYS = 7  # a multipart upload that nobody finished in a week is ga
 OLD_VERSION_DAYS = 30  # time to notice a wrong delete or overwrite
 JOB_OUTPUT_DAYS = 30  # output.tar.gz that SageMaker uploads by itself; everything of worth lies under runs/
 ACCESS_LOG_DAYS = 365
+ALERTING_SERVICES = ("cloudwatch.amazonaws.com", "budgets.amazonaws.com")
+"""Services that publish alarms to the topic."""
 KEPT_IMAGES = 40  # two per build context: twenty contexts to go back to
 
 
@@ -44,6 +46,16 @@ class FoundationStack(cdk.Stack):
         )
         self.secret.apply_removal_policy(self.removal)
         self.topic = sns.Topic(self, "Notifications", display_name="Pre-training", master_key=self.key, enforce_ssl=True)
+        # CDK's TLS-only statement replaces SNS's default policy, which had let the account's alarms publish.
+        for service in ALERTING_SERVICES:
+            self.topic.add_to_resource_policy(
+                iam.PolicyStatement(
+                    actions=["sns:Publish"],
+                    principals=[iam.ServicePrincipal(service)],
+                    resources=[self.topic.topic_arn],
+                    conditions={"StringEquals": {"aws:SourceAccount": self.account}},
+                )
+            )
         self.shared = Shared(bucket=self.bucket, key=self.key, images=self.images, cache=self.cache, secret_arn=self.secret.ref)
         cdk.CfnOutput(self, "BucketName", value=self.bucket.bucket_name)
         cdk.CfnOutput(self, "KeyArn", value=self.key.key_arn)
@@ -58,12 +70,12 @@ class FoundationStack(cdk.Stack):
             enable_key_rotation=True,
             removal_policy=self.removal,
         )
-        # Alarms publish to the encrypted topic in CloudWatch's own name.
+        # Alarms and budgets publish to the encrypted topic in their services' own names.
         key.add_to_resource_policy(
             iam.PolicyStatement(
                 actions=["kms:Decrypt", "kms:GenerateDataKey*"],
                 resources=["*"],  # in a key policy this means the key itself
-                principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],
+                principals=[iam.ServicePrincipal(service) for service in ALERTING_SERVICES],
                 conditions={"StringEquals": {"aws:SourceAccount": self.account}},
             )
         )

@@ -49,7 +49,7 @@ class ImageBuild(Construct):
         self.project = codebuild.Project(
             self,
             "Project",
-            role=role,
+            role=role.without_policy_updates(),
             encryption_key=shared.key,
             timeout=cdk.Duration.hours(BUILD_HOURS),
             description="Builds data_prep and training images of one build context",

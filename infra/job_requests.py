@@ -43,11 +43,11 @@ def job_name(stage: str, run_id: str, execution: str) -> str:
     return f"{words[:room].strip('-')}-{digest}"
 
 
-def prepare_request(spec: RunSpec, layout: RunLayout, deployment: Deployment) -> Json:
-    """CreateProcessingJob without job name and image."""
+def prepare_request(spec: RunSpec, layout: RunLayout, deployment: Deployment, *, token: bool) -> Json:
+    """CreateProcessingJob without job name and image. ``token``: a Hugging Face token is set; the job gets its secret's ARN."""
     data = spec.data
     environment = {"PYTHONUNBUFFERED": "1"}
-    if needs_hugging_face(data):
+    if token and needs_hugging_face(data):
         environment[HUGGING_FACE_ENV] = deployment.secret_arn
     return {
         "RoleArn": deployment.prepare_role_arn,

@@ -82,7 +82,7 @@ class PipelineStack(cdk.Stack):
                 "Topic": foundation.topic.topic_arn,
                 "Runbook": settings.runbook_url,
             },
-            role=role,
+            role=role.without_policy_updates(),
             tracing_enabled=True,
             logs=sfn.LogOptions(destination=log_group, level=sfn.LogLevel.ALL, include_execution_data=True),
         )

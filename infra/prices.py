@@ -1,11 +1,29 @@
-"""On-demand prices of SageMaker instances, dated, for when the Pricing API cannot be read."""
+"""What an instance costs for an hour: the Pricing API, else a dated table.
+
+The price list has one product for each use of a type (training, processing); both are asked for by the
+``usagetype`` that SageMaker bills, such as ``USW2-Train:ml.p5.48xlarge``.
+"""
 
 from __future__ import annotations
 
-AS_OF = "2026-11-22"
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
 
-# US dollars per instance and hour in the regions of the United States with the lowest list price. Where another
-# region costs more, the Pricing API says so; this table is the fallback and is rounded up rather than down.
+from data_prep.strict import Json
+
+AS_OF = "2026-11-22"
+PRICING_REGION = {"cn": "cn-northwest-1"}
+"""The Pricing API answers in a few regions only, us-east-1 among them."""
+USAGE = {"training": "Train:", "processing": "Processing:"}
+
+PriceOf = Callable[[str, str], float | None]
+"""(use, instance type) -> US dollars of one instance for an hour, None when no price is known."""
+
+# US dollars per instance and hour, on demand, in the cheapest regions of the United States, rounded up. ml.p5.48xlarge:
+# us-west-2, 2026. The others are EC2's list prices with SageMaker's usual surcharge, from memory of the public price
+# pages, so they are good for refusing a run that is far above its budget and no more; the Pricing API comes first.
 USD_PER_HOUR: dict[str, float] = {
     "ml.c7i.large": 0.11, "ml.c7i.xlarge": 0.22, "ml.c7i.2xlarge": 0.43, "ml.c7i.4xlarge": 0.86, "ml.c7i.8xlarge": 1.72,
     "ml.c7i.16xlarge": 3.43, "ml.c7i.24xlarge": 5.15, "ml.c7i.48xlarge": 10.29,
@@ -20,5 +38,44 @@ USD_PER_HOUR: dict[str, float] = {
 
 
 def on_demand_usd_per_hour(instance_type: str, region: str) -> float | None:
-    """Price of one instance for an hour from the dated table, or None for a type that is not in it."""
+    """Price of one instance for an hour from the dated table (one for all regions), or None for a type that is not in it."""
     return USD_PER_HOUR.get(instance_type)
+
+
+def price_reader(pricing: Any, region: str) -> PriceOf:
+    """Prices in ``region``, asked for once each; whatever goes wrong with the API, the table answers."""
+
+    @functools.cache
+    def price(use: str, instance_type: str) -> float | None:
+        try:
+            listed = listed_usd_per_hour(pricing, region, use, instance_type)
+        except Exception as error:  # no network, no permission, a changed format: an estimate must not stop a run
+            print(json.dumps({"message": "the Pricing API could not be read; the dated table answers", "error": str(error)[:300]}))
+            listed = None
+        return listed if listed is not None else on_demand_usd_per_hour(instance_type, region)
+
+    return price
+
+
+def listed_usd_per_hour(pricing: Any, region: str, use: str, instance_type: str) -> float | None:
+    """The Pricing API's on-demand price, or None when it lists no such product."""
+    filters = [
+        {"Type": "TERM_MATCH", "Field": "regionCode", "Value": region},
+        {"Type": "TERM_MATCH", "Field": "instanceName", "Value": instance_type},
+    ]
+    for page in pricing.get_paginator("get_products").paginate(ServiceCode="AmazonSageMaker", Filters=filters):
+        for text in page["PriceList"]:
+            product = json.loads(text) if isinstance(text, str) else text
+            usage_type = str(product["product"]["attributes"].get("usagetype", ""))
+            if usage_type.endswith(f"{USAGE[use]}{instance_type}") and "Spot" not in usage_type:
+                return _hourly(product)
+    return None
+
+
+def _hourly(product: Json) -> float | None:
+    for term in product.get("terms", {}).get("OnDemand", {}).values():
+        for dimension in term.get("priceDimensions", {}).values():
+            usd = dimension.get("pricePerUnit", {}).get("USD")
+            if usd is not None and float(usd) > 0 and str(dimension.get("unit", "")).lower().startswith(("hr", "hour")):
+                return float(usd)
+    return None

@@ -95,6 +95,7 @@ def admit_role(scope: Construct, shared: Shared, log_group_arn: str) -> iam.Role
             allow("servicequotas:ListServiceQuotas", "servicequotas:ListAWSDefaultServiceQuotas", on="*"),
             allow("sagemaker:ListTrainingJobs", "sagemaker:ListProcessingJobs", "pricing:GetProducts", on="*"),
             allow("sagemaker:DescribeTrainingJob", on=_arn(scope, "sagemaker", "training-job", "*")),  # whoever's jobs use up the quota
+            allow("sagemaker:DescribeTrainingPlan", on=_arn(scope, "sagemaker", "training-plan", "*")),  # the input names the plan
             allow("sagemaker:DescribeProcessingJob", on=_arn(scope, "sagemaker", "processing-job", "*")),
             # Executions of this deployment's machine; its name is generated after this role (same stack).
             allow("states:DescribeExecution", on=_arn(scope, "states", "execution", "*", colon=True)),
@@ -125,8 +126,9 @@ def report_role(scope: Construct, shared: Shared, log_group_arn: str) -> iam.Rol
         scope,
         "ReportRole",
         [
-            allow("s3:ListBucket", on=shared.bucket.bucket_arn, when={"StringLike": {"s3:prefix": [f"{RUNS_PREFIX}*"]}}),
-            allow("s3:GetObject", on=_objects(shared, RUNS_PREFIX)),
+            # No prefix condition: S3 answers "no such key" only to callers who may list without one, else "access denied".
+            allow("s3:ListBucket", on=shared.bucket.bucket_arn),
+            allow("s3:GetObject", on=[*_objects(shared, RUNS_PREFIX), shared.bucket.arn_for_objects(f"{TOKENS_PREFIX}*/index.json")]),
             allow("s3:PutObject", on=[shared.bucket.arn_for_objects(f"{RUNS_PREFIX}*/report.{kind}") for kind in ("html", "json")]),
             _use_key_through_s3(scope, shared, "kms:Decrypt", "kms:GenerateDataKey"),
         ],

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from data_prep.spec import DataSpec
-from data_prep.strict import Bounds, Json, Pattern, Problem, SpecError, json_schema, merge, one_or_more, parse, suggestion, to_json
+from data_prep.strict import Bounds, Json, Pattern, Problem, SpecError, json_schema, one_or_more, parse, suggestion, to_json
 from training.recipes import RECIPES, REFERENCE_ABLATION
 from training.spec import TrainingSpec, cluster_problems
 
@@ -65,11 +65,13 @@ class ComputeSpec:
     capacity: Annotated[tuple[CapacitySource, ...], Bounds(1, 8)] = (CapacitySource(),)
     """Sources in the order they are tried."""
     max_attempts: Annotated[int, Bounds(1, 50)] = 3
-    """Training jobs of one leg, first one included; each resumes from the last checkpoint."""
+    """Training jobs of one leg that had instances, first one included; each resumes from the last checkpoint."""
+    max_capacity_wait_seconds: Annotated[int, Bounds(0, 604_800)] = 3600
+    """Pauses between requests on one capacity source, together, before the next source is tried."""
     keep_alive_seconds: Annotated[int, Bounds(0, 21_600)] = 0
     """Keep instances warm between legs; counts against the warm-pool quota and is billed."""
     encrypt_inter_container_traffic: bool = False
-    """Encrypt between hosts (SageMaker documents longer training times for it; EFA traffic on p5 is encrypted anyway)."""
+    """Encrypt between hosts. SageMaker documents longer, and so dearer, training for it; it concerns jobs on several hosts only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,16 @@ class Schedule:
     """The schedule's name."""
     time: str
     """The scheduled time, ISO 8601 in UTC."""
+    concurrency: Literal["skip", "allow"] = "skip"
+    """What a firing does while the previous one still runs: end at once, or run beside it."""
+    resume: Literal["new", "latest"] = "new"
+    """``new``: a run of its own, named after schedule and minute. ``latest``: the run named after the schedule goes on for
+    ``training.steps`` more steps; what an earlier firing left unfinished is finished first."""
+
+    def check(self) -> Iterator[Problem]:
+        """One run cannot be executed twice at the same time."""
+        if self.resume == "latest" and self.concurrency == "allow":
+            yield Problem("concurrency", 'resume=latest continues one run, which cannot run beside itself; use concurrency="skip"')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +173,25 @@ class RunInput:
             yield Problem("legs", f'"ablation": "{self.ablation}" brings its own legs; give one of the two')
 
 
+EXCLUSIVE: dict[str, tuple[frozenset[str], ...]] = {
+    "training": (frozenset({"steps", "tokens"}),),
+    "data.tokenizer": (frozenset({"uri", "train"}),),
+}
+"""Settings of which exactly one is given: an input that gives one takes the place of the recipe's other."""
+
+
+def overlay(base: Json, changes: Mapping[str, Any], path: str) -> Json:
+    """``changes`` laid over ``base``, object by object; ``path`` is where both lie in the input."""
+    result = dict(base)
+    for group in EXCLUSIVE.get(path, ()):
+        if any(changes.get(name) is not None for name in group):
+            result = {key: value for key, value in result.items() if key not in group}
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = overlay(dict(old), value, f"{path}.{key}") if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
 def resolve(value: object, *, default_recipe: str, recipes: Mapping[str, Json] = RECIPES) -> RunSpec:
     """The RunSpec that an execution's input means.
 
@@ -176,13 +207,15 @@ def resolve(value: object, *, default_recipe: str, recipes: Mapping[str, Json] =
         problems.append(Problem("recipe", f'there is no recipe "{name}"{suggestion(name, recipes)}'))
         raise SpecError(problems)
     recipe = recipes[name]
-    section = {key: merge(recipe.get(key, {}), getattr(given, key)) for key in ("data", "training", "compute", "budget")}
+    section = {key: overlay(recipe.get(key, {}), getattr(given, key), key) for key in ("data", "training", "compute", "budget")}
     data = _collect(problems, lambda: parse(DataSpec, section["data"], "data"))
     compute = _collect(problems, lambda: parse(ComputeSpec, section["compute"], "compute"))
     budget = _collect(problems, lambda: parse(BudgetSpec, section["budget"], "budget"))
     legs = _legs(given, section["training"], problems)
     if compute is not None:
         problems.extend(_cluster_problems(legs, compute))
+    if given.schedule is not None and given.schedule.resume == "latest":
+        problems.extend(_continued_problems(legs))
     if problems or data is None or compute is None or budget is None:
         raise SpecError(dict.fromkeys(problems))
     content = {"run_id": given.run_id, "recipe": name, "schedule": given.schedule}
@@ -220,7 +253,7 @@ def _legs(given: RunInput, training: Json, problems: list[Problem]) -> list[Leg]
         spec = (
             base
             if not changes
-            else (_collect(problems, lambda p=path, c=changes: parse(TrainingSpec, merge(training, c), p)) if base else None)
+            else (_collect(problems, lambda p=path, c=changes: parse(TrainingSpec, overlay(training, c, "training"), p)) if base else None)
         )
         if spec is not None:
             legs.append(Leg(name=name, training=spec))
@@ -229,9 +262,32 @@ def _legs(given: RunInput, training: Json, problems: list[Problem]) -> list[Leg]
 
 def _cluster_problems(legs: list[Leg], compute: ComputeSpec) -> Iterator[Problem]:
     for leg in legs:
+        for number, source in enumerate(compute.capacity):
+            if source.local_batch_size is None:
+                continue
+            path = f"compute.capacity[{number}].local_batch_size"
+            if leg.training.global_batch_size is None:
+                yield Problem(
+                    path, "needs training.global_batch_size, so that a change of type does not change the batch that is learned from"
+                )
+                continue
+            changed = dataclasses.replace(leg.training, local_batch_size=source.local_batch_size)
+            yield from (Problem(path, problem.message) for problem in cluster_problems(changed, compute.instance_count))
         for problem in cluster_problems(leg.training, compute.instance_count):
             prefix = "training" if leg.name == SINGLE_LEG else f"legs.{leg.name}.training"
             yield Problem(f"{prefix}.{problem.path}", problem.message)
+
+
+def _continued_problems(legs: list[Leg]) -> Iterator[Problem]:
+    """A run that is continued in pieces needs a learning-rate curve that does not depend on where a piece ends."""
+    for leg in legs:
+        if leg.training.schedule.total_steps is None and leg.training.schedule.decay != "constant":
+            yield Problem(
+                "training.schedule.total_steps",
+                f'resume=latest moves the last step with every firing, and decay="{leg.training.schedule.decay}" ends there; '
+                'set the steps that the whole curve spans, or decay="constant"',
+            )
+            return
 
 
 def input_schema() -> Json:

@@ -9,7 +9,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from infra import roles
-from infra.settings import ScheduleSettings, Settings
+from infra.settings import ScheduleSettings, Settings, schedule_input
 
 SCHEDULED_TIME = "<aws.scheduler.scheduled-time>"  # EventBridge Scheduler replaces it by the scheduled minute, ISO 8601 in UTC
 
@@ -39,7 +39,7 @@ class Schedules(Construct):
             target=scheduler.CfnSchedule.TargetProperty(
                 arn=machine_arn,
                 role_arn=role_arn,
-                input=json.dumps(schedule.input | {"schedule": {"name": schedule.name, "time": SCHEDULED_TIME}}),
+                input=json.dumps(schedule_input(schedule, SCHEDULED_TIME)),
                 # A run that could not be started an hour later is a run that nobody waits for any more.
                 retry_policy=scheduler.CfnSchedule.RetryPolicyProperty(maximum_event_age_in_seconds=3600, maximum_retry_attempts=10),
             ),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import zoneinfo
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from data_prep.strict import Bounds, Pattern, Problem, SpecError, at, one_or_more, parse, suggestion
+from data_prep.strict import Bounds, Json, Pattern, Problem, SpecError, at, one_or_more, parse, suggestion
 from infra.run_spec import RUN_ID, resolve
 from training.recipes import RECIPES
 
@@ -30,8 +32,19 @@ class ScheduleSettings:
     """Start at any minute within this window; 0 starts on time."""
     enabled: bool = False
     """Ship it switched on. A schedule spends money by itself, so that is a decision."""
-    input: dict[str, Any]
+    concurrency: Literal["skip", "allow"] = "skip"
+    """What a firing does while the previous one still runs: end at once, or run beside it."""
+    resume: Literal["new", "latest"] = "new"
+    """``new``: each firing is a run of its own. ``latest``: each goes on with the run named after the schedule."""
+    input: dict[str, Any] = dataclasses.field(default_factory=dict)
     """The execution's input, checked at synth."""
+
+
+def schedule_input(schedule: ScheduleSettings, time: str) -> Json:
+    """The execution's input that a firing at ``time`` gives."""
+    return schedule.input | {
+        "schedule": {"name": schedule.name, "time": time, "concurrency": schedule.concurrency, "resume": schedule.resume}
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +83,10 @@ class Settings:
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield Problem("schedules", f'the name "{name}" is used {names.count(name)} times; it becomes part of run ids')
         for number, schedule in enumerate(self.schedules):
+            if schedule.timezone not in zoneinfo.available_timezones():
+                yield Problem(f"schedules[{number}].timezone", f'"{schedule.timezone}" is no IANA time zone such as "Europe/Berlin"')
             try:
-                resolve(schedule.input, default_recipe=self.default_recipe)
+                resolve(schedule_input(schedule, "2026-01-01T00:00:00Z"), default_recipe=self.default_recipe)
             except SpecError as error:
                 yield from (Problem(at(f"schedules[{number}].input", problem.path), problem.message) for problem in error.problems)
 

@@ -99,7 +99,11 @@ def _evidence(job: Json, kind: str, error: Json) -> Evidence:
 
 def _record(job: Json, kind: str) -> Json:
     names = (field.format(kind=kind) for field in RECORD)
-    return {name: _plain(job[name]) for name in names if job.get(name) is not None}
+    record = {name: _plain(job[name]) for name in names if job.get(name) is not None}
+    started, ended = job.get(f"{kind}StartTime"), job.get(f"{kind}EndTime")
+    if kind == "Processing" and started and ended:  # billed by the second, but its description does not say how many
+        record["BillableTimeInSeconds"] = round((_time(ended) - _time(started)).total_seconds())
+    return record
 
 
 def _plain(value: Any) -> Any:

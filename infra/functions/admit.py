@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from infra.admission import Clients, admit, execution_of
+from infra.admission import Clients, Execution, admit
 from infra.deployment import from_environment
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Lambda entry."""
-    execution = execution_of(event)
+    execution = Execution(**event["execution"])
     return admit(event["input"], execution, from_environment(), Clients.from_boto3(execution.region))
