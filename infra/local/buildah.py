@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from infra.local import namespaces
 from infra.local.mirrors import Mirrors, find_mirrors
@@ -24,6 +25,8 @@ BASE_IMAGE = "localhost/pretrain-base"
 DEBIAN = "bookworm"  # Python 3.11: the oldest that the locks are made for
 BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")
 BASE_ARGUMENTS = ("DATA_PREP_BASE_IMAGE", "TRAINING_BASE_IMAGE")
+DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / ".cache/buildah"
+"""Image storage of this checkout, shared by `make image-check` and LOCAL_IMAGE=buildah."""
 
 
 class BuildahError(Exception):
@@ -121,9 +124,9 @@ class Buildah:
         """``sha256:...`` of an image's configuration."""
         return "sha256:" + self._output("inspect", "--type", "image", "--format", "{{.FromImageID}}", image)
 
-    def configuration(self, image: str) -> dict[str, object]:
+    def configuration(self, image: str) -> dict[str, Any]:
         """The image's ``config``: Env, WorkingDir, Labels."""
-        found: dict[str, object] = json.loads(self._output("inspect", "--type", "image", image))["Docker"]["config"]
+        found: dict[str, Any] = json.loads(self._output("inspect", "--type", "image", image))["Docker"]["config"]
         return found
 
     def layers(self, image: str) -> list[Layer]:
@@ -148,16 +151,18 @@ class Buildah:
         finally:
             self._output("rm", container)
 
-    def copy_root(self, image: str, target: Path) -> None:
-        """Copy the image's whole file system into the folder ``target``, which must not exist."""
-        container = self._output("from", "--pull-never", image)
-        try:
-            root = self._output("mount", container)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["cp", "-a", "--reflink=auto", root, str(target)], check=True)
-            self._output("umount", container)
-        finally:
-            self._output("rm", container)
+    def layer_folders(self, image: str) -> tuple[str, ...]:
+        """Folders of the image's layers in the storage, top first."""
+        storage = self.folder / "storage"
+        image_id = self.image_id(image).removeprefix("sha256:")
+        images = json.loads((storage / "overlay-images/images.json").read_text())
+        parents = {layer["id"]: layer.get("parent") for layer in json.loads((storage / "overlay-layers/layers.json").read_text())}
+        layer = next(entry["layer"] for entry in images if entry["id"] == image_id)
+        found = []
+        while layer:
+            found.append(str(storage / "overlay" / layer / "diff"))
+            layer = parents[layer]
+        return tuple(found)
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
@@ -225,7 +230,8 @@ def _steps(lines: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         elif line.startswith("--> Using cache") and step:
             cached.append(step)
             step = ""
-    return (*executed, step) if step else tuple(executed), tuple(cached)
+    done = [*executed, step] if step else executed
+    return tuple(each for each in done if not each.startswith("FROM ")), tuple(cached)
 
 
 def _short(text: str) -> str:

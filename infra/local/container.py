@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # -I leaves every folder of ours out
-from infra.local import namespaces
+from infra.local import namespaces, root_folder
 
 PEER_GRACE_SECONDS = 15  # the other hosts' time to end once one has failed; a collective that hangs is not waited for
 Json = dict[str, Any]
@@ -133,6 +133,12 @@ def _enter_host(spec: Json, host: Json) -> None:
     """This process's own view of the file system: what the host's container would show."""
     namespaces.unshare(namespaces.CLONE_NEWNS | namespaces.CLONE_NEWUTS)
     namespaces.set_host_name(host["name"])
+    if spec["layers"]:  # an image with a file system of its own
+        binds = {"/opt/ml": Path(host["ml"]), "/etc/hosts": Path(spec["hosts_file"]), "/etc/resolv.conf": Path("/etc/resolv.conf")}
+        stage = Path(host["folder"]) / "image.mount"
+        stage.mkdir(exist_ok=True)
+        root_folder.enter(spec["layers"], stage, {inside: source for inside, source in binds.items() if source.exists()})
+        return
     if Path("/etc/hosts").exists():
         namespaces.bind(spec["hosts_file"], "/etc/hosts")
     _build_opt(Path(host["folder"]) / "opt.mount", ml=Path(host["ml"]), program=Path(spec["program"]))

@@ -22,7 +22,7 @@ from typing import Any
 
 from container.build import CHECKED_PACKAGES, TARGETS, locked_version
 from data_prep.strict import merge
-from infra.local.buildah import Buildah, BuildahError, Built
+from infra.local.buildah import DEFAULT_FOLDER, Buildah, BuildahError, Built
 from infra.local.corpus import corpus_files
 from training.recipes import RECIPES
 
@@ -55,7 +55,7 @@ class ImageCheck:
 
     def __init__(self, folder: Path, targets: Sequence[str]) -> None:
         self.folder, self.targets, self.report = folder.absolute(), targets, Report()
-        self.buildah = Buildah(self.folder / "buildah", on_line=lambda line: print("   ", line, flush=True))
+        self.buildah = Buildah(DEFAULT_FOLDER, on_line=lambda line: print("   ", line, flush=True))
         self.context = self.folder / "context"
 
     def run(self) -> Report:
@@ -210,7 +210,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         "python -m infra.local.image_check", description="Build the real Dockerfile without Docker and run both jobs in it."
     )
-    parser.add_argument("--folder", type=Path, default=ROOT / ".cache/image-check", help="images and work files (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=ROOT / ".cache/image-check", help="work files; the images lie in .cache/buildah")
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     given = parser.parse_args()
     try:

@@ -42,8 +42,10 @@ class ImageConfig:
     """ENV of the image; empty for a snapshot, which runs in this machine's Python."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """LABEL of the image."""
-    base: str = ""
-    """The base image it was built from; empty for a snapshot, which has none."""
+    layers: tuple[str, ...] = ()
+    """Folders of the image's file system, top first, in the builder's own storage; none for a snapshot of our code alone."""
+    image_id: str = ""
+    """The builder's own digest of the whole image; empty for a snapshot."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +56,6 @@ class LocalImage:
     """``sha256:...`` of the manifest."""
     path: Path
     """Folder of our code: ``/opt/program`` of the image."""
-    root: Path | None
-    """Root folder of a whole file system, or None for a snapshot of the code alone."""
     config: ImageConfig
     manifest: str
     """The manifest's exact text, as it is pushed."""
@@ -95,19 +95,6 @@ class ImageStore:
             self._publish(draft, manifest, config, home)
         return self.image(digest)
 
-    def add_root(self, root: Path, config: ImageConfig, digest_of: str) -> LocalImage:
-        """Move a whole file system into the store. ``digest_of`` is the builder's own digest of its content."""
-        layer = {"mediaType": LAYER_TYPE, "size": 0, "digest": digest_of}
-        manifest = _manifest_text(_config_text(config, [digest_of]), [layer])
-        home = self._blob(_sha256(manifest.encode()))
-        if home.exists():
-            shutil.rmtree(root)
-        else:
-            draft = self._draft()
-            root.rename(draft / "root")
-            self._publish(draft, manifest, config, home)
-        return self.image(_sha256(manifest.encode()))
-
     def tag(self, source: str, target: str) -> LocalImage:
         """Give ``source`` (any reference) a further name."""
         image = self.image(source)
@@ -132,15 +119,11 @@ class ImageStore:
             raise ImageNotFound(
                 f'no image "{reference}" in {self.folder}; known: {", ".join(self.names()) or "none"}. Run the Build stage again'
             )
-        root = home / "root"
-        whole = root.is_dir()
-        return LocalImage(
-            digest=digest,
-            path=root / PROGRAM_FOLDER.lstrip("/") if whole else home / "program",
-            root=root if whole else None,
-            config=ImageConfig(**json.loads((home / "image.json").read_text())),
-            manifest=(home / "manifest.json").read_text(),
-        )
+        config = _read_config(home / "image.json")
+        gone = [layer for layer in config.layers if not Path(layer).is_dir()]
+        if gone:
+            raise ImageNotFound(f'image "{reference}" lacks its layer {gone[0]}; run `make local-clean` and build again')
+        return LocalImage(digest=digest, path=home / "program", config=config, manifest=(home / "manifest.json").read_text())
 
     def resolve(self, reference: str) -> Path:
         """Folder of the code of the image behind ``reference``."""
@@ -179,6 +162,18 @@ class ImageStore:
             draft.rename(home)
         except OSError:  # another build of the same content was quicker
             shutil.rmtree(draft)
+
+
+def file_system(program: Path) -> ImageConfig | None:
+    """The configuration behind a resolved image folder when a whole file system belongs to it, else None."""
+    path = program.parent / "image.json"
+    config = _read_config(path) if path.is_file() else None
+    return config if config is not None and config.layers else None
+
+
+def _read_config(path: Path) -> ImageConfig:
+    values = json.loads(path.read_text())
+    return ImageConfig(**{**values, "layers": tuple(values["layers"])})
 
 
 def _manifest(contents: Mapping[str, bytes], config: ImageConfig) -> str:

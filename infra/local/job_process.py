@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.local.images import ImageConfig, file_system
+
 STOP_GRACE_SECONDS = 120.0
 """Between SIGTERM and SIGKILL, as SageMaker documents for StopTrainingJob."""
 SUPERVISOR = Path(__file__).with_name("container.py")
@@ -63,11 +65,15 @@ class JobProcess:
         self._timer: threading.Timer | None = None
         allowed = isolation()
         isolated = contained and allowed["namespaces"]
+        whole = file_system(program) if contained else None
+        if whole is not None and not isolated:
+            raise RuntimeError("an image built with LOCAL_IMAGE=buildah needs mount namespaces: run as root, or unset LOCAL_IMAGE")
         pipes = {host.name: os.pipe() for host in hosts}
         spec = {
             "isolation": "namespaces" if isolated else "folders",
             "network": network or not allowed["network"],
             "program": str(program),
+            "layers": whole.layers if whole is not None else (),
             "hosts_file": str(_hosts_file(folder, [host.name for host in hosts])),
             "launcher_pid": os.getpid(),
             "hosts": [
@@ -75,8 +81,8 @@ class JobProcess:
                     "name": host.name,
                     "folder": str(host.folder),
                     "ml": str(host.ml),
-                    "command": _absolute(host),
-                    "environment": host.environment | ({} if isolated or not contained else {"SAGEMAKER_BASE_DIR": str(host.ml)}),
+                    "command": _absolute(host) if whole is None else host.command,
+                    "environment": _environment(host, whole) | ({} if isolated or not contained else {"SAGEMAKER_BASE_DIR": str(host.ml)}),
                     "directory": "/opt/program" if isolated else str(program),
                     "output_fd": pipes[host.name][1],
                 }
@@ -138,6 +144,14 @@ class JobProcess:
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
+
+
+def _environment(host: Host, whole: ImageConfig | None) -> dict[str, str]:
+    """The host's environment; a whole image brings its own PATH and folders, the job's variables come over them."""
+    if whole is None:
+        return host.environment
+    job = {name: value for name, value in host.environment.items() if name not in ("PATH", "HOME", "TMPDIR")}
+    return {"HOME": "/root", **whole.environment, **job}
 
 
 def _absolute(host: Host) -> list[str]:

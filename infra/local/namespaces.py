@@ -56,9 +56,9 @@ def enter_namespaces(*, network: bool) -> None:
     Path("/proc/self/gid_map").write_text(f"0 {group} 1")
 
 
-def mount(source: str | Path, target: str | Path, kind: str = "", flags: int = 0) -> None:
+def mount(source: str | Path, target: str | Path, kind: str = "", flags: int = 0, options: str = "") -> None:
     """``mount(2)``."""
-    arguments = (str(source).encode(), str(target).encode(), kind.encode() or None, ctypes.c_ulong(flags), None)
+    arguments = (str(source).encode(), str(target).encode(), kind.encode() or None, ctypes.c_ulong(flags), options.encode() or None)
     _check(_libc.mount(*arguments), f"mount {source} on {target}")
 
 

@@ -1,7 +1,8 @@
 """``docker`` for the embedded CodeBuild: the buildspec's own commands, on the local image store.
 
 `buildx build` stores what the Dockerfile's COPY lines put under /opt/program and does not execute the Dockerfile, which
-its output says; `run` executes in that snapshot with the project's Python; a pushed image goes into the embedded ECR.
+its output says (LOCAL_IMAGE=buildah does execute it: whole_image.py); `run` executes in that snapshot with the project's
+Python; a pushed image goes into the embedded ECR.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from infra.local.dockerfile import DockerfileError, read_dockerfile
+from infra.local import whole_image
+from infra.local.buildah import BuildahError
+from infra.local.dockerfile import DockerfileError, Stage, read_dockerfile
 from infra.local.images import MANIFEST_TYPE, PROGRAM_FOLDER, ImageConfig, ImageNotFound, ImageStore, LocalImage
 
 SERVER = "local image store"
@@ -47,7 +50,7 @@ def build(arguments: Sequence[str]) -> None:
     parser.add_argument("context", type=Path)
     given = parser.parse_args(arguments)
     values = dict(pair.split("=", 1) for pair in given.build_arg)
-    image = _snapshot(given.context, given.context / given.file, given.target, values)
+    image = _store(given.context, given.context / given.file, given.target, values)
     for name in given.tag:
         ImageStore().tag(image.digest, name)
     output = dict(pair.split("=", 1) for pair in given.output.split(",") if "=" in pair)
@@ -58,25 +61,33 @@ def build(arguments: Sequence[str]) -> None:
         Path(given.metadata_file).write_text(json.dumps(metadata))
 
 
-def _snapshot(context: Path, dockerfile: Path, target: str, values: dict[str, str]) -> LocalImage:
+def _store(context: Path, dockerfile: Path, target: str, values: dict[str, str]) -> LocalImage:
+    """The image of one target: a snapshot of our code, and with LOCAL_IMAGE=buildah the built file system too."""
     stage = read_dockerfile(dockerfile, values).stage(target)
+    files = _program_files(context, stage)
+    if whole_image.wanted():
+        return ImageStore().add(files, whole_image.build(context, target, values))
+    config = ImageConfig(target=target, labels={"org.opencontainers.image.version": values.get("CONTEXT_HASH", "unknown")})
+    image = ImageStore().add(files, config)
+    print(f"{SERVER}: {target}: snapshot of {len(files)} files, {image.digest}; RUN lines of {dockerfile.name} are not executed,")
+    print(f"{SERVER}: and base image {stage.base} is not pulled: this machine's Python {sys.version.split()[0]} stands for them")
+    return image
+
+
+def _program_files(context: Path, stage: Stage) -> dict[str, Path]:
+    """What the stage's COPY lines put under /opt/program. Its locks are left out: this machine's packages stand for them."""
     files: dict[str, Path] = {}
     for sources, destination in stage.copies():
         if not destination.startswith(PROGRAM_FOLDER + "/"):
-            continue  # the locks: this machine's environment stands for the installed packages
+            continue
         for source in sources:
             folder = context / source
             if not folder.exists():
                 raise ShimError(f'ERROR: failed to calculate checksum of ref: "/{source}": not found in the build context')
             for path in sorted(folder.rglob("*")):
                 if path.is_file() and "__pycache__" not in path.parts:
-                    name = f"{destination.removeprefix(PROGRAM_FOLDER + '/')}/{path.relative_to(folder)}"
-                    files[name] = path
-    config = ImageConfig(target=target, labels={"org.opencontainers.image.version": values.get("CONTEXT_HASH", "unknown")})
-    image = ImageStore().add(files, config)
-    print(f"{SERVER}: {target}: snapshot of {len(files)} files, {image.digest}; RUN lines of {dockerfile.name} are not executed,")
-    print(f"{SERVER}: and base image {stage.base} is not pulled: this machine's Python {sys.version.split()[0]} stands for them")
-    return image
+                    files[f"{destination.removeprefix(PROGRAM_FOLDER + '/')}/{path.relative_to(folder)}"] = path
+    return files
 
 
 def _push(image: LocalImage, name: str) -> None:
@@ -103,13 +114,16 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("command", nargs=argparse.REMAINDER)
     given = parser.parse_args(arguments)
     image = ImageStore().image(given.image)
+    variables = dict(pair.split("=", 1) for pair in given.env)
+    if image.config.layers:
+        return whole_image.run(image, given.command, variables, network=given.network != "none")
     environment = {
         "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
         "HOME": "/root",
         "PYTHONPATH": str(image.path),
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
-        **dict(pair.split("=", 1) for pair in given.env),
+        **variables,
     }
     command = [*(_no_network() if given.network == "none" else []), *given.command]
     return subprocess.run(command, cwd=image.path, env=environment, check=False).returncode
@@ -158,7 +172,7 @@ def entry() -> int:
     """Run the process's own command line; errors in one line, as docker prints them."""
     try:
         return main(sys.argv[1:])
-    except (ShimError, ImageNotFound, DockerfileError, OSError) as error:
+    except (ShimError, ImageNotFound, DockerfileError, BuildahError, OSError, ValueError) as error:
         print(str(error).splitlines()[0] if str(error) else repr(error), file=sys.stderr)
         return 125 if "run" in sys.argv[1:2] else 1
 

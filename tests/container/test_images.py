@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.images import MANIFEST_TYPE, ImageConfig, ImageNotFound, ImageStore
+from infra.local.images import MANIFEST_TYPE, ImageConfig, ImageNotFound, ImageStore, file_system
 
 CONFIG = ImageConfig(target="training")
 REPOSITORY = "000000000000.dkr.ecr.us-east-1.amazonaws.com/pretrain"
@@ -34,7 +34,7 @@ def files(folder: Path, **content: str) -> dict[str, Path]:
 def test_snapshot_holds_the_files_read_only(store: ImageStore, tmp_path: Path):
     image = store.add(files(tmp_path / "a", job="print(1)"), CONFIG)
     path = image.path / "training/job.py"
-    assert path.read_text() == "print(1)" and stat.S_IMODE(path.stat().st_mode) == 0o444 and image.root is None
+    assert path.read_text() == "print(1)" and stat.S_IMODE(path.stat().st_mode) == 0o444
 
 
 def test_digest_is_that_of_the_manifest_and_follows_every_byte_and_name(store: ImageStore, tmp_path: Path):
@@ -86,13 +86,16 @@ def test_parallel_builds_of_one_content_end_with_one_whole_image(store: ImageSto
     assert not [path for path in image.path.parents[1].iterdir() if path.name.startswith(".draft")]
 
 
-def test_whole_file_system_is_an_image_too(store: ImageStore, tmp_path: Path):
-    root = tmp_path / "root"
-    (root / "opt/program/training").mkdir(parents=True)
-    config = ImageConfig(target="training", environment={"PATH": "/opt/venv/bin:/bin"})
-    image = store.add_root(root, config, "sha256:" + "1" * 64)
-    assert image.root is not None and image.path == image.root / "opt/program" and not root.exists()
-    assert store.image(image.digest).config.environment == {"PATH": "/opt/venv/bin:/bin"}
+def test_whole_file_system_is_layers_beside_the_code(store: ImageStore, tmp_path: Path):
+    layer = tmp_path / "layer"
+    layer.mkdir()
+    config = ImageConfig(target="training", environment={"PATH": "/opt/venv/bin:/bin"}, layers=(str(layer),), image_id="sha256:" + "1" * 64)
+    image = store.add(files(tmp_path / "a", job="1"), config)
+    assert file_system(image.path) == config
+    assert file_system(store.add(files(tmp_path / "a", job="1"), CONFIG).path) is None
+    layer.rmdir()
+    with pytest.raises(ImageNotFound, match="lacks its layer"):
+        store.image(image.digest)
 
 
 def test_store_needs_a_home(monkeypatch: pytest.MonkeyPatch):
