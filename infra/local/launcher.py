@@ -80,7 +80,7 @@ class Services:
     """What the launcher adds to ministack, made after ``configure``."""
 
     def __init__(self, where: Place) -> None:
-        from infra.local import executions, integrations, json_service, sagemaker, service_quotas
+        from infra.local import executions, integrations, json_service, sagemaker, schedules, service_quotas
         from infra.local.codebuild import CodeBuild
         from infra.local.faults import Faults
         from infra.local.images import ImageStore
@@ -92,6 +92,7 @@ class Services:
             json_service.register(service)
         self.codebuild.install()
         executions.install()
+        schedules.install()
         integrations.install(self.sagemaker, self.codebuild, faults)
 
     @property

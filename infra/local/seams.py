@@ -82,6 +82,7 @@ TABLE: dict[str, dict[str, tuple[str, ...] | None]] = {
         "_cron_next_fire": ("fields", "after_dt"),
         "_invoke_target": ("target", "event", "rule", "view"),
     },
+    "ministack.services.cloudformation.provisioners": {"_RESOURCE_HANDLERS": None},  # the schedule's drops properties
     "ministack.services.scheduler": {
         "_schedules": None,
         "_tick_schedules": (),
