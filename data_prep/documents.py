@@ -5,11 +5,12 @@ Memory is bounded by max_line_bytes, max_document_bytes and a few blocks of 4 Mi
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -56,9 +57,11 @@ class Skipped:
 class SegmentReader:
     """Reads the documents of one segment."""
 
-    def __init__(self, store: Store, segment: Segment, spec: DataSpec, skipped: Skipped) -> None:
+    def __init__(
+        self, store: Store, segment: Segment, spec: DataSpec, skipped: Skipped, on_read: Callable[[int], None] = lambda count: None
+    ) -> None:
         self.store, self.segment, self.spec, self.skipped = store, segment, spec, skipped
-        self.stored_bytes_read = 0
+        self._on_read = on_read
 
     def __iter__(self) -> Iterator[Document]:
         """Documents in the order of the segment.
@@ -201,14 +204,14 @@ class SegmentReader:
 
     def _blocks(self, stream: BinaryIO) -> Iterator[bytes]:
         """Decompressed blocks; a damaged or truncated object raises."""
-        with stream:
+        with _Counted(stream, self._on_read) as counted:
             try:
                 if self.segment.compression == "none":
-                    yield from iter(lambda: stream.read(READ_BYTES), b"")
+                    yield from iter(lambda: counted.read(READ_BYTES), b"")
                 elif self.segment.compression == "gz":
-                    yield from _gunzip(stream)
+                    yield from _gunzip(counted)
                 else:
-                    yield from _unzstd(stream)
+                    yield from _unzstd(counted)
             except EOFError:
                 raise self._damaged("is a truncated gzip file: it ends before its end marker") from None
             except (zlib.error, OSError, ValueError) as error:
@@ -284,7 +287,31 @@ class SegmentReader:
         return CorruptSource(f"{self.object_uri} {what}; upload it again, or leave it out with data.include")
 
 
-def _gunzip(stream: BinaryIO) -> Iterator[bytes]:
+class _Counted(io.RawIOBase):
+    """A stream that tells how much was read of it."""
+
+    def __init__(self, stream: BinaryIO, on_read: Callable[[int], None]) -> None:
+        super().__init__()
+        self._stream, self._on_read = stream, on_read
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read and tell."""
+        content = self._stream.read(len(buffer))
+        buffer[: len(content)] = content
+        self._on_read(len(content))
+        return len(content)
+
+    def close(self) -> None:
+        """Close both."""
+        self._stream.close()
+        super().close()
+
+
+def _gunzip(stream: _Counted) -> Iterator[bytes]:
     from isal import igzip
 
     opened: Any = igzip.IGzipFile  # isal declares no types
@@ -292,7 +319,7 @@ def _gunzip(stream: BinaryIO) -> Iterator[bytes]:
         yield from iter(lambda: file.read(READ_BYTES), b"")
 
 
-def _unzstd(stream: BinaryIO) -> Iterator[bytes]:
+def _unzstd(stream: _Counted) -> Iterator[bytes]:
     import pyarrow as pa
 
     # Arrow's stream, since it raises on a truncated frame, reads concatenated frames and bounds its output.

@@ -31,6 +31,10 @@ class JobFailure(Exception):
         self.sentence = " ".join(sentence.split())
         super().__init__(f"{type(self).__name__} ({self.retry}): {self.sentence}")
 
+    def __reduce__(self) -> tuple[type[JobFailure], tuple[str]]:
+        """Travels between processes as its sentence."""
+        return type(self), (self.sentence,)
+
 
 class BadInput(JobFailure):
     """The run's settings or files cannot work as they are."""

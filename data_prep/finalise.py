@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from data_prep.failure import CorruptShard, TooMuchSkipped
 from data_prep.fingerprint import SourceObject
-from data_prep.part import PartRecord, Piece
+from data_prep.part import PartRecord
 from data_prep.shards import CHUNK_BYTES, SPLITS, Ends, Shard, ShardWriter, Split, TokenizerFacts, dtype_for, little_endian
 from data_prep.spec import DataSpec
 from data_prep.store import Store, disk_errors
@@ -137,11 +137,13 @@ def unigram_entropy(store: Store, split: Split, facts: TokenizerFacts) -> float 
     return math.fsum((-shares * np.log(shares)).tolist())
 
 
-def with_entropy(split: Split, entropy: float | None) -> Split:
-    """The split with its entropy filled in."""
-    return replace(split, unigram_entropy_nats=entropy)
-
-
-__all__ = [
-    "Packing", "Piece", "check_skipped", "check_stored", "full_shards", "gather", "pack", "packings", "unigram_entropy", "with_entropy",
-]  # fmt: skip
+def left_out(records: Iterable[PartRecord]) -> str:
+    """What became of the documents when none was left."""
+    counts: dict[str, int] = {}
+    held_out = 0
+    for record in records:
+        held_out += sum(piece.shard.documents for piece in record.validation)
+        for reason, count in record.skipped.items():
+            counts[reason] = counts.get(reason, 0) + count
+    skipped = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "none"
+    return f"skipped: {skipped}; held out for validation: {held_out}"

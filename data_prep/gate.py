@@ -24,7 +24,7 @@ from data_prep.tokenizer import TokenizerFiles
 GATE_VERSION = 1  # of the texts below
 CODE_POINTS = 0x110000
 POINTS_PER_TEXT = 64
-PAYS_FROM_TEXT_BYTES = 64 << 20  # the gate takes Hugging Face as long as this much text
+PAYS_FROM_TEXT_BYTES = 32 << 20  # the gate takes Hugging Face about as long as this much text
 CHUNK_POINTS = CODE_POINTS // 32  # one task of a worker
 
 
@@ -89,8 +89,8 @@ def texts_of(chunk: tuple[int, int] | None) -> Iterator[str]:
         return
     points = [chr(point) for point in range(*chunk) if not 0xD800 <= point <= 0xDFFF]
     for first in range(0, len(points), POINTS_PER_TEXT):
-        # After a letter, a space and a digit, doubled, and before each of them.
-        yield "".join(f"a{c}b {c}{c}1{c} " for c in points[first : first + POINTS_PER_TEXT])
+        # After a letter and a space, doubled, and before a digit and a letter.
+        yield "".join(f"a{c} {c}{c}1" for c in points[first : first + POINTS_PER_TEXT])
 
 
 def adversarial() -> Iterator[str]:

@@ -21,10 +21,11 @@ from types import FrameType
 from typing import Any
 
 from data_prep.failure import BadInput, Interrupted, JobFailure, SourceChanged, Unexpected, base_dir, write_failure
-from data_prep.fingerprint import SourceListing, fingerprint
-from data_prep.prepare import Instances, Job, prepare
+from data_prep.fingerprint import SourceListing
+from data_prep.instances import Instances
+from data_prep.prepare import Job, prepare
 from data_prep.shards import ShardIndex
-from data_prep.sources import identify, parse_hub, select
+from data_prep.sources import identify, list_source, parse_hub, select
 from data_prep.spec import DataSpec
 from data_prep.store import LocalStore, Store, open_store, s3_client
 from data_prep.strict import SpecError, merge, parse
@@ -173,14 +174,25 @@ def summary(index: ShardIndex, out: str) -> str:
 
 
 def _identify(spec: DataSpec, client: Any) -> tuple[SourceListing, str]:
-    """The listing to read and the fingerprint; a hub data set is listed here, its commit is its name in the fingerprint."""
+    """The listing to read and the fingerprint; a hub data set's commit stands for its listing in the fingerprint."""
     identified = identify(spec, client)
+    return _from_hub(spec) or identified.listing, identified.fingerprint
+
+
+def listed(spec: DataSpec, client: Any = None) -> SourceListing:
+    """What the source holds, wherever it is."""
+    if client is None and spec.source.startswith("s3://"):
+        client = s3_client()
+    return _from_hub(spec) or list_source(spec.source, spec.include, client, any_ending=spec.format != "auto")
+
+
+def _from_hub(spec: DataSpec) -> SourceListing | None:
     if parse_hub(spec.source) is None:
-        return identified.listing, fingerprint(spec, identified.listing, identified.tokenizer_reference)
+        return None
     from data_prep.hub import open_repository
 
     objects = select(open_repository(spec.source).listing(), spec.source, spec.include, any_ending=spec.format != "auto")
-    return SourceListing(spec.source, tuple(sorted(objects))), identified.fingerprint
+    return SourceListing(spec.source, tuple(sorted(objects)))
 
 
 def _run(
@@ -208,7 +220,9 @@ def _say(sentence: str) -> None:
 
 
 def _verify(arguments: Sequence[str]) -> int:
-    raise BadInput(f"verify {' '.join(arguments)}: not yet")
+    from data_prep.verify import main as verify
+
+    return verify(arguments)
 
 
 def _check() -> int:

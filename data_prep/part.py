@@ -126,11 +126,13 @@ class _PartRun:
         self.skipped = Skipped()
         self.excerpts: list[tuple[int, dict[str, Any]]] = []
         self.samples: list[Sample] = []
+        self._counted = 0
 
     def run(self) -> tuple[PartRecord, tuple[Sample, ...]]:
         share, spec = self.context.spec.validation_share, self.context.spec
         for segment in self.part.segments:
-            reader = SegmentReader(self.context.source, segment, spec, self.skipped)
+            reader = SegmentReader(self.context.source, segment, spec, self.skipped, self._count)
+            size, self._counted = segment.stop - segment.start, 0
             for document in reader:
                 split = self.splits["validation" if share and in_validation(document.utf8, share) else "train"]
                 split.texts.append(document.text)
@@ -138,10 +140,14 @@ class _PartRun:
                 self._maybe_sample(document, reader)
                 if split.bytes_waiting >= BATCH_BYTES or len(split.texts) >= BATCH_DOCUMENTS:
                     split.encode()
-            self.context.progress(segment.stop - segment.start, 0, 0)
+            self.context.progress(size - self._counted, 0, 0)  # what a range or parquet read more or less
         for split in self.splits.values():
             split.finish()
         return self._record(), tuple(self._encoded(sample) for sample in self.samples)
+
+    def _count(self, stored: int) -> None:
+        self._counted += stored
+        self.context.progress(stored, 0, 0)
 
     def _maybe_sample(self, document: Document, reader: SegmentReader) -> None:
         size = len(document.utf8)

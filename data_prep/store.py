@@ -11,17 +11,23 @@ import io
 import os
 import shutil
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from botocore.exceptions import ConnectionClosedError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
 from data_prep.failure import AccessDenied, DiskFull, SourceChanged
 from data_prep.fingerprint import SourceObject
 from data_prep.sources import PreconditionFailed, local_etag, local_path, s3_errors, split_s3
 
 READ_BYTES = 4 << 20
+RANGE_BYTES = 8 << 20  # one GetObject: long enough that its latency does not count
+BODY_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between attempts at a body that broke off
+BROKEN_BODY = (ReadTimeoutError, ConnectionClosedError, IncompleteReadError, ResponseStreamingError)
 S3_ATTEMPTS = 10  # with exponential backoff up to 20 s each: rides out minutes of "503 Slow Down"
 
 
@@ -189,7 +195,7 @@ class S3Store(Store):
     def put(self, path: Path, key: str) -> None:
         """Move a finished local file in, whole."""
         with s3_errors(f"uploading {self.uri}{key}"):
-            self.client.upload_file(str(path), self.bucket, self.prefix + key)
+            self.client.upload_file(str(path), self.bucket, self.prefix + key, Config=_transfer())
         path.unlink()
 
     def sizes(self, prefix: str) -> dict[str, int]:
@@ -218,11 +224,11 @@ class S3Store(Store):
 
     def open(self, item: SourceObject, start: int = 0) -> BinaryIO:
         """Stream from byte ``start``."""
-        return io.BufferedReader(_RangeReader(self, item, start), READ_BYTES)
+        return io.BufferedReader(_RangeReader(self, item, start), RANGE_BYTES)
 
     def open_seekable(self, item: SourceObject) -> BinaryIO:
         """Open for random access."""
-        return io.BufferedReader(_RangeReader(self, item, 0), READ_BYTES)
+        return io.BufferedReader(_RangeReader(self, item, 0), RANGE_BYTES)
 
     def get_range(self, item: SourceObject, start: int, count: int) -> bytes:
         """Bytes ``start`` to ``start + count`` of the object that was listed."""
@@ -232,13 +238,22 @@ class S3Store(Store):
         span = f"bytes={start}-{min(start + count, item.size) - 1}"
         try:
             with s3_errors(f"reading {self.uri}{item.key}"):
-                body = self.client.get_object(Bucket=self.bucket, Key=self.prefix + item.key, Range=span, **match)["Body"]
-                content: bytes = body.read()
-                return content
+                return self._get(Bucket=self.bucket, Key=self.prefix + item.key, Range=span, **match)
         except PreconditionFailed:
             raise changed(self.uri, item.key, "was changed") from None
         except FileNotFoundError:
             raise changed(self.uri, item.key, "was removed") from None
+
+    def _get(self, **request: str) -> bytes:
+        """GetObject with its body. The client retries until the response begins; a body that breaks off is asked for again here."""
+        for wait in BODY_WAITS:
+            try:
+                content: bytes = self.client.get_object(**request)["Body"].read()
+                return content
+            except BROKEN_BODY:
+                time.sleep(wait)
+        last: bytes = self.client.get_object(**request)["Body"].read()
+        return last
 
 
 class _RangeReader(io.RawIOBase):
@@ -267,6 +282,12 @@ class _RangeReader(io.RawIOBase):
         buffer[: len(content)] = content
         self._at += len(content)
         return len(content)
+
+
+def _transfer() -> Any:
+    from boto3.s3.transfer import TransferConfig
+
+    return TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=16 << 20, max_concurrency=2)  # two chunks in memory per worker
 
 
 def s3_client() -> Any:

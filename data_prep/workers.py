@@ -50,7 +50,8 @@ class Setup:
 class WorkerPool:
     """Runs parts, packings and gate texts on ``workers`` processes; use as a context manager."""
 
-    def __init__(self, setup: Setup, workers: int) -> None:
+    def __init__(self, setup: Setup, workers: int, tasks: int) -> None:
+        workers = max(1, min(workers, tasks))
         context = multiprocessing.get_context("spawn")  # threads of the parent and its clients do not survive a fork
         self._slots: SynchronizedArray[int] = context.Array("q", 3 * workers)
         claimed: Synchronized[int] = context.Value("i", 0)
