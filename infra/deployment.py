@@ -16,6 +16,8 @@ VARIABLE = "DEPLOYMENT"
 class Deployment:
     """Names and ARNs of one deployment; no secret value is ever among them."""
 
+    name: str
+    """The deployment's name; jobs carry it as a tag."""
     bucket: str
     """Data bucket."""
     key_arn: str
@@ -38,6 +40,10 @@ class Deployment:
     """Private subnets of the jobs; none leaves them in SageMaker's own network."""
     security_groups: Annotated[tuple[str, ...], Bounds(0, 5)] = ()
     """Security groups of the jobs."""
+    file_system_id: str | None = None
+    """FSx for Lustre file system that mirrors tokens/."""
+    file_system_mount: str | None = None
+    """Its mount name."""
 
 
 def from_environment() -> Deployment:

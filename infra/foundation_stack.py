@@ -11,14 +11,15 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_secretsmanager as secretsmanager
 from aws_cdk import aws_sns as sns
+from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
 
-from infra.layout import JOBS_PREFIX
+from infra.layout import JOBS_PREFIX, RUNS_PREFIX
 from infra.roles import Shared
 from infra.settings import Settings
 
 STALE_UPLOAD_DAYS = 7  # a multipart upload that nobody finished in a week is garbage that is billed
-OLD_VERSION_DAYS = 30  # time to notice a wrong delete or overwrite
+OLD_VERSION_DAYS = 7  # time to notice a wrong delete; a replaced checkpoint of 8B is 96 GB, so not longer
 JOB_OUTPUT_DAYS = 30  # output.tar.gz that SageMaker uploads by itself; everything of worth lies under runs/
 ACCESS_LOG_DAYS = 365
 ALERTING_SERVICES = ("cloudwatch.amazonaws.com", "budgets.amazonaws.com")
@@ -33,7 +34,7 @@ class FoundationStack(cdk.Stack):
         super().__init__(scope, construct_id, description="Pre-training: what outlives a redeploy", **kwargs)
         self.removal = cdk.RemovalPolicy.RETAIN if settings.retain_data else cdk.RemovalPolicy.DESTROY
         self.key = self._key(settings)
-        self.bucket = self._bucket()
+        self.bucket = self._bucket(settings)
         self.images = self._repository("Images", immutable=True)
         # The build cache is written under one moving tag, so it cannot share the images' immutable tags.
         self.cache = self._repository("BuildCache", immutable=False)
@@ -46,6 +47,8 @@ class FoundationStack(cdk.Stack):
         )
         self.secret.apply_removal_policy(self.removal)
         self.topic = sns.Topic(self, "Notifications", display_name="Pre-training", master_key=self.key, enforce_ssl=True)
+        for email in settings.emails:
+            self.topic.add_subscription(subscriptions.EmailSubscription(email))
         # CDK's TLS-only statement replaces SNS's default policy, which had let the account's alarms publish.
         for service in ALERTING_SERVICES:
             self.topic.add_to_resource_policy(
@@ -81,7 +84,7 @@ class FoundationStack(cdk.Stack):
         )
         return key
 
-    def _bucket(self) -> s3.Bucket:
+    def _bucket(self, settings: Settings) -> s3.Bucket:
         logs = s3.Bucket(
             self,
             "AccessLogs",
@@ -108,14 +111,7 @@ class FoundationStack(cdk.Stack):
             removal_policy=self.removal,
             server_access_logs_bucket=logs,
             server_access_logs_prefix="data/",
-            lifecycle_rules=[
-                s3.LifecycleRule(
-                    id="stale-uploads-and-old-versions",
-                    abort_incomplete_multipart_upload_after=cdk.Duration.days(STALE_UPLOAD_DAYS),
-                    noncurrent_version_expiration=cdk.Duration.days(OLD_VERSION_DAYS),
-                ),
-                s3.LifecycleRule(id="job-output", prefix=JOBS_PREFIX, expiration=cdk.Duration.days(JOB_OUTPUT_DAYS)),
-            ],
+            lifecycle_rules=_lifecycle(settings),
         )
 
     def _repository(self, name: str, *, immutable: bool) -> ecr.Repository:
@@ -130,3 +126,20 @@ class FoundationStack(cdk.Stack):
             empty_on_delete=self.removal == cdk.RemovalPolicy.DESTROY,
             lifecycle_rules=[ecr.LifecycleRule(max_image_count=KEPT_IMAGES)],
         )
+
+
+def _lifecycle(settings: Settings) -> list[s3.LifecycleRule]:
+    """Prefixes of infra/layout.py. Checkpoints lie between a run's other files, so patrol prunes them by age, not S3."""
+    rules = [
+        s3.LifecycleRule(
+            id="stale-uploads-and-old-versions",
+            abort_incomplete_multipart_upload_after=cdk.Duration.days(STALE_UPLOAD_DAYS),
+            noncurrent_version_expiration=cdk.Duration.days(OLD_VERSION_DAYS),
+        ),
+        s3.LifecycleRule(id="job-output", prefix=JOBS_PREFIX, expiration=cdk.Duration.days(JOB_OUTPUT_DAYS)),
+    ]
+    if settings.cold_storage_days is not None:
+        after = cdk.Duration.days(settings.cold_storage_days)
+        transition = s3.Transition(storage_class=s3.StorageClass.INTELLIGENT_TIERING, transition_after=after)
+        rules.append(s3.LifecycleRule(id="cold-runs", prefix=RUNS_PREFIX, transitions=[transition]))
+    return rules

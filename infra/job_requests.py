@@ -14,13 +14,14 @@ import re
 from data_prep.spec import DataSpec
 from data_prep.strict import Json
 from infra.deployment import Deployment
-from infra.layout import JOBS_PREFIX, RunLayout, uri
+from infra.layout import JOBS_PREFIX, RunLayout, split_uri, uri
 from infra.run_spec import CapacitySource, Leg, RunSpec
 from training.metric_line import metric_definitions
 
 MAX_JOB_NAME = 63  # CreateTrainingJob and CreateProcessingJob; [a-zA-Z0-9](-*[a-zA-Z0-9])*
 ATTEMPT_DIGITS = 4  # "-" and up to three digits follow the name that job_name makes
 FILE_MODE_BYTES = 50 << 30  # up to here copying the shards first costs less than FastFile's random reads
+DEPLOYMENT_TAG = "pretrain:deployment"
 HUGGING_FACE_ENV = "HF_TOKEN_SECRET_ARN"
 # EBS encryption keys do not apply to instance types whose storage is NVMe (CreateTrainingJob refuses the field).
 _NVME_FAMILIES = re.compile(r"ml\.(p[345](d|de|e|en)?|p6(e)?-[a-z0-9]+|g[456](e)?|gr6|trn[12](n)?|trn1|[cmr]\d+[a-z]*d[a-z]*|i\d\w*)\.")
@@ -65,7 +66,13 @@ def prepare_request(spec: RunSpec, layout: RunLayout, deployment: Deployment, *,
         "Environment": environment,
         # The job reads hf:// sources and Secrets Manager, so it cannot be isolated from the network.
         "NetworkConfig": {"EnableNetworkIsolation": False, **_vpc(deployment)},
+        "Tags": _tags(layout, deployment),
     }
+
+
+def _tags(layout: RunLayout, deployment: Deployment) -> list[dict[str, str]]:
+    """Cost allocation: by deployment and by run."""
+    return [{"Key": DEPLOYMENT_TAG, "Value": deployment.name}, {"Key": "pretrain:run", "Value": layout.run_id}]
 
 
 def _run_input(layout: RunLayout, deployment: Deployment) -> Json:
@@ -103,7 +110,7 @@ def training_request(
         "HyperParameters": {"run_id": layout.run_id, "leg": leg.name},
         "InputDataConfig": [
             _channel("run", uri(deployment.bucket, layout.run_json), "File"),
-            _channel("tokens", tokens_uri, "File" if tokens_bytes <= FILE_MODE_BYTES else "FastFile"),
+            _tokens_channel(deployment, tokens_uri, tokens_bytes),
         ],
         "OutputDataConfig": {"S3OutputPath": uri(deployment.bucket, JOBS_PREFIX), "KmsKeyId": deployment.key_arn},
         "CheckpointConfig": {"S3Uri": uri(deployment.bucket, layout.leg_prefix(leg.name)), "LocalPath": "/opt/ml/checkpoints"},
@@ -111,6 +118,7 @@ def training_request(
         "StoppingCondition": _stopping(spec, source),
         "EnableManagedSpotTraining": source.kind == "spot",
         "Environment": {"PYTHONUNBUFFERED": "1"},
+        "Tags": _tags(layout, deployment),
         **isolated,
         **vpc,
     }
@@ -119,6 +127,19 @@ def training_request(
 def _channel(name: str, s3_uri: str, mode: str) -> Json:
     source = {"S3DataType": "S3Prefix", "S3Uri": s3_uri, "S3DataDistributionType": "FullyReplicated"}
     return {"ChannelName": name, "InputMode": mode, "DataSource": {"S3DataSource": source}}
+
+
+def _tokens_channel(deployment: Deployment, tokens_uri: str, tokens_bytes: int) -> Json:
+    if deployment.file_system_id is None:
+        return _channel("tokens", tokens_uri, "File" if tokens_bytes <= FILE_MODE_BYTES else "FastFile")
+    _, key = split_uri(tokens_uri)
+    source = {
+        "FileSystemId": deployment.file_system_id,
+        "FileSystemType": "FSxLustre",
+        "FileSystemAccessMode": "ro",
+        "DirectoryPath": f"/{deployment.file_system_mount}/{key.rstrip('/')}",
+    }
+    return {"ChannelName": "tokens", "InputMode": "File", "DataSource": {"FileSystemDataSource": source}}
 
 
 def _resources(spec: RunSpec, source: CapacitySource, deployment: Deployment) -> Json:

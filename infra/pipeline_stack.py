@@ -14,8 +14,10 @@ from constructs import Construct
 from infra import roles
 from infra.assets import ROOT
 from infra.foundation_stack import FoundationStack
-from infra.functions_construct import Functions, log_retention
+from infra.functions_construct import Functions
 from infra.image_build import ImageBuild
+from infra.network_stack import NetworkStack
+from infra.python_function import log_retention
 from infra.schedules import Schedules
 from infra.settings import Settings
 
@@ -31,12 +33,24 @@ def load_definition() -> dict[str, Any]:
 class PipelineStack(cdk.Stack):
     """Everything that a run passes through."""
 
-    def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, foundation: FoundationStack, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        settings: Settings,
+        foundation: FoundationStack,
+        network: NetworkStack | None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(scope, construct_id, description="Pre-training: build, functions, state machine, schedules", **kwargs)
         retention = log_retention(settings)
         shared = foundation.shared
         self.build = ImageBuild(self, "Build", settings=settings, shared=shared, retention=retention)
-        self.prepare_role, self.training_role = roles.prepare_role(self, shared), roles.training_role(self, shared)
+        self.prepare_role, self.training_role = (
+            roles.prepare_role(self, shared, settings.source_buckets, in_vpc=network is not None),
+            roles.training_role(self, shared, in_vpc=network is not None),
+        )
         self.functions = Functions(
             self,
             "Functions",
@@ -45,6 +59,7 @@ class PipelineStack(cdk.Stack):
             build=self.build,
             prepare_role=self.prepare_role,
             training_role=self.training_role,
+            network={} if network is None else network.values(),
         )
         self.machine = self._machine(settings, foundation, retention)
         self.schedules = Schedules(self, "Schedules", settings=settings, machine=self.machine)

@@ -17,6 +17,7 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from infra.layout import JOBS_PREFIX, RUNS_PREFIX, TOKENS_PREFIX
+from infra.patrol_metrics import NAMESPACE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +79,14 @@ def _function(scope: Construct, name: str, statements: Sequence[iam.PolicyStatem
     return new_role(scope, name, "lambda.amazonaws.com", [*statements, logs, trace], source_account=False)
 
 
-def admit_role(scope: Construct, shared: Shared, log_group_arn: str) -> iam.Role:
+def admit_role(scope: Construct, shared: Shared, source_buckets: Sequence[str], log_group_arn: str) -> iam.Role:
     """Admit: looks at everything, writes run.json and the lock."""
     return _function(
         scope,
         "AdmitRole",
         [
             allow("s3:ListBucket", on=shared.bucket.bucket_arn),
+            *_read_sources(scope, source_buckets),
             # Sources may lie anywhere in the bucket; listing shows them, HeadObject of a tokenizer needs GetObject.
             allow("s3:GetObject", on=shared.bucket.arn_for_objects("*")),
             allow("s3:PutObject", on=[shared.bucket.arn_for_objects(f"{RUNS_PREFIX}*/{name}") for name in ("run.json", "lock.json")]),
@@ -136,6 +138,29 @@ def report_role(scope: Construct, shared: Shared, log_group_arn: str) -> iam.Rol
     )
 
 
+def patrol_role(scope: Construct, shared: Shared, log_group_arn: str, *, prunes: bool) -> iam.Role:
+    """Patrol: reads jobs, runs and quotas, publishes metrics; deletes old checkpoints only where a setting asks for it."""
+    checkpoints = shared.bucket.arn_for_objects(f"{RUNS_PREFIX}*/checkpoints/*")
+    return _function(
+        scope,
+        "PatrolRole",
+        [
+            allow("s3:ListBucket", on=shared.bucket.bucket_arn),
+            allow("s3:GetObject", on=_objects(shared, RUNS_PREFIX)),
+            *([allow("s3:DeleteObject", on=checkpoints)] if prunes else []),
+            _use_key_through_s3(scope, shared, "kms:Decrypt"),
+            # Service Quotas and the job lists have no resources to name.
+            allow("servicequotas:ListServiceQuotas", "servicequotas:ListAWSDefaultServiceQuotas", on="*"),
+            allow("sagemaker:ListTrainingJobs", "sagemaker:ListProcessingJobs", on="*"),
+            allow("sagemaker:DescribeTrainingJob", on=_arn(scope, "sagemaker", "training-job", "*")),  # whoever's jobs use up the quota
+            allow("sagemaker:DescribeProcessingJob", on=_arn(scope, "sagemaker", "processing-job", "*")),
+            # Metrics have no resources; the namespace is ours.
+            allow("cloudwatch:PutMetricData", on="*", when={"StringEquals": {"cloudwatch:namespace": NAMESPACE}}),
+        ],
+        log_group_arn,
+    )
+
+
 def build_role(scope: Construct, shared: Shared, *, context_arn: str, asset_bucket_arn: str, log_group_arn: str) -> iam.Role:
     """Build image: reads the build context, pulls the base, pushes the two images and the cache."""
     layers = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
@@ -160,15 +185,16 @@ def build_role(scope: Construct, shared: Shared, *, context_arn: str, asset_buck
     )
 
 
-def prepare_role(scope: Construct, shared: Shared) -> iam.Role:
+def prepare_role(scope: Construct, shared: Shared, source_buckets: Sequence[str], *, in_vpc: bool) -> iam.Role:
     """Prepare data: reads text, run.json and the token; writes shards and nothing else."""
     return new_role(
         scope,
         "PrepareRole",
         "sagemaker.amazonaws.com",
         [
-            *_job_basics(scope, shared, "/aws/sagemaker/ProcessingJobs"),
-            # Text may lie anywhere in the bucket. Other buckets: their owner's policy and an entry here.
+            *_job_basics(scope, shared, "/aws/sagemaker/ProcessingJobs", in_vpc=in_vpc),
+            *_read_sources(scope, source_buckets),
+            # Text may lie anywhere in the bucket.
             allow("s3:GetObject", on=shared.bucket.arn_for_objects("*")),
             allow("s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", on=_objects(shared, TOKENS_PREFIX)),
             _use_key_through_s3(scope, shared, "kms:Decrypt", "kms:GenerateDataKey"),
@@ -182,14 +208,14 @@ def prepare_role(scope: Construct, shared: Shared) -> iam.Role:
     )
 
 
-def training_role(scope: Construct, shared: Shared) -> iam.Role:
+def training_role(scope: Construct, shared: Shared, *, in_vpc: bool) -> iam.Role:
     """Train: SageMaker itself, on the job's behalf, reads the channels and syncs the checkpoints; the isolated container calls nothing."""
     return new_role(
         scope,
         "TrainingRole",
         "sagemaker.amazonaws.com",
         [
-            *_job_basics(scope, shared, "/aws/sagemaker/TrainingJobs"),
+            *_job_basics(scope, shared, "/aws/sagemaker/TrainingJobs", in_vpc=in_vpc),
             allow("s3:GetObject", on=_objects(shared, TOKENS_PREFIX, RUNS_PREFIX)),
             allow("s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", on=_objects(shared, RUNS_PREFIX, JOBS_PREFIX)),
             _use_key_through_s3(scope, shared, "kms:Decrypt", "kms:GenerateDataKey"),
@@ -197,7 +223,34 @@ def training_role(scope: Construct, shared: Shared) -> iam.Role:
     )
 
 
-def _job_basics(scope: Construct, shared: Shared, log_group: str) -> list[iam.PolicyStatement]:
+def _read_sources(scope: Construct, buckets: Sequence[str]) -> list[iam.PolicyStatement]:
+    """Read text from other buckets that a setting names."""
+    if not buckets:
+        return []
+    arns = [f"arn:{cdk.Stack.of(scope).partition}:s3:::{bucket}" for bucket in buckets]
+    return [allow("s3:ListBucket", on=arns), allow("s3:GetObject", on=[f"{arn}/*" for arn in arns])]
+
+
+def _network_interfaces() -> list[iam.PolicyStatement]:
+    """SageMaker puts the job's network interfaces into the VPC under the job's role."""
+    changes = (
+        "ec2:CreateNetworkInterface",
+        "ec2:CreateNetworkInterfacePermission",
+        "ec2:DeleteNetworkInterface",
+        "ec2:DeleteNetworkInterfacePermission",
+    )
+    looks = (
+        "ec2:DescribeNetworkInterfaces",
+        "ec2:DescribeVpcs",
+        "ec2:DescribeDhcpOptions",
+        "ec2:DescribeSubnets",
+        "ec2:DescribeSecurityGroups",
+    )
+    # The interfaces do not exist yet and the Describe calls have no resources; SageMaker documents this list for jobs in a VPC.
+    return [allow(*changes, *looks, on="*")]
+
+
+def _job_basics(scope: Construct, shared: Shared, log_group: str, *, in_vpc: bool) -> list[iam.PolicyStatement]:
     """What SageMaker needs for any job: pull the image, encrypt the volume, write logs and metrics."""
     return [
         allow("s3:ListBucket", "s3:GetBucketLocation", on=shared.bucket.bucket_arn),
@@ -209,6 +262,7 @@ def _job_basics(scope: Construct, shared: Shared, log_group: str) -> list[iam.Po
         _write_logs(scope, log_group),
         # CloudWatch metrics have no resources; the namespaces are SageMaker's.
         allow("cloudwatch:PutMetricData", on="*", when={"StringLike": {"cloudwatch:namespace": "/aws/sagemaker/*"}}),
+        *(_network_interfaces() if in_vpc else []),
     ]
 
 

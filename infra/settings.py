@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from data_prep.strict import Bounds, Json, Pattern, Problem, SpecError, at, one_or_more, parse, suggestion
+from infra.patrol_metrics import AlarmSettings
 from infra.run_spec import RUN_ID, resolve
 from training.recipes import RECIPES
 
 STACK_NAME = Pattern(r"[a-zA-Z][a-zA-Z0-9-]{0,39}", "a stack name prefix: 1 to 40 letters, digits and hyphens, a letter first")
 ACCOUNT = Pattern(r"\d{12}", "an AWS account number of 12 digits")
 REGION = Pattern(r"[a-z]{2}(-[a-z]+)+-\d", 'an AWS region such as "us-west-2"')
+CIDR = Pattern(r"\d{1,3}(\.\d{1,3}){3}/\d{1,2}", 'an address range such as "10.42.0.0/16"')
+BUCKET = Pattern(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "a bucket name")
+EMAIL = Pattern(r"[^@\s]+@[^@\s]+\.[^@\s]+", "an email address")
 EXPRESSION = Pattern(r"(cron|rate|at)\(.+\)", 'a schedule expression such as "cron(0 6 ? * MON *)" or "rate(1 day)"')
 
 
@@ -38,6 +42,35 @@ class ScheduleSettings:
     """``new``: each firing is a run of its own. ``latest``: each goes on with the run named after the schedule."""
     input: dict[str, Any] = dataclasses.field(default_factory=dict)
     """The execution's input, checked at synth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSettings:
+    """A VPC for the jobs: private subnets, endpoints, a security group that EFA accepts."""
+
+    cidr: Annotated[str, CIDR] = "10.42.0.0/16"
+    """Its addresses; every host of a job takes one, and a p5 host several."""
+    availability_zones: Annotated[tuple[str, ...], Bounds(1, 6)]
+    """Zones of the private subnets, such as ["us-west-2a", "us-west-2b"]; capacity is per zone, so name all that have it."""
+    subnet_mask: Annotated[int, Bounds(16, 28)] = 20
+    """Size of each private subnet: /20 is 4,091 addresses."""
+    internet: bool = True
+    """A NAT gateway, for hf:// sources. Without one only S3 sources work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FsxSettings:
+    """An FSx for Lustre file system that mirrors the token shards; training reads them from it."""
+
+    storage_gib: Annotated[int, Bounds(1200, 1_000_000)] = 1200
+    """Capacity: 1,200 or a multiple of 2,400."""
+    throughput_mbps_per_tib: Literal[125, 250, 500, 1000] = 125
+    """Throughput of each TiB."""
+
+    def check(self) -> Iterator[Problem]:
+        """PERSISTENT_2 comes in fixed steps."""
+        if self.storage_gib != 1200 and self.storage_gib % 2400:
+            yield Problem("storage_gib", f"{self.storage_gib} is neither 1200 nor a multiple of 2400")
 
 
 def schedule_input(schedule: ScheduleSettings, time: str) -> Json:
@@ -73,12 +106,32 @@ class Settings:
         ScheduleSettings(name="weekly", expression="cron(0 6 ? * MON *)", timezone="UTC", window_minutes=15, input={}),
     )
     """Schedules that start runs."""
+    emails: tuple[Annotated[str, EMAIL], ...] = ()
+    """Subscribers of the topic; each confirms by a link that AWS sends."""
+    source_buckets: tuple[Annotated[str, BUCKET], ...] = ()
+    """Other buckets that runs may read text from; their owners grant it too when they are another account's."""
+    alarms: AlarmSettings = dataclasses.field(default_factory=AlarmSettings)
+    """Thresholds."""
+    quotas_fail_deployment: bool = False
+    """Fail `cdk deploy` when a quota is too small for the default recipe; otherwise the deployment says so and goes on."""
+    checkpoint_days: Annotated[int, Bounds(1, 3650)] | None = None
+    """Delete checkpoints this many days after they were written, the newest of each leg excepted; null keeps all."""
+    cold_storage_days: Annotated[int, Bounds(30, 3650)] | None = 30
+    """Move what lies under runs/ to S3 Intelligent-Tiering after this many days; null leaves it in the standard class."""
+    network: NetworkSettings | None = None
+    """A VPC of the deployment's own for the jobs; null leaves them in SageMaker's network."""
+    fsx: FsxSettings | None = None
+    """FSx for Lustre for the token shards; needs ``network``."""
+    monthly_budget_usd: Annotated[float, Bounds(1.0)] | None = None
+    """An AWS budget on everything tagged with this deployment: a message at 80 % spent and when 100 % is forecast."""
 
     def check(self) -> Iterator[Problem]:
         """The recipe exists; schedules have names of their own and inputs that an execution would accept."""
         if self.default_recipe not in RECIPES:
             yield Problem("default_recipe", f'there is no recipe "{self.default_recipe}"{suggestion(self.default_recipe, RECIPES)}')
             return
+        if self.fsx is not None and self.network is None:
+            yield Problem("fsx", "a file system lives in a VPC; set network too")
         names = [schedule.name for schedule in self.schedules]
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield Problem("schedules", f'the name "{name}" is used {names.count(name)} times; it becomes part of run ids')

@@ -1,4 +1,4 @@
-"""The three stacks of one deployment, in the order they are deployed."""
+"""The stacks of one deployment, in the order they are deployed: three, and a network when a setting asks for one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import aws_cdk as cdk
 
 from infra.foundation_stack import FoundationStack
+from infra.job_requests import DEPLOYMENT_TAG
 from infra.monitoring_stack import MonitoringStack
+from infra.network_stack import NetworkStack, allow_lustre_to_use
 from infra.pipeline_stack import PipelineStack
 from infra.settings import Settings
 
@@ -19,12 +21,19 @@ class Stacks:
     foundation: FoundationStack
     pipeline: PipelineStack
     monitoring: MonitoringStack
+    network: NetworkStack | None = None
 
 
 def build_stacks(app: cdk.App, settings: Settings) -> Stacks:
     """Foundation outlives the others; Pipeline runs; Monitoring watches."""
     env = cdk.Environment(account=settings.account, region=settings.region)
     foundation = FoundationStack(app, f"{settings.name}-foundation", settings=settings, env=env)
-    pipeline = PipelineStack(app, f"{settings.name}-pipeline", settings=settings, foundation=foundation, env=env)
+    network = None
+    if settings.network is not None:
+        network = NetworkStack(app, f"{settings.name}-network", settings=settings, foundation=foundation, env=env)
+    if settings.fsx is not None:
+        allow_lustre_to_use(foundation)
+    pipeline = PipelineStack(app, f"{settings.name}-pipeline", settings=settings, foundation=foundation, network=network, env=env)
     monitoring = MonitoringStack(app, f"{settings.name}-monitoring", settings=settings, foundation=foundation, pipeline=pipeline, env=env)
-    return Stacks(foundation, pipeline, monitoring)
+    cdk.Tags.of(app).add(DEPLOYMENT_TAG, settings.name)
+    return Stacks(foundation, pipeline, monitoring, network)
