@@ -30,7 +30,7 @@ EMBEDDED_CALLS = Config(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Target:
     """One deployment, reachable."""
 
