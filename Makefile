@@ -104,3 +104,7 @@ format: .venv/.dev ## Format and fix what can be fixed
 .PHONY: lock
 lock: .venv/.dev ## Write every lock file from its .in file (UPGRADE=1 takes the newest versions)
 	$(BIN)/python -m container.lock $(if $(UPGRADE),--upgrade)
+
+.PHONY: image-check
+image-check: .venv/.dev ## Build the real Dockerfile without Docker and run both jobs in the images (Debian or Ubuntu, root)
+	@$(BIN)/python -m infra.local.image_check
