@@ -103,18 +103,20 @@ def _copy_from_whole_model(model: nn.Module, seed: int) -> None:
     Random initialisation in place gives every rank of a CPU mesh the same numbers for its shard, so the full weight would
     be the same block repeated. Each rank builds the whole model instead: CPU models are small.
     """
+    from training.float8 import plain  # torchtitan is imported by now
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         whole = model.config.build()  # type: ignore[union-attr,operator]
         whole.init_states(buffer_device=torch.device("cpu"))
-    source = {canonical_name(name): value.detach() for name, value in whole.named_parameters(remove_duplicate=False)}
+    source = {canonical_name(name): plain(value.detach()) for name, value in whole.named_parameters(remove_duplicate=False)}
     for name, parameter in model.named_parameters():
         value = source[canonical_name(name)].to(parameter.dtype)
         if isinstance(parameter, DTensor):
             value = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
-            parameter.to_local().copy_(value.to_local())
+            plain(parameter.to_local()).copy_(value.to_local())
         else:
-            parameter.copy_(value)
+            plain(parameter).copy_(value)
 
 
 def canonical_name(name: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from torchtitan.components.loss import ChunkedLossWrapper, CrossEntropyLoss
 from torchtitan.components.optimizer import LRSchedulersContainer, OptimizersContainer, ParamGroupConfig
 from torchtitan.config import CommConfig, CompileConfig, DebugConfig, ParallelismConfig, TrainingConfig
@@ -10,7 +12,7 @@ from torchtitan.models.common.config_utils import decoder_vocab_size
 from torchtitan.protocols.model_spec import ModelSpec
 
 from data_prep.strict import Json, to_json
-from training import cpu_device
+from training import cpu_device, float8
 from training.checkpoints import LegCheckpoints
 from training.leg_job import CHECKPOINTS, METRICS, TENSORBOARD, LegJob
 from training.loader import ShardLoader
@@ -75,6 +77,8 @@ def trainer_config(job: LegJob, *, validation_tokens: int) -> LegTrainer.Config:
 def leg_model_spec(spec: TrainingSpec, name: str = "leg") -> ModelSpec:
     """The leg's model, adapted to its device."""
     model = model_spec(spec.model, attention=spec.attention, name=name)
+    converted = float8.convert(model.model, spec.float8, emulate=spec.device == "cpu", compiled=spec.compile)
+    model = dataclasses.replace(model, model=converted, post_optimizer_build_fn=float8.after_optimizer_build(spec.float8))
     return cpu_device.adapt_model_spec(model, spec.seed) if spec.device == "cpu" else model
 
 
@@ -143,6 +147,8 @@ def _parallelism(spec: TrainingSpec) -> ParallelismConfig:
         context_parallel_degree=degrees.context,
         pipeline_parallel_degree=degrees.pipeline,
         context_parallel_load_balancer="headtail" if spec.attention == "sdpa" else "ptrr",
+        # spmd_types, 0.3.0's default, splits the sequence for FlexAttention only.
+        spmd_backend="partial_dtensor" if degrees.context > 1 and spec.attention == "sdpa" else "spmd_types",
     )
 
 

@@ -15,6 +15,7 @@ from torchtitan.trainer import Trainer
 
 from training.failure import Preempted
 from training.metrics import LegMetrics, diverged
+from training.positions import with_positions
 from training.watchdog import Watchdog
 
 _NOT_FINITE = "Loss is not finite"  # how torchtitan's train_step begins that RuntimeError
@@ -114,6 +115,10 @@ class LegTrainer(Trainer):
                 value = float(str(error).partition("global_avg_loss=")[2].partition(")")[0])
                 raise diverged("loss", value, self.step, self.metrics_processor.cursor) from error
             raise
+
+    def post_dataloading_process(self, input_dict: dict[str, torch.Tensor], labels: torch.Tensor) -> Any:
+        """torchtitan's, which needs positions to split a sequence over ranks."""
+        return super().post_dataloading_process(with_positions(input_dict) if self.parallel_dims.cp_enabled else input_dict, labels)
 
     def _hold(self, seconds: float) -> None:
         self.metrics_processor.held.checkpoint += seconds

@@ -6,8 +6,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from torchtitan.components.validate import Validator
+
+from training.positions import with_positions
 
 
 class LegValidator(Validator):
@@ -28,6 +31,11 @@ class LegValidator(Validator):
         """Every ``freq`` steps (0: never in between) and after the last."""
         every, last = int(self.config.freq), int(self.config.last_step)
         return step == last or (every > 0 and step % every == 0)
+
+    def post_dataloading_process(self, input_dict: dict[str, torch.Tensor], labels: torch.Tensor, model_parts: list[nn.Module]) -> Any:
+        """torchtitan's, which needs positions to split a sequence over ranks."""
+        batch = with_positions(input_dict) if self.parallel_dims.cp_enabled else input_dict
+        return super().post_dataloading_process(batch, labels, model_parts)
 
     def validate(self, model_parts: list[nn.Module], step: int) -> None:
         """Log the mean loss; the time is kept out of the training speed."""

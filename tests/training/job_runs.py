@@ -1,0 +1,139 @@
+"""Real jobs for tests and benches: ``python -m training.job`` in a folder of its own, killed, stopped and resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_prep.strict import merge
+from leg_corpus import documents, write_channel, write_job
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY: dict[str, Any] = {
+    "model": {"dim": 64, "layers": 2, "heads": 4, "kv_heads": 2, "ffn_dim": 192, "vocab_size": 400, "max_sequence_length": 64},
+    "device": "cpu",
+    "processes_per_host": 2,
+    "steps": 24,
+    "sequence_length": 64,
+    "local_batch_size": 2,
+    "global_batch_size": 4,
+    "optimizer": {"lr": 3e-3},
+    "schedule": {"warmup_steps": 4},
+    "precision": "float32",
+    "compile": False,
+    "activation_checkpointing": "none",
+    "checkpoint": {"interval_steps": 5, "keep_latest": 3, "async_mode": "async"},
+    "validation": {"interval_steps": 0, "batches": 2},
+    "export": {"dtype": "float32", "sample_prompt": "The"},
+    "log_interval_steps": 1,
+}
+"""24 steps of 256 tokens over about 3,800: an epoch ends at step 15."""
+
+
+def tiny_channel(folder: Path) -> Path:
+    """A tokens channel of a few thousand tokens."""
+    write_channel(folder, documents(12_000), vocab_size=400, validation_every=8)
+    return folder
+
+
+@dataclass
+class JobRun:
+    """One attempt in one folder."""
+
+    base: Path
+    process: subprocess.Popen[str]
+
+    @property
+    def kept(self) -> Path:
+        """What SageMaker would sync."""
+        return self.base / "checkpoints"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Metrics lines so far."""
+        path = self.kept / "metrics" / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def losses(self) -> dict[int, tuple[float, float]]:
+        """Loss and gradient norm of each step."""
+        return {row["step"]: (row["loss"], row["grad_norm"]) for row in self.rows() if "loss" in row}
+
+    def wait_until(self, condition: Callable[[], bool], timeout: float = 180.0) -> bool:
+        """True when the condition came true while the job lived."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if condition():
+                return True
+            time.sleep(0.002)
+        return condition()
+
+    def step(self) -> int:
+        """Last step logged."""
+        return max(self.losses(), default=0)
+
+    def finish(self, timeout: float = 300.0) -> int:
+        """Wait for the end; the exit code."""
+        return self.process.wait(timeout=timeout)
+
+    def failure(self) -> str:
+        """The failure sentence, or nothing."""
+        path = self.base / "output" / "failure"
+        return path.read_text() if path.exists() else ""
+
+    def log(self) -> str:
+        """What the job printed."""
+        return (self.base / "log.txt").read_text()
+
+    def export_hash(self) -> str:
+        """SHA-256 over the exported weights."""
+        digest = hashlib.sha256()
+        for path in sorted((self.kept / "export").glob("*.safetensors")):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+
+@dataclass
+class Leg:
+    """Attempts at one leg, each in a fresh folder that gets what the one before kept."""
+
+    root: Path
+    tokens: Path
+    training: dict[str, Any] = field(default_factory=dict)
+    attempts: int = 0
+    last: JobRun | None = None
+
+    def start(self, changes: dict[str, Any] | None = None, *, environment: dict[str, str] | None = None) -> JobRun:
+        """The next attempt, on an empty disk but for the last one's ``checkpoints`` folder."""
+        self.attempts += 1
+        base = self.root / f"attempt-{self.attempts}"
+        if self.last is not None:
+            shutil.copytree(self.last.kept, base / "checkpoints")
+        write_job(base, merge(merge(TINY, self.training), changes or {}), attempt=self.attempts)
+        self.last = start_job(base, self.tokens, environment=environment)
+        return self.last
+
+
+def start_job(base: Path, tokens: Path, *, environment: dict[str, str] | None = None) -> JobRun:
+    """Start the job whose files are under ``base``."""
+    channel = base / "input" / "data" / "tokens"
+    if not channel.exists():
+        channel.symlink_to(tokens)
+    log = (base / "log.txt").open("w")
+    settings = {**os.environ, "SAGEMAKER_BASE_DIR": str(base), "PYTHONPATH": str(ROOT), **(environment or {})}
+    command = [sys.executable, "-m", "training.job"]
+    return JobRun(base, subprocess.Popen(command, cwd=ROOT, env=settings, stdout=log, stderr=subprocess.STDOUT, text=True))
+
+
+def saving_now(run: JobRun) -> bool:
+    """A checkpoint is being written at this moment."""
+    folders = (run.kept / "checkpoints").glob("step-*")
+    return any((folder / "leg.json").exists() and not (folder / ".metadata").exists() for folder in folders)

@@ -1,0 +1,61 @@
+"""What the ranks of a test group run; see rank_group.py. Every function returns JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from data_prep.shards import read_index
+from training.leg_job import read_job
+from training.titan_config import trainer_config
+from training.trainer import LegTrainer
+
+
+def build(base: str, flex: bool = False) -> LegTrainer:
+    """The trainer of the job under ``base``."""
+    job = read_job(Path(base))
+    if flex:
+        job = dataclasses.replace(job, spec=dataclasses.replace(job.spec, attention="flex"))
+    index = read_index(job.tokens)
+    return trainer_config(job, validation_tokens=index.splits["validation"].tokens).build()
+
+
+def train(base: str, flex: bool = False) -> dict[str, Any]:
+    """Train to the end; the losses and norms of each logged step (the writing rank has them), and the weights' sum."""
+    trainer = build(base, flex)
+    try:
+        trainer.train()
+        rows = trainer.metrics_processor.file.rows() if trainer.metrics_processor.writes else []
+        return {"rows": [row for row in rows if "loss" in row], "validation": [row for row in rows if "validation_loss" in row]}
+    finally:
+        trainer.close()
+        dist.destroy_process_group()
+
+
+def initial_weights(base: str) -> dict[str, Any]:
+    """Checksums of whole initial weights and the correlation of each weight's two halves, rank 0."""
+    trainer = build(base)
+    result = {}
+    for name, value in trainer.checkpointer.states["model"].state_dict().items():
+        whole = value.full_tensor() if hasattr(value, "full_tensor") else value
+        if whole.dim() == 2:
+            first, second = whole.float().flatten().chunk(2)
+            pair = torch.stack([first, second])
+            result[name] = [whole.double().sum().item(), torch.corrcoef(pair)[0, 1].item()]
+    trainer.close()
+    dist.destroy_process_group()
+    return result
+
+
+def train_flex(base: str) -> dict[str, Any]:
+    """``train`` with FlexAttention, whose CPU backward torch refuses at the door although its eager kernels have one."""
+    import torch.nn.attention.flex_attention as flex
+    from torchtitan.models.common.attention import FlexAttention
+
+    flex._validate_device = lambda *_: None  # type: ignore[attr-defined]
+    FlexAttention._compiled_flex_attn = staticmethod(flex.flex_attention)
+    return train(base, flex=True)
