@@ -1,0 +1,196 @@
+"""The whole product on the embedded AWS: real stacks, real jobs, real text; one run that survives a kill, and ones that fail.
+
+The tests follow one another on one deployment: the second relies on the image that the first built.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import signal
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from conftest import EmbeddedStacks
+
+from training.metric_line import parse_line
+
+pytestmark = pytest.mark.embedded
+
+T = TypeVar("T")
+PREFIX = "source/stdlib/"
+STEPS = 24
+KILL_AFTER_STEP = 12  # past the checkpoint of step 8, before the last step
+DATA = {
+    "source": PREFIX,
+    "tokenizer": {"train": {"vocab_size": 1024, "sample_bytes": 1 << 20}},
+    "validation_share": 0.05,
+    "shard_tokens": 200_000,
+}
+TRAINING = {
+    "model": {"dim": 64, "layers": 2, "heads": 4, "kv_heads": 2, "ffn_dim": 128, "vocab_size": 1024, "max_sequence_length": 128},
+    "steps": STEPS,
+    "sequence_length": 128,
+    "local_batch_size": 4,
+    "schedule": {"warmup_steps": 2},
+    "checkpoint": {"interval_steps": 8, "async_mode": "async"},
+    "validation": {"interval_steps": 0, "batches": 2},
+    "log_interval_steps": 1,
+}
+
+
+def stdlib_text() -> bytes:
+    """Python's own library as JSONL: real text on every machine, about 1 MB."""
+    files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:60]
+    lines = [json.dumps({"text": paragraph}) for file in files for paragraph in file.read_text(errors="replace").split("\n\n")]
+    return gzip.compress("\n".join(lines).encode(), mtime=0)
+
+
+@pytest.fixture(scope="module")
+def stacks(embedded_aws: EmbeddedStacks) -> Iterator[EmbeddedStacks]:
+    embedded_aws.client("s3").put_object(Bucket=embedded_aws.bucket, Key=PREFIX + "a.jsonl.gz", Body=stdlib_text())
+    yield embedded_aws
+
+
+def until(look: Callable[[], T | None], what: str, seconds: float = 300) -> T:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+def read(stacks: EmbeddedStacks, key: str) -> str:
+    return str(stacks.client("s3").get_object(Bucket=stacks.bucket, Key=key)["Body"].read().decode())
+
+
+def keys(stacks: EmbeddedStacks, prefix: str) -> set[str]:
+    pages = stacks.client("s3").get_paginator("list_objects_v2").paginate(Bucket=stacks.bucket, Prefix=prefix)
+    return {item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", [])}
+
+
+def metrics(stacks: EmbeddedStacks, run: str) -> list[dict[str, float]]:
+    key = f"runs/{run}/main/metrics/metrics.jsonl"
+    if key not in {f"runs/{run}/{name}" for name in keys(stacks, f"runs/{run}/")}:
+        return []
+    return [line for text in read(stacks, key).splitlines() if (line := parse_line(text))]
+
+
+def processes_of(run: str, mark: bytes = b"") -> list[int]:
+    """Process ids of a run's training jobs, those whose environment holds ``mark`` as well."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if f"TRAINING_JOB_NAME={run}-".encode() in environment and mark in environment:
+            found.append(int(entry.name))
+    return found
+
+
+def jobs(stacks: EmbeddedStacks, run: str) -> list[str]:
+    listed = stacks.client("sagemaker").list_training_jobs(NameContains=run)["TrainingJobSummaries"]
+    return sorted(job["TrainingJobName"] for job in listed)
+
+
+def describe_failure(stacks: EmbeddedStacks, ended: dict[str, Any]) -> str:
+    return f"{ended.get('error')}: {ended.get('cause')}; states {stacks.states(ended['executionArn'])}"
+
+
+def test_run_survives_a_killed_job_and_leaves_everything_it_promises(stacks: EmbeddedStacks) -> None:
+    execution = stacks.start({"run_id": "whole", "data": DATA, "training": TRAINING}, name="whole-1")
+    late = until(lambda: [row for row in metrics(stacks, "whole") if row["step"] >= KILL_AFTER_STEP], "step 12")
+    assert late
+    for process in processes_of("whole", b"LOCAL_RANK="):
+        try:
+            os.kill(process, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    ended = stacks.wait(execution)
+    assert ended["status"] == "SUCCEEDED", describe_failure(stacks, ended)
+
+    states = stacks.states(execution)
+    order = [states.index(name) for name in ("Admit", "Build image", "Prepare data", "Train legs", "Train", "Triage", "Report", "Done")]
+    assert order == sorted(order)
+    assert states.count("Train") == 2
+    assert len(jobs(stacks, "whole")) == 2  # a fresh name for the second attempt
+
+    rows = metrics(stacks, "whole")
+    steps = [int(row["step"]) for row in rows if "loss" in row]
+    assert steps == list(range(1, STEPS + 1))  # every step once, killed and resumed
+    result = json.loads(read(stacks, "runs/whole/main/metrics/result.json"))
+    assert result["resumed_from"] >= 8
+    assert result["loss_last"] < result["loss_first"] - 0.5
+
+    left = keys(stacks, "runs/whole/")
+    assert {"run.json", "report.html", "report.json"} <= left
+    assert any(re.fullmatch(r"main/export/.*\.safetensors", key) for key in left)
+    assert {"main/export/config.json", "main/export/tokenizer.json"} <= left
+    assert any(key.startswith("main/tensorboard/") for key in left)
+    run = json.loads(read(stacks, "runs/whole/run.json"))
+    index = json.loads(read(stacks, f"tokens/{run['tokens']['fingerprint']}/index.json"))
+    assert index["fingerprint"] == run["tokens"]["fingerprint"]
+
+
+def test_second_run_makes_neither_image_nor_data_again_and_stopping_it_ends_its_processes(stacks: EmbeddedStacks) -> None:
+    training = TRAINING | {"steps": 5000}
+    execution = stacks.start({"run_id": "stopped", "data": DATA, "training": training}, name="stopped-1")
+    until(lambda: metrics(stacks, "stopped"), "the first step")
+    states = stacks.states(execution)
+    assert "Build image" not in states and "Prepare data" not in states
+    assert processes_of("stopped")
+    stacks.client("stepfunctions").stop_execution(executionArn=execution, error="Test", cause="enough")
+    until(lambda: not processes_of("stopped"), "the end of the job's processes", 150)
+    job = stacks.client("sagemaker").describe_training_job(TrainingJobName=jobs(stacks, "stopped")[0])
+    assert job["TrainingJobStatus"] in ("Stopping", "Stopped")
+    assert stacks.describe(execution)["status"] == "ABORTED"
+
+
+def test_a_corrupt_file_stops_the_run_with_its_name_and_leaves_no_index(stacks: EmbeddedStacks) -> None:
+    s3 = stacks.client("s3")
+    s3.put_object(Bucket=stacks.bucket, Key="source/broken/good.jsonl.gz", Body=stdlib_text())
+    s3.put_object(Bucket=stacks.bucket, Key="source/broken/bad.jsonl.gz", Body=stdlib_text()[:5000])
+    execution = stacks.start({"run_id": "broken", "data": DATA | {"source": "source/broken/"}, "training": TRAINING})
+    ended = stacks.wait(execution)
+    assert ended["status"] == "FAILED"
+    assert ended["error"] == "CorruptSource", describe_failure(stacks, ended)
+    assert "bad.jsonl.gz" in ended["cause"]
+    fingerprint = json.loads(read(stacks, "runs/broken/run.json"))["tokens"]["fingerprint"]
+    assert "index.json" not in keys(stacks, f"tokens/{fingerprint}/")
+    assert jobs(stacks, "broken") == []
+    report = json.loads(read(stacks, "runs/broken/report.json"))
+    assert "bad.jsonl.gz" in json.dumps(report)
+
+
+BAD_INPUTS: tuple[tuple[dict[str, Any], tuple[str, ...]], ...] = (
+    ({"recipie": "local"}, ("recipie", 'did you mean "recipe"')),
+    ({"recipe": "lokal"}, ('there is no recipe "lokal"', 'did you mean "local"')),
+    ({"training": {"steps": "many", "modle": {}}, "compute": {"instance_count": 0}},
+     ("training.steps", "training.modle", "compute.instance_count")),
+    ({"data": {"source": "source/nothing/"}}, ("source/nothing/",)),
+    ({"data": DATA, "compute": {"instance_type": "ml.p5.48xlarge", "instance_count": 9}},
+     ("ml.p5.48xlarge for training job usage", "9")),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "words"), BAD_INPUTS)
+def test_bad_input_is_refused_with_every_reason_before_anything_is_created(
+    stacks: EmbeddedStacks, value: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    if "compute" in value and "instance_type" in value["compute"]:
+        stacks.aws.set_quota("ml.p5.48xlarge for training job usage", 0)
+    before = stacks.client("sagemaker").list_training_jobs()["TrainingJobSummaries"]
+    ended = stacks.wait(stacks.start(value), 60)
+    assert (ended["status"], ended["error"]) == ("FAILED", "Refused"), describe_failure(stacks, ended)
+    assert [word for word in words if word not in ended["cause"]] == [], ended["cause"]
+    assert len(stacks.client("sagemaker").list_training_jobs()["TrainingJobSummaries"]) == len(before)
+    assert stacks.states(ended["executionArn"])[0:2] == ["Admit", "Explain"]
