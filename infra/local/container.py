@@ -24,14 +24,17 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # -I leaves every folder of ours out
 from infra.local import namespaces, root_folder
 
+KILL_ALL = signal.SIGUSR2
+"""Ends a job in ``folders`` isolation at once: the launcher sends it, and the kernel when the launcher is gone. SIGKILL would
+end the supervisor alone; only the first process of a process namespace takes all others along."""
 PEER_GRACE_SECONDS = 15  # the other hosts' time to end once one has failed; a collective that hangs is not waited for
 Json = dict[str, Any]
 
 
 def emit(event: str, **fields: Any) -> None:
-    """One line for the launcher."""
-    sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
-    sys.stdout.flush()
+    """One line for the launcher; when it is gone, there is nobody to tell."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, (json.dumps({"event": event, **fields}) + "\n").encode())
 
 
 class Supervisor:
@@ -47,6 +50,7 @@ class Supervisor:
     def run(self) -> int:
         """Exit code of the job: that of the first host that failed, or 0."""
         signal.signal(signal.SIGTERM, self._pass_on)
+        signal.signal(KILL_ALL, self._kill_hosts)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to handle
         for host in self.spec["hosts"]:
             self.running[self._start(host)] = host["name"]
@@ -69,8 +73,9 @@ class Supervisor:
             return pid
         try:
             os.setsid()
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            namespaces.die_with_parent()
+            for number in (signal.SIGTERM, signal.SIGINT, KILL_ALL):
+                signal.signal(number, signal.SIG_DFL)
             if self.isolated:
                 _enter_host(self.spec, host)
             os.dup2(host["output_fd"], 1)
@@ -98,6 +103,11 @@ class Supervisor:
     def _end_peers(self) -> None:
         self.kill_after = time.monotonic() + PEER_GRACE_SECONDS
         self._pass_on(signal.SIGTERM, None)
+
+    def _kill_hosts(self, number: int, frame: FrameType | None) -> None:
+        """End now; what the hosts started becomes ours when they die, and `_end_descendants` kills it."""
+        for main in list(self.running):
+            _signal(main, signal.SIGKILL)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         for main in list(self.running):
@@ -201,11 +211,13 @@ def main(argv: list[str]) -> int:
         print(json.dumps(probe()))
         return 0
     spec: Json = json.loads(Path(argv[0]).read_text())
-    namespaces.die_with_parent()
+    isolated = spec["isolation"] == "namespaces"
+    signal.signal(KILL_ALL, lambda number, frame: os._exit(137))  # until the supervisor has hosts to end
+    namespaces.die_with_parent(signal.SIGKILL if isolated else KILL_ALL)
     if os.getppid() != spec["launcher_pid"]:
         return 137  # the launcher ended before the line above
     try:
-        if spec["isolation"] == "namespaces":
+        if isolated:
             return _run_isolated(spec)
         namespaces.adopt_orphans()
         return Supervisor(spec).run()

@@ -7,6 +7,7 @@ and its shards are recognised the next time.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import html
 import json
 import re
@@ -23,6 +24,7 @@ PART_SERVICES = 24
 DOCUMENTS_PER_FILE = 20_000
 MIN_CHARACTERS = 24  # shorter strings are labels, not text
 _TAG = re.compile(r"<[^>]+>")
+_ESCAPED_TAG = re.compile(r"</?(?:a|b|br|code|i|li|note|ol|p|ul)(?: [^>]*)?/?>")  # some models escape their markup twice
 _SPACE = re.compile(r"\s+")
 
 
@@ -90,7 +92,7 @@ def _documents(models: list[Path]) -> Iterator[tuple[str, str, str]]:
     for path in models:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         for shape, found in _strings(json.loads(raw), ""):
-            text = _SPACE.sub(" ", html.unescape(_TAG.sub(" ", found))).strip()
+            text = _SPACE.sub(" ", _ESCAPED_TAG.sub(" ", html.unescape(_TAG.sub(" ", found)))).strip()
             if len(text) >= MIN_CHARACTERS and text not in seen:
                 seen.add(text)
                 yield path.parts[-3], shape, text
@@ -110,18 +112,16 @@ def _strings(node: Any, name: str) -> Iterator[tuple[str, str]]:
 
 def upload(s3: Any, bucket: str, *, full: bool = False) -> CorpusSummary:
     """Put the corpus under ``source/botocore/``; files that are there with the same bytes are left alone, others removed."""
-    there = {
-        item["Key"]: item["Size"]
-        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=PREFIX)
-        for item in page.get("Contents", [])
-    }
+    listed = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=PREFIX)
+    there = {item["Key"] for page in listed for item in page.get("Contents", [])}
     files = list(corpus_files(full=full))
     uploaded = 0
     for file in files:
-        if there.pop(PREFIX + file.name, None) != len(file.content):
-            s3.put_object(Bucket=bucket, Key=PREFIX + file.name, Body=file.content, ContentType="application/gzip")
+        key, digest = PREFIX + file.name, hashlib.sha256(file.content).hexdigest()
+        if key not in there or s3.head_object(Bucket=bucket, Key=key)["Metadata"].get("sha256") != digest:
+            s3.put_object(Bucket=bucket, Key=key, Body=file.content, ContentType="application/gzip", Metadata={"sha256": digest})
             uploaded += 1
-    for key in there:
+    for key in there - {PREFIX + file.name for file in files}:
         s3.delete_object(Bucket=bucket, Key=key)
     return CorpusSummary(
         uri=f"s3://{bucket}/{PREFIX}",

@@ -21,6 +21,8 @@ from infra.local.images import ImageConfig, file_system
 
 STOP_GRACE_SECONDS = 120.0
 """Between SIGTERM and SIGKILL, as SageMaker documents for StopTrainingJob."""
+KILL_ALL = signal.SIGUSR2
+"""What ends a supervisor and all its processes where there is no process namespace; see container.py."""
 SUPERVISOR = Path(__file__).with_name("container.py")
 
 
@@ -65,6 +67,7 @@ class JobProcess:
         self._timer: threading.Timer | None = None
         allowed = isolation()
         isolated = contained and allowed["namespaces"]
+        self._kill_signal = signal.SIGKILL if isolated else KILL_ALL
         whole = file_system(program) if contained else None
         if whole is not None and not isolated:
             raise RuntimeError("an image built with LOCAL_IMAGE=buildah needs mount namespaces: run as root, or unset LOCAL_IMAGE")
@@ -143,7 +146,7 @@ class JobProcess:
         """End every process of the job now."""
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+                self._process.send_signal(self._kill_signal)
 
 
 def _environment(host: Host, whole: ImageConfig | None) -> dict[str, str]:

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import signal
 import socket
 import struct
 from pathlib import Path
@@ -88,9 +89,9 @@ def raise_loopback() -> None:
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
 
 
-def die_with_parent() -> None:
-    """SIGKILL for this process when the thread that started it ends, however it ends."""
-    _check(_libc.prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0), "prctl(PR_SET_PDEATHSIG)")
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """A signal for this process when the thread that started it ends, however it ends."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0), "prctl(PR_SET_PDEATHSIG)")
 
 
 def adopt_orphans() -> None:
