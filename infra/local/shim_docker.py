@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -119,7 +120,7 @@ def run(arguments: Sequence[str]) -> int:
         return whole_image.run(image, given.command, variables, network=given.network != "none")
     environment = {
         "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
-        "HOME": "/root",
+        "HOME": os.environ.get("HOME", "/"),
         "PYTHONPATH": str(image.path),
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",

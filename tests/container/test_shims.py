@@ -119,7 +119,7 @@ def environment(tmp_path: Path, endpoint: str) -> dict[str, str]:
 def run_buildspec(context: Path, variables: dict[str, str]) -> tuple[int, list[str], dict[str, str]]:
     """The buildspec's commands, phase by phase, in one shell: exit status, log, exported variables."""
     spec = yaml.safe_load((context / "container/buildspec.yml").read_text())
-    commands = [command for phase in spec["phases"].values() for command in phase["commands"]]
+    commands = [command for phase in spec["phases"].values() for command in phase.get("commands", [])]
     exported = " && ".join(f'echo "EXPORTED {name}=${name}"' for name in spec["env"]["exported-variables"])
     script = "set -e\n" + "\n".join(commands) + "\n" + exported
     result = subprocess.run(["bash", "-c", script], cwd=context, env=variables, capture_output=True, text=True, check=False)
