@@ -1,0 +1,249 @@
+"""The commands that need a deployment, on AWS or embedded alike."""
+
+from __future__ import annotations
+
+import json
+import webbrowser
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from infra.cli import compare as comparing
+from infra.cli.exits import CommandError, Exit
+from infra.cli.logs import Stage, shown, stage_log
+from infra.cli.observe import Observer
+from infra.cli.plan_screen import plan_value, show_checks, show_plan, show_resolved
+from infra.cli.preflight import preflight
+from infra.cli.results import download_prefix, fetch_report, show_outcome
+from infra.cli.runs import list_runs, show_runs
+from infra.cli.start import find_execution, read_input, resolve_input, start_execution, stop_execution
+from infra.cli.target import Target
+from infra.cli.watch import AWS_SECONDS, EMBEDDED_SECONDS
+from infra.cli.watch import watch as watch_run
+from infra.cli.where import on_target
+from infra.layout import RunLayout
+
+Recipe = Annotated[str | None, typer.Argument(help="Named starting point; the deployment's default when left out.")]
+Run = Annotated[str | None, typer.Argument(help="Run id, execution name or ARN; the newest run when left out.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change one value: training.steps=2000")]
+RunId = Annotated[str | None, typer.Option("--run", metavar="ID", help="Name of the run.")]
+InputFile = Annotated[
+    Path | None, typer.Option("--input", metavar="FILE", help="JSON input, as in docs/runs/.", exists=True, dir_okay=False)
+]
+Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of a live screen; the default when piped.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON value on stdout, for scripts.")]
+
+
+@on_target
+def doctor(target: Target, recipe: Recipe = None, settings: Settings = None, input_file: InputFile = None, as_json: AsJson = False) -> None:
+    """Check account, stacks, image, data, token, quotas and budget for a run; a fix for each red line."""
+    found = preflight(target, resolve_input(_input(recipe, settings, None, input_file), target))
+    if as_json:
+        _echo({"ready": found.ready, "checks": plan_value(found)["checks"]})
+    else:
+        show_checks(found.checks, Console())
+    if not found.ready:
+        raise typer.Exit(int(Exit.FAILED))
+
+
+@on_target
+def plan(
+    target: Target,
+    recipe: Recipe = None,
+    settings: Settings = None,
+    input_file: InputFile = None,
+    full: Annotated[bool, typer.Option("--full", help="Print the whole resolved run too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a run would do, need and cost; starts nothing."""
+    found = preflight(target, resolve_input(_input(recipe, settings, None, input_file), target))
+    if as_json:
+        _echo(plan_value(found))
+        return
+    console = Console()
+    if full:
+        show_resolved(found.spec, console)
+    show_plan(found, console)
+    red = [check for check in found.checks if check.state == "bad"]
+    if red:
+        console.print(f"\nIt would be refused or fail as things are ({len(red)} red):", style="red")
+        show_checks(tuple(red), console)
+
+
+@on_target
+def start(
+    target: Target,
+    recipe: Recipe = None,
+    settings: Settings = None,
+    run: RunId = None,
+    input_file: InputFile = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay and watch; the exit code is the run's.")] = False,
+    plain: Plain = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start a run."""
+    value = _input(recipe, settings, run, input_file)
+    resolve_input(value, target)
+    execution = start_execution(target, value)
+    name = execution.rsplit(":", 1)[-1]
+    if as_json:
+        _echo({"execution": name, "execution_arn": execution, "run_id": value.get("run_id") or name})
+    else:
+        where = " --local" if target.embedded else ""
+        Console().print(f"started {name}" + ("" if watch else f"; watch it: pretrain watch {name}{where}"), highlight=False, soft_wrap=True)
+    if watch:
+        _follow(target, execution, plain=plain or as_json)
+
+
+@on_target
+def watch(target: Target, run: Run = None, plain: Plain = False) -> None:
+    """Follow a run: stages, steps, loss, tokens/s, MFU, dollars so far. Ctrl-C leaves the run alone."""
+    _follow(target, find_execution(target, run), plain=plain)
+
+
+@on_target
+def logs(
+    target: Target,
+    run: Run = None,
+    stage: Annotated[Stage, typer.Option("--stage", help="Whose log.")] = "train",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the stage has ended.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Lines exactly as written.")] = False,
+) -> None:
+    """Print the log of a run's stage."""
+    for line in stage_log(target, find_execution(target, run), stage, follow=follow):
+        typer.echo(shown(line, raw))
+
+
+@on_target
+def list_(
+    target: Target, limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many.")] = 20, as_json: AsJson = False
+) -> None:
+    """List the newest runs."""
+    runs = list_runs(target, limit)
+    if as_json:
+        _echo(runs)
+    else:
+        show_runs(runs, Console())
+
+
+@on_target
+def stop(target: Target, run: Run = None, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
+    """Stop a run; its training job writes a checkpoint first, and the same run id resumes from it."""
+    execution = find_execution(target, run)
+    name = execution.rsplit(":", 1)[-1]
+    status = target.client("stepfunctions").describe_execution(executionArn=execution)["status"]
+    if status != "RUNNING":
+        raise CommandError(f"{name} is not running, it has {str(status).lower()}", Exit.NOT_FOUND)
+    if not yes and not typer.confirm(f"Stop {name}? Its training job writes a checkpoint first; starting the same run id again resumes."):
+        raise typer.Exit(int(Exit.DONE))
+    stop_execution(target, execution, "pretrain stop")
+    Console().print(f"stopping {name}", highlight=False)
+
+
+@on_target
+def compare(
+    target: Target, runs: Annotated[list[str], typer.Argument(help="Two or more run ids, or one of several legs.")], as_json: AsJson = False
+) -> None:
+    """Compare runs: figures side by side, ratios to the first, and the settings that differ."""
+    value = comparing.comparison(comparing.read_reports(target, runs))
+    if as_json:
+        _echo(value)
+    else:
+        comparing.show_comparison(value, Console())
+
+
+@on_target
+def report(
+    target: Target,
+    run: Run = None,
+    folder: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Where to put it; runs/<run>/ when left out.")] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Fetch a run's report.html and report.json."""
+    run_id = _run_id(target, run)
+    page = fetch_report(target, run_id, folder or Path.cwd() / "runs" / run_id)
+    typer.echo(str(page))
+    if open_it:
+        webbrowser.open(page.resolve().as_uri())
+
+
+@on_target
+def export(
+    target: Target,
+    directory: Annotated[Path, typer.Argument(help="Folder for the model.", file_okay=False)],
+    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="The run; the newest when left out.")] = None,
+    leg: Annotated[str | None, typer.Option("--leg", metavar="NAME", help="The leg, when there are several.")] = None,
+) -> None:
+    """Fetch a run's exported model: Hugging Face safetensors, config and tokenizer."""
+    run_id = _run_id(target, run)
+    legs = _legs(target, run_id)
+    if leg is None and len(legs) > 1:
+        raise CommandError(f"run {run_id} has the legs {', '.join(legs)}: choose one with --leg", Exit.USAGE)
+    name = leg or (legs[0] if legs else "main")
+    files = download_prefix(target, RunLayout(run_id).leg_folder(name, "export"), directory)
+    if not files:
+        raise CommandError(f"run {run_id} has no exported model for leg {name}; it is written when the leg ends", Exit.NOT_FOUND)
+    size = sum(path.stat().st_size for path in files)
+    typer.echo(f"{directory}: {len(files)} files, {size / 1e6:,.1f} MB")
+
+
+EXAMPLES = {
+    "doctor": (doctor, "pretrain doctor llama3_8b"),
+    "plan": (plan, "pretrain plan llama3_8b --set training.steps=2000"),
+    "start": (start, "pretrain start llama3_8b --set training.steps=2000 --run evening --watch"),
+    "watch": (watch, "pretrain watch evening --plain"),
+    "logs": (logs, "pretrain logs evening --stage train --follow"),
+    "list": (list_, "pretrain list --limit 5"),
+    "stop": (stop, "pretrain stop evening --yes"),
+    "compare": (compare, "pretrain compare evening morning"),
+    "report": (report, "pretrain report evening --open"),
+    "export": (export, "pretrain export ./model --run evening"),
+}
+"""Every command with the example that its --help shows."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application, in the order of use."""
+    for name, (command, example) in EXAMPLES.items():
+        app.command(name, epilog=f"Example: {example}", no_args_is_help=name in ("compare", "export"))(command)
+
+
+def _input(recipe: str | None, settings: list[str] | None, run: str | None, file: Path | None) -> dict[str, Any]:
+    return read_input(recipe, settings or [], run, file.read_text() if file else None)
+
+
+def _follow(target: Target, execution: str, *, plain: bool) -> None:
+    """Watch to the end, say what came of it; a failed run ends with exit code 1."""
+    console = Console()
+    every = EMBEDDED_SECONDS if target.embedded else AWS_SECONDS
+    try:
+        view = watch_run(Observer(target, execution), console, every=every, plain=plain)
+    except KeyboardInterrupt:
+        name = execution.rsplit(":", 1)[-1] + (" --local" if target.embedded else "")
+        console.print(f"\nNo longer watching; the run goes on. Stop it with: pretrain stop {name}", highlight=False)
+        raise
+    show_outcome(view, console)
+    if view.status != "SUCCEEDED":
+        raise typer.Exit(int(Exit.FAILED))
+
+
+def _run_id(target: Target, run: str | None) -> str:
+    """The run id of a run id, execution name or ARN; a run id is known by its folder, so that reports outlive executions."""
+    if run and not run.startswith("arn:") and _legs(target, run):
+        return run
+    return Observer(target, find_execution(target, run)).look().run_id
+
+
+def _legs(target: Target, run_id: str) -> list[str]:
+    s3 = target.client("s3")
+    try:
+        body = s3.get_object(Bucket=target.bucket, Key=RunLayout(run_id).run_json)["Body"].read()
+    except s3.exceptions.NoSuchKey:
+        return []
+    return [str(leg["name"]) for leg in json.loads(body)["legs"]]
+
+
+def _echo(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2))

@@ -1,0 +1,78 @@
+"""`pretrain compare`: legs of several runs side by side, from their report.json."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from infra.cli.exits import CommandError, Exit
+from infra.cli.target import Target
+from infra.layout import RunLayout
+from infra.report.tables import changed_settings
+
+FIGURES = (
+    ("steps", "steps", "{:,.0f}"),
+    ("tokens", "tokens", "{:,.0f}"),
+    ("first loss", "loss_first", "{:.3f}"),
+    ("last loss", "loss_last", "{:.3f}"),
+    ("validation loss", "validation_loss", "{:.3f}"),
+    ("tokens/s/device", "tokens_per_second_per_device", "{:,.0f}"),
+    ("MFU %", "mfu", "{:.1f}"),
+    ("memory GiB", "memory_gib", "{:.2f}"),
+    ("attempts", "attempts", "{:.0f}"),
+    ("USD", "usd", "{:,.2f}"),
+)
+
+
+def read_reports(target: Target, run_ids: list[str]) -> list[dict[str, Any]]:
+    """report.json of each run.
+
+    Raises:
+        CommandError: a run has none.
+    """
+    s3, reports = target.client("s3"), []
+    for run_id in run_ids:
+        try:
+            body = s3.get_object(Bucket=target.bucket, Key=RunLayout(run_id).report_json)["Body"].read()
+        except s3.exceptions.NoSuchKey:
+            raise CommandError(f'run "{run_id}" has no report; pretrain list shows the runs', Exit.NOT_FOUND) from None
+        reports.append(json.loads(body))
+    return reports
+
+
+def comparison(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """Legs in order, each with its figures, its ratio to the first leg of all, and the settings that differ."""
+    legs = [
+        (f"{report['run_id']}/{leg['name']}" if len(report["legs"]) > 1 else report["run_id"], leg)
+        for report in reports
+        for leg in report["legs"]
+    ]
+    if not legs:
+        return {"legs": [], "settings": {}}
+    base = legs[0][1]["figures"].get("tokens_per_second_per_device")
+    rows = []
+    for name, leg in legs:
+        speed = leg["figures"].get("tokens_per_second_per_device")
+        rows.append(
+            {"name": name, **{key: leg["figures"].get(key) for _, key, _ in FIGURES}, "ratio": speed / base if speed and base else None}
+        )
+    changed = changed_settings([leg for _, leg in legs])
+    return {"legs": rows, "settings": dict(changed)}
+
+
+def show_comparison(value: dict[str, Any], console: Console) -> None:
+    """One column a leg."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("", no_wrap=True)
+    for leg in value["legs"]:
+        table.add_column(leg["name"], justify="right", overflow="fold")
+    for title, key, pattern in (*FIGURES, ("ratio", "ratio", "{:.3f}")):
+        cells = ["-" if leg[key] is None else pattern.format(leg[key]) for leg in value["legs"]]
+        if any(cell != "-" for cell in cells):
+            table.add_row(title, *cells)
+    for path, values in value["settings"].items():
+        table.add_row(path, *(str(item) for item in values), style="dim")
+    console.print(table)

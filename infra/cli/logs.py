@@ -1,0 +1,165 @@
+"""`pretrain logs`: the log of any stage. Job logs are followed by the sagemaker package's own stream handler."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from botocore.exceptions import ClientError
+
+from infra.cli.exits import CommandError, Exit
+from infra.cli.progress import ENDED
+from infra.cli.target import Target
+
+Stage = Literal["admit", "build", "prepare", "train", "report"]
+JOB_GROUPS = {"prepare": ("Processing", "/aws/sagemaker/ProcessingJobs"), "train": ("Training", "/aws/sagemaker/TrainingJobs")}
+
+
+def job_name(target: Target, execution_arn: str, stage: Stage) -> str:
+    """The newest processing or training job of an execution.
+
+    Its jobs carry the run id in their names; their creation lies within the execution.
+    """
+    kind, _ = JOB_GROUPS[stage]
+    execution = target.client("stepfunctions").describe_execution(executionArn=execution_arn)
+    pages = target.client("sagemaker").get_paginator(f"list_{kind.lower()}_jobs")
+    arguments = {"CreationTimeAfter": execution["startDate"], "SortBy": "CreationTime", "SortOrder": "Descending"}
+    if execution.get("stopDate"):
+        arguments["CreationTimeBefore"] = execution["stopDate"]
+    for page in pages.paginate(**arguments):
+        for job in page[f"{kind}JobSummaries"]:
+            return str(job[f"{kind}JobName"])
+    raise CommandError(f"this run has started no {kind.lower()} job; its stage may have been skipped, or not reached", Exit.NOT_FOUND)
+
+
+def job_lines(target: Target, stage: Stage, name: str, *, follow: bool, pause: Callable[[float], None] = time.sleep) -> Iterator[str]:
+    """Lines of a job's streams, all hosts; with ``follow`` until the job has ended."""
+    kind, group = JOB_GROUPS[stage]
+    handler = _stream_handler(target, group, name, _hosts(target, kind, name))
+    while True:
+        ended = _job_ended(target, kind, name)  # before reading, so that the last lines are read after the end
+        for stream, event in handler.get_latest_log_events():
+            host = stream.rsplit("/", 1)[-1].split("-")[0:2]
+            prefix = f"{'-'.join(host)}  " if len(handler.streams) > 1 else ""
+            yield prefix + str(event["message"]).rstrip("\n")
+        if ended or not follow:
+            return
+        pause(1.0 if target.embedded else 5.0)
+
+
+def _stream_handler(target: Target, group: str, prefix: str, hosts: int) -> Any:
+    """The sagemaker package's handler, over this target's client. Imported here: it takes seconds."""
+    os.environ.setdefault("SAGEMAKER_ADMIN_CONFIG_OVERRIDE", str(Path(__file__).with_name("sagemaker-config.yaml")))  # telemetry off
+    from sagemaker.core.utils.logs import CloudWatchLogsClient, MultiLogStreamHandler
+
+    CloudWatchLogsClient.client = target.client("logs")  # else it makes its own from ambient settings
+    return MultiLogStreamHandler(log_group_name=group, log_stream_name_prefix=prefix, expected_stream_count=hosts)
+
+
+def _hosts(target: Target, kind: str, name: str) -> int:
+    job = _describe(target, kind, name)
+    resources = job.get("ResourceConfig") or (job.get("ProcessingResources") or {}).get("ClusterConfig") or {}
+    return int(resources.get("InstanceCount") or 1)
+
+
+def _job_ended(target: Target, kind: str, name: str) -> bool:
+    return str(_describe(target, kind, name)[f"{kind}JobStatus"]) in ("Completed", "Failed", "Stopped")
+
+
+def _describe(target: Target, kind: str, name: str) -> dict[str, Any]:
+    call = getattr(target.client("sagemaker"), f"describe_{kind.lower()}_job")
+    described: dict[str, Any] = call(**{f"{kind}JobName": name})
+    return described
+
+
+def group_lines(
+    target: Target,
+    group: str,
+    streams: list[str],
+    since: float,
+    ended: Callable[[], bool],
+    *,
+    follow: bool,
+    pause: Callable[[float], None] = time.sleep,
+) -> Iterator[str]:
+    """Lines of a log group from ``since`` (epoch seconds) on, in order; all streams when none is named."""
+    seen: set[str] = set()
+    start = int(since * 1000)
+    while True:
+        last = ended()
+        arguments: dict[str, Any] = {"logGroupName": group, "startTime": start} | ({"logStreamNames": streams} if streams else {})
+        try:
+            for page in target.client("logs").get_paginator("filter_log_events").paginate(**arguments):
+                for event in page["events"]:
+                    if event["eventId"] not in seen:
+                        seen.add(event["eventId"])
+                        yield str(event["message"]).rstrip("\n")
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ResourceNotFoundException":
+                raise
+        if last or not follow:
+            return
+        pause(1.0 if target.embedded else 5.0)
+
+
+def stage_log(target: Target, execution_arn: str, stage: Stage, *, follow: bool) -> Iterator[str]:
+    """Lines of one stage of a run."""
+    if stage in JOB_GROUPS:
+        yield from job_lines(target, stage, job_name(target, execution_arn, stage), follow=follow)
+        return
+    steps = target.client("stepfunctions")
+    execution = steps.describe_execution(executionArn=execution_arn)
+
+    def ended() -> bool:
+        return str(steps.describe_execution(executionArn=execution_arn)["status"]) in ENDED
+
+    since = execution["startDate"].timestamp()
+    group, streams = _build_log(target, since) if stage == "build" else (_function_group(target, stage), [])
+    yield from group_lines(target, group, streams, since, ended, follow=follow)
+
+
+def _build_log(target: Target, since: float) -> tuple[str, list[str]]:
+    client = target.client("codebuild")
+    project = target.output("BuildProjectName")
+    ids = client.list_builds_for_project(projectName=project, sortOrder="DESCENDING").get("ids") or []
+    builds = client.batch_get_builds(ids=ids[:5])["builds"] if ids else []
+    recent = [build for build in builds if build["startTime"].timestamp() >= since - 60]
+    if not recent:
+        raise CommandError("this run has built no image: it was there already", Exit.NOT_FOUND)
+    logs = recent[0].get("logs") or {}
+    return str(logs.get("groupName") or f"/aws/codebuild/{project}"), [str(logs["streamName"])] if logs.get("streamName") else []
+
+
+def _function_group(target: Target, stage: str) -> str:
+    """The log group of a stage's Lambda function, found through the stack, since physical names are CDK's."""
+    stack = f"{target.settings.name}-pipeline"
+    for page in target.client("cloudformation").get_paginator("list_stack_resources").paginate(StackName=stack):
+        for resource in page["StackResourceSummaries"]:
+            logical = str(resource["LogicalResourceId"]).lower()
+            if resource["ResourceType"] == "AWS::Lambda::Function" and logical.startswith(stage):
+                name = str(resource["PhysicalResourceId"])
+                configuration = target.client("lambda").get_function_configuration(FunctionName=name)
+                return str((configuration.get("LoggingConfig") or {}).get("LogGroup") or f"/aws/lambda/{name}")
+    raise CommandError(f"stack {stack} has no {stage} function", Exit.NOT_FOUND)
+
+
+def shown(line: str, raw: bool) -> str:
+    """A line for people: metrics and progress lines, which are JSON, as ``name=value`` pairs."""
+    if raw or not line.startswith("{"):
+        return line
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(value, dict):
+        return line
+    parts = [
+        f"{key}={item:.6g}" if isinstance(item, float) else f"{key}={item}"
+        for key, item in value.items()
+        if item is not None and key != "time"
+    ]
+    return " ".join(parts)

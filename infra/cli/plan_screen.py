@@ -1,0 +1,100 @@
+"""Tables of `doctor` and `plan`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from infra.cli.preflight import Check, Preflight, as_value
+from infra.cli.screen import duration
+from infra.run_spec import Leg, RunSpec, as_input
+from training.memory import parameter_count
+from training.spec import data_parallel_ranks
+
+MARKS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "bold red")}
+STATE_BYTES_PER_PARAMETER = 16
+"""float32 weight, gradient and AdamW's two moments, 4 bytes each; all four are sharded (FSDP)."""
+
+
+def show_checks(checks: tuple[Check, ...], console: Console) -> None:
+    """One line a check, the fix under each that is not green."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(width=1)
+    table.add_column(overflow="fold", max_width=34)
+    table.add_column(overflow="fold", ratio=1)
+    for check in checks:
+        mark, style = MARKS[check.state]
+        table.add_row(Text(mark, style=style), Text(check.name), Text(check.found))
+        if check.fix and check.state != "good":
+            table.add_row("", "", Text(f"-> {check.fix}", style="bold"))
+    console.print(table)
+
+
+def show_plan(plan: Preflight, console: Console) -> None:
+    """What would run, what it needs and costs, what is skipped."""
+    spec, costs = plan.spec, plan.estimate
+    compute = spec.compute
+    console.print(
+        f"recipe {spec.recipe}: {compute.instance_count} x {compute.instance_type}, {len(spec.legs)} leg{'s' * (len(spec.legs) > 1)}",
+        highlight=False,
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for title in ("leg", "parameters", "steps", "tokens", "time", "USD", "state/device"):
+        table.add_column(title, justify="left" if title == "leg" else "right", no_wrap=True)
+    for leg, cost in zip(spec.legs, costs.legs, strict=True):
+        known = leg.training.expected_tokens_per_second_per_device is not None
+        table.add_row(
+            leg.name,
+            _count(parameter_count(leg.training.model)),
+            f"{cost.steps:,}",
+            _count(cost.tokens),
+            ("" if known else "<= ") + duration(cost.seconds),
+            "?" if cost.usd is None else f"{cost.usd:,.2f}",
+            f"{state_gib(leg, compute.instance_count):,.1f} GiB",
+        )
+    console.print(table)
+    prepare = "none, tokenised already" if plan.data_exists else f"at most ${costs.prepare_max_usd or 0:,.2f}"
+    console.print(f"Preparing data: {prepare}. Estimate ${costs.usd or 0:,.2f}, budget ${spec.budget.max_usd:,.2f}.", highlight=False)
+    skipped = [name for name, there in (("Build image", plan.image_exists), ("Prepare data", plan.data_exists)) if there]
+    console.print(f"Skipped, already there: {', '.join(skipped) or 'nothing'}.", highlight=False)
+    console.print("State per device: weights, gradients and AdamW's moments in float32, sharded; activations come on top.", style="dim")
+
+
+def state_gib(leg: Leg, hosts: int) -> float:
+    """GiB of model and optimiser state on each device."""
+    training = leg.training
+    p = training.parallelism
+    devices = hosts * training.processes_per_host
+    shards = devices // p.replicate if p.shard == -1 else p.shard * p.tensor * p.pipeline * p.context
+    return parameter_count(training.model) * STATE_BYTES_PER_PARAMETER / max(1, shards) / 2**30
+
+
+def plan_value(plan: Preflight) -> dict[str, Any]:
+    """The plan for --json: the resolved run, the estimate, the checks."""
+    spec: RunSpec = plan.spec
+    ranks = {leg.name: data_parallel_ranks(leg.training, spec.compute.instance_count) for leg in spec.legs}
+    return {
+        "ready": plan.ready,
+        "run": as_input(spec),
+        "estimate": plan.estimate.as_value(),
+        "skips": {"build_image": plan.image_exists, "prepare_data": plan.data_exists},
+        "state_gib_per_device": {leg.name: round(state_gib(leg, spec.compute.instance_count), 3) for leg in spec.legs},
+        "data_parallel_ranks": ranks,
+        "checks": [as_value(check) for check in plan.checks],
+    }
+
+
+def show_resolved(spec: RunSpec, console: Console) -> None:
+    """The whole resolved run, as run.json will hold it."""
+    console.print_json(json.dumps(as_input(spec)))
+
+
+def _count(number: float) -> str:
+    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.3g} {unit}"
+    return f"{number:,.0f}"
