@@ -14,6 +14,7 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
 
+from infra.acknowledge import acknowledge
 from infra.layout import JOBS_PREFIX, RUNS_PREFIX
 from infra.roles import Shared
 from infra.settings import Settings
@@ -46,6 +47,9 @@ class FoundationStack(cdk.Stack):
             kms_key_id=self.key.key_arn,
         )
         self.secret.apply_removal_policy(self.removal)
+        acknowledge(
+            self.secret, "AwsSolutions-SMG4", "the value is a token that a person gets from another company; it cannot be rotated by code"
+        )
         self.topic = sns.Topic(self, "Notifications", display_name="Pre-training", master_key=self.key, enforce_ssl=True)
         for email in settings.emails:
             self.topic.add_subscription(subscriptions.EmailSubscription(email))
@@ -59,7 +63,14 @@ class FoundationStack(cdk.Stack):
                     conditions={"StringEquals": {"aws:SourceAccount": self.account}},
                 )
             )
-        self.shared = Shared(bucket=self.bucket, key=self.key, images=self.images, cache=self.cache, secret_arn=self.secret.ref)
+        self.shared = Shared(
+            bucket=self.bucket,
+            bucket_arn=self.export_value(self.bucket.bucket_arn),
+            key=self.key,
+            images=self.images,
+            cache=self.cache,
+            secret_arn=self.secret.ref,
+        )
         cdk.CfnOutput(self, "BucketName", value=self.bucket.bucket_name)
         cdk.CfnOutput(self, "KeyArn", value=self.key.key_arn)
         cdk.CfnOutput(self, "RepositoryUri", value=self.images.repository_uri)

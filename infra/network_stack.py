@@ -11,6 +11,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
+from infra.acknowledge import acknowledge
 from infra.foundation_stack import FoundationStack
 from infra.layout import TOKENS_PREFIX
 from infra.python_function import log_retention
@@ -66,7 +67,8 @@ class NetworkStack(cdk.Stack):
             restrict_default_security_group=False,  # that is a custom resource; nothing uses the default group
         )
         for name, service in ENDPOINTS.items():
-            vpc.add_interface_endpoint(name, service=service, subnets=ec2.SubnetSelection(subnet_type=private))
+            endpoint = vpc.add_interface_endpoint(name, service=service, subnets=ec2.SubnetSelection(subnet_type=private))
+            acknowledge(endpoint, "AwsSolutions-EC23", "admits HTTPS from the VPC's own addresses, which the rule cannot read")
         log_group = logs.LogGroup(self, "FlowLog", retention=log_retention(settings), removal_policy=cdk.RemovalPolicy.DESTROY)
         vpc.add_flow_log(
             "Flow", destination=ec2.FlowLogDestination.to_cloud_watch_logs(log_group), traffic_type=ec2.FlowLogTrafficType.REJECT

@@ -14,6 +14,7 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
+from infra.acknowledge import acknowledge
 from infra.assets import content_hash, lambda_files, stage
 from infra.settings import Settings
 
@@ -74,3 +75,4 @@ class PythonFunction(lambda_.Function):
             environment=values,
             tracing=lambda_.Tracing.ACTIVE,
         )
+        acknowledge(self, "AwsSolutions-L1", "3.13 is what the package is tested for on Lambda; it is pure Python for 3.11 and newer")
