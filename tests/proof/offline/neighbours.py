@@ -103,7 +103,7 @@ def _transport(names: Names, requests: list[Request]) -> Iterator[Need]:
 def _elsewhere(names: Names, requests: list[Request]) -> Iterator[Need]:
     """The same call on somebody else's resource in the same account."""
     for request in requests:
-        prefix, _, name = request.resource.rpartition(":")
+        prefix, _, _name = request.resource.rpartition(":")
         other = {
             "s3": "arn:aws:s3:::somebody-elses-bucket" + ("/" + request.resource.split("/", 1)[1] if "/" in request.resource else ""),
             "lambda": f"{prefix}:somebody-elses-function",

@@ -15,7 +15,7 @@ from unittest import mock
 
 from infra.layout import index_key
 from offline import rules
-from offline.arguments import check_result, check_task, operation
+from offline.arguments import check_result, check_task, operation, service_model
 from offline.asl import Interpreter
 from offline.execution import Call, Execution, Failure, Outcome, Result
 from offline.queries import Queries
@@ -98,7 +98,7 @@ class Pipeline:
 
     def run(self, scenario: Scenario, *, seed: int = 0) -> PipelineRun:
         """One execution."""
-        world = self._world(scenario)
+        world = self.world(scenario)
         problems: list[str] = []
         queries = Queries()
         turns: dict[str, int] = {}
@@ -126,7 +126,8 @@ class Pipeline:
 
     # -- the account -------------------------------------------------------------------------------------
 
-    def _world(self, scenario: Scenario) -> World:
+    def world(self, scenario: Scenario) -> World:
+        """The account as the scenario finds it."""
         world = World(region=self.synthesis.templates.environment.region)
         world.quotas = {f"{kind} for {use} usage": 64.0 for kind in _instance_types() for use in QUOTAS}
         world.put(self.bucket, "source/botocore/part-0.jsonl.gz", "text")
@@ -162,7 +163,7 @@ class Pipeline:
             return planned
         name = operation(call.resource)[1].name
         if name == "Invoke":
-            return self._invoke(call, world)
+            return self.invoke(call.arguments["FunctionName"], call.arguments["Payload"], world)
         if name in ("CreateTrainingJob", "CreateProcessingJob"):
             return _job(
                 call.arguments, planned if isinstance(planned, Job) else Job(), name.removeprefix("Create").removesuffix("Job"), world
@@ -171,13 +172,14 @@ class Pipeline:
             return self._build(planned if isinstance(planned, Build) else Build(), world)
         return Result({"MessageId": "00000000-0000-0000-0000-000000000000"})
 
-    def _invoke(self, call: Call, world: World) -> Outcome:
-        function = self.functions[call.arguments["FunctionName"]]
+    def invoke(self, function_arn: str, event: Json, world: World) -> Outcome:
+        """A function's own code with its synthesised environment and role, in ``world``."""
+        function = self.functions[function_arn]
         module, name = function.properties["Handler"].rsplit(".", 1)
         handler = getattr(importlib.import_module(module), name)
         variables = function.properties["Environment"]["Variables"]
         environment = {**variables, "AWS_REGION": world.region, "AWS_DEFAULT_REGION": world.region, "PATH": os.environ["PATH"]}
-        event = json.loads(json.dumps(call.arguments["Payload"]))
+        event = json.loads(json.dumps(event))
         with (
             mock.patch.dict(os.environ, environment, clear=True),
             mock.patch("boto3.client", world.client),
@@ -230,8 +232,9 @@ def _job(request: Json, job: Job, kind: str, world: World) -> Outcome:
     times = {"CreationTime": 0.0, "LastModifiedTime": job.seconds}
     if job.started:
         times |= {f"{kind}StartTime": min(60.0, job.seconds), f"{kind}EndTime": job.seconds}
+    described = service_model("sagemaker").operation_model(f"Describe{kind}Job").output_shape.members
     description = {
-        **request,
+        **{key: value for key, value in request.items() if key in described},  # tags, for one, are not described
         f"{kind}JobArn": f"arn:aws:sagemaker:us-east-1:111111111111:{kind.lower()}-job/{name}",
         f"{kind}JobStatus": job.status,
     }

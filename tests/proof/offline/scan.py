@@ -60,7 +60,7 @@ def _operations() -> dict[str, dict[str, tuple[str, ...]]]:
             entry = found.setdefault(xform_name(operation), {})
             entry[operation] = (*entry.get(operation, ()), service)
     for name, operations in TRANSFERS.items():
-        found[name] = {operation: ("s3",) for operation in operations}
+        found[name] = dict.fromkeys(operations, ("s3",))
     return found
 
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from offline.coverage import all_states
-from offline.execution import Failure, Result
+from offline.execution import Failure
 from offline.pipeline import Build, Job, Scenario
-from offline.world import ApiCall, ApiError, World
+from offline.world import ApiError, World
 
 Json = Any
-LOCAL = {"recipe": "local"}
+LOCAL = {"recipe": "local", "budget": {"max_usd": 100}}
+PLAN = "arn:aws:sagemaker:us-east-1:111111111111:training-plan/reserved"
 LOST = Failure("Lambda.Unknown", "the function's process ended", seconds=1)
 SPOT = {"capacity": [{"kind": "spot"}, {"kind": "on_demand"}]}
 
@@ -53,6 +54,7 @@ def paths(definition: Json) -> dict[str, Path]:
     names = [name for name, state in all_states(definition) if "Retry" in state]
     return {
         **_successes(),
+        **_accounts(),
         **_refusals(),
         **_job_failures(),
         **_lost_functions(),
@@ -108,7 +110,7 @@ def _successes() -> dict[str, Path]:
         ),
         "preparation fails once and is done again": Path(
             scenario=Scenario(
-                input=LOCAL, tasks={"Prepare data": [Job(status="Failed", reason="WorkerLost (retry): a worker was killed")]}
+                input=LOCAL, tasks={"Prepare data": [Job(status="Failed", reason="WorkerLost (retry): a worker was killed", seconds=60)]}
             ),
             visits=("Triage preparation", "Wait to prepare"),
         ),
@@ -116,14 +118,66 @@ def _successes() -> dict[str, Path]:
             scenario=Scenario(input=LOCAL, tasks={"Prepare data": [Job(status="Completed", raised=True)]}),
             visits=("Triage preparation", "Train legs"),
         ),
-        "preparation comes back as Stopped at its time limit": Path(
-            scenario=Scenario(input=LOCAL, tasks={"Prepare data": [Job(status="Stopped", raised=False, seconds=90_000)]}),
-            visits=("Prepared?", "Triage preparation"),
-        ),
         "the announcement cannot be sent": Path(
             scenario=Scenario(input=LOCAL, tokens=True, tasks={"Announce": [Failure("SNS.Down")] * 9}), visits=("Done",)
         ),
     }
+
+
+def _accounts() -> dict[str, Path]:
+    """Runs in accounts that are not empty: other jobs, quotas never raised, plans, tokenizers, earlier executions."""
+    busy = {"InstanceType": "ml.m7i.4xlarge", "InstanceCount": 1, "VolumeSizeInGB": 30}
+    weekly = {"name": "weekly", "time": "2026-11-23T06:00:00Z", "concurrency": "skip"}
+
+    def others(world: World) -> None:
+        world.jobs["theirs"] = {"TrainingJobName": "theirs", "TrainingJobStatus": "InProgress", "ResourceConfig": busy}
+        world.jobs["theirs-too"] = {
+            "ProcessingJobName": "theirs-too",
+            "ProcessingJobStatus": "InProgress",
+            "ProcessingResources": {"ClusterConfig": busy},
+        }
+
+    def default_quotas(world: World) -> None:
+        world.quotas, world.default_quotas = {}, world.quotas
+
+    def plan(world: World) -> None:
+        world.plans["reserved"] = {
+            "TrainingPlanArn": PLAN,
+            "TrainingPlanName": "reserved",
+            "Status": "Active",
+            "TargetResources": ["training-job"],
+        }
+
+    def tokenizer(world: World) -> None:
+        world.put(_bucket(world), "source/tokenizer/tokenizer.json", "{}")
+
+    def firing(world: World) -> None:
+        other = "arn:aws:states:us-east-1:111111111111:execution:machine:other"
+        world.put(_bucket(world), "runs/weekly/lock.json", f'{{"execution_arn": "{other}"}}')
+        world.running.add(other)
+
+    def stale(world: World) -> None:
+        world.put(
+            _bucket(world), "runs/mine/lock.json", '{"execution_arn": "arn:aws:states:us-east-1:111111111111:execution:machine:ended"}'
+        )
+
+    pooled = {**LOCAL, "compute": {"keep_alive_seconds": 600}}
+    reserved = {**LOCAL, "compute": {"capacity": [{"kind": "training_plan", "training_plan_arn": PLAN}]}}
+    own = {**LOCAL, "data": {"tokenizer": {"uri": "source/tokenizer/", "train": None}}}
+    return {
+        "others use the quota too, and a warm pool is kept": Path(scenario=Scenario(input=pooled, world=others)),
+        "quotas that were never raised": Path(scenario=Scenario(input=LOCAL, world=default_quotas)),
+        "on a training plan": Path(scenario=Scenario(input=reserved, tokens=True, world=plan)),
+        "with a tokenizer of one's own": Path(scenario=Scenario(input=own, world=tokenizer)),
+        "a run whose last execution has ended": Path(scenario=Scenario(input={**LOCAL, "run_id": "mine"}, world=stale)),
+        "a schedule gives way to its earlier firing": Path(
+            scenario=Scenario(input={**LOCAL, "schedule": weekly}, world=firing), visits=("Done",), avoids=("Train", "Report")
+        ),
+    }
+
+
+def _bucket(world: World) -> str:
+    return next(iter(world.objects))[0]
 
 
 def _refusals() -> dict[str, Path]:
@@ -143,7 +197,11 @@ def _refusals() -> dict[str, Path]:
     def forbidden(world: World) -> None:
         world.refuse = lambda call: ApiError("AccessDenied", "Access Denied", 403) if call.operation == "ListObjectsV2" else None
 
+    def tokenless(world: World) -> None:
+        world.secret_set = False
+
     return {
+        "something gated and no token": failed(Scenario(world=tokenless), "Refused", "token", avoids=("Prepare data",)),
         "several mistakes in the input": failed(
             Scenario(input={"recip": "x", "training": {"stepz": 1}}), "Refused", "recip", "stepz", avoids=("Train",)
         ),
@@ -171,7 +229,7 @@ def _job_failures() -> dict[str, Path]:
             "no base image",
         ),
         "the build fails without one": failed(
-            Scenario(input=LOCAL, image=False, tasks={"Build image": [Build(status="FAILED")]}), "BuildFailed", "exit status 1"
+            Scenario(input=LOCAL, image=False, tasks={"Build image": [Build(status="FAILED")]}), "ImageBuildFailed", "exit status 1"
         ),
         "the build is refused": failed(
             Scenario(input=LOCAL, image=False, tasks={"Build image": [Failure("CodeBuild.InvalidInputException", "no")]}),
@@ -182,6 +240,11 @@ def _job_failures() -> dict[str, Path]:
             Scenario(input=LOCAL, tasks={"Prepare data": [Job(status="Failed", reason="CorruptSource (stop): part-0 is no gzip")]}),
             "CorruptSource",
             "part-0",
+        ),
+        "preparation is stopped at its time limit, and no money is left": failed(
+            Scenario(input={"recipe": "local"}, tasks={"Prepare data": [Job(status="Stopped", raised=False, seconds=90_000)]}),
+            "BudgetSpent",
+            visits=("Prepared?", "Triage preparation"),
         ),
         "preparation is stopped by hand": failed(
             Scenario(input=LOCAL, tasks={"Prepare data": [Job(status="Stopped", raised=False, seconds=60)]}), "StoppedByHand"
@@ -217,10 +280,8 @@ def _job_failures() -> dict[str, Path]:
 def _lost_functions() -> dict[str, Path]:
     """A function that cannot answer: each stage's failure is still explained, in the worst case by the machine itself."""
     corrupt = Job(status="Failed", reason="AlgorithmError: CorruptShard (stop): cut")
-    empty = Result({"ExecutedVersion": "$LATEST", "StatusCode": 200, "Payload": {}})
     return {
         "Admit is lost": failed(Scenario(input=LOCAL, tasks={"Admit": [LOST]}), "Unexpected", "Admit", avoids=("Train",)),
-        "Admit returns nothing": failed(Scenario(input=LOCAL, tasks={"Admit": [empty]}), "Unexpected", "Admit"),
         "Triage is lost": failed(
             Scenario(input=LOCAL, tokens=True, tasks={"Train": [corrupt], "Triage": [LOST]}), "Unexpected", "Train legs"
         ),

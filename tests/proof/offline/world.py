@@ -55,6 +55,12 @@ class World:
     """Image tag -> digest."""
     quotas: dict[str, float] = field(default_factory=dict)
     """Applied quotas by name."""
+    default_quotas: dict[str, float] = field(default_factory=dict)
+    """Quotas that were never raised."""
+    secret_set: bool = True
+    """Whether the secret has a value."""
+    plans: dict[str, Json] = field(default_factory=dict)
+    """Training plans by name."""
     jobs: dict[str, Json] = field(default_factory=dict)
     """Training and processing jobs by name, as DescribeTrainingJob and DescribeProcessingJob give them."""
     logs: dict[tuple[str, str], list[str]] = field(default_factory=dict)
@@ -144,10 +150,15 @@ class World:
 
     def _s3_ListObjectsV2(self, Bucket: str, Prefix: str = "", **_: Any) -> Json:
         found = sorted((key, body) for (bucket, key), body in self.objects.items() if bucket == Bucket and key.startswith(Prefix))
-        contents = [{"Key": key, "Size": len(body), "ETag": _etag(body), "LastModified": START} for key, body in found]
+        contents = [{"Key": key, "Size": len(body), "ETag": _etag(body), "LastModified": self.time()} for key, body in found]
         return (
             {"Contents": contents, "KeyCount": len(contents), "IsTruncated": False} if contents else {"KeyCount": 0, "IsTruncated": False}
         )
+
+    def _s3_DeleteObjects(self, Bucket: str, Delete: Json, **_: Any) -> Json:
+        for item in Delete["Objects"]:
+            self.objects.pop((Bucket, item["Key"]), None)
+        return {}
 
     # -- the other services ------------------------------------------------------------------------------
 
@@ -163,14 +174,25 @@ class World:
         return {"Quotas": [{"QuotaName": name, "QuotaCode": "L-00000000", "Value": value} for name, value in self.quotas.items()]}
 
     def _service_quotas_ListAWSDefaultServiceQuotas(self, **_: Any) -> Json:
-        return {"Quotas": []}
+        return {"Quotas": [{"QuotaName": name, "QuotaCode": "L-00000000", "Value": value} for name, value in self.default_quotas.items()]}
 
     def _pricing_GetProducts(self, **_: Any) -> Json:
         return {"PriceList": [], "FormatVersion": "aws_v1"}
 
-    def _sagemaker_ListTrainingJobs(self, StatusEquals: str = "", WarmPoolStatusEquals: str = "", **_: Any) -> Json:
-        names = [n for n, job in self.jobs.items() if StatusEquals and job.get("TrainingJobStatus") == StatusEquals]
-        return {"TrainingJobSummaries": [{"TrainingJobName": name} for name in names]}
+    def _sagemaker_ListTrainingJobs(self, StatusEquals: str = "", WarmPoolStatusEquals: str = "", NameContains: str = "", **_: Any) -> Json:
+        named = {name: job for name, job in self.jobs.items() if "TrainingJobStatus" in job and NameContains in name}
+        found = [name for name, job in named.items() if not StatusEquals or job["TrainingJobStatus"] == StatusEquals]
+        if WarmPoolStatusEquals:
+            found = [name for name in found if named[name].get("WarmPoolStatus", {}).get("Status") == WarmPoolStatusEquals]
+        return {"TrainingJobSummaries": [{"TrainingJobName": name} for name in found]}
+
+    def _sagemaker_DescribeTrainingPlan(self, TrainingPlanName: str) -> Json:
+        if TrainingPlanName not in self.plans:
+            raise ApiError("ResourceNotFound", "Requested resource not found.")
+        return self.plans[TrainingPlanName]
+
+    def _cloudwatch_PutMetricData(self, **_: Any) -> Json:
+        return {}
 
     def _sagemaker_ListProcessingJobs(self, StatusEquals: str = "", **_: Any) -> Json:
         names = [n for n, job in self.jobs.items() if job.get("ProcessingJobStatus") == StatusEquals]
@@ -199,7 +221,7 @@ class World:
         return {"events": [{"message": line, "timestamp": 0} for line in self.logs[logGroupName, logStreamName]]}
 
     def _secretsmanager_DescribeSecret(self, SecretId: str) -> Json:
-        return {"ARN": SecretId, "VersionIdsToStages": {}}
+        return {"ARN": SecretId, "VersionIdsToStages": {"1": ["AWSCURRENT"]} if self.secret_set else {}}
 
     def _stepfunctions_DescribeExecution(self, executionArn: str) -> Json:
         return {"executionArn": executionArn, "status": "RUNNING" if executionArn in self.running else "SUCCEEDED"}

@@ -1,0 +1,59 @@
+"""Shared by the proof: one synthesis, all paths run once, and the figures that `make check-infra` prints last."""
+
+import os
+
+import pytest
+from offline.jobs import build_needs, prepare_needs
+from offline.ledger import LEDGER
+from offline.needs import Names, of_api_calls, of_services, of_tasks
+from offline.pipeline import Pipeline
+from offline.scenarios import paths
+from offline.synthesis import synthesise
+
+os.environ.setdefault("JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION", "1")
+
+
+@pytest.fixture(scope="session")
+def synthesised(tmp_path_factory):
+    """The default deployment in partition aws."""
+    return synthesise(tmp_path_factory.mktemp("synthesised"))
+
+
+@pytest.fixture(scope="session")
+def pipeline(synthesised):
+    return Pipeline(synthesised)
+
+
+@pytest.fixture(scope="session")
+def runs(synthesised, pipeline):
+    """Every path with what it led to: name -> (path, run)."""
+    return {name: (path, pipeline.run(path.scenario)) for name, path in paths(synthesised.definition).items()}
+
+
+@pytest.fixture(scope="session")
+def names(synthesised):
+    return Names(synthesised.templates)
+
+
+@pytest.fixture(scope="session")
+def needs(synthesised, names, runs):
+    """Every request that must be allowed, once, from the recorded runs, the jobs' and builds' source and the services' own doings."""
+    machine = names.role("Machine")
+    found = []
+    for _, run in runs.values():
+        found += [*of_api_calls(names, run.world.calls, run.world.missing), *of_tasks(names, machine, run.execution.calls)]
+    found += [*of_services(names, synthesised.policies), *prepare_needs(names), *build_needs(names)]
+    return list({str(need.request): need for need in found}.values())
+
+
+def pytest_terminal_summary(terminalreporter):
+    for title, lines in LEDGER.tables.items():
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+def pytest_unconfigure():
+    line = LEDGER.line()
+    if line is not None:
+        print(line)
