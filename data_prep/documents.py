@@ -174,7 +174,7 @@ class SegmentReader:
         stop = None if whole else segment.stop
         # A range that starts inside the file begins one byte early: if that byte ends a line, the range owns the next one.
         at = 0 if whole or segment.start == 0 else segment.start - 1
-        dropping = at > 0
+        dropping = not whole and segment.start > 0
         tail = b""
         for block in self._blocks(self.store.open(segment.item, at)):
             if dropping:
