@@ -33,20 +33,20 @@ ENVIRONMENT = "local"
 NOTE = "The embedded build snapshots the build context; it does not execute the Dockerfile (there is no Docker engine here)."
 
 
-def target_of(embedded: Embedded, root: Path) -> Target:
+def target_of(embedded: Embedded) -> Target:
     """The embedded AWS as a command's target; ambient AWS credentials are dropped."""
     return embedded_target(
         endpoint=embedded.endpoint,
         region=embedded.region,
         environment=embedded.environment(),
-        settings=read_settings(ENVIRONMENT, root),
+        settings=read_settings(ENVIRONMENT, embedded_aws.PROJECT),
     )
 
 
 def running_target(root: Path) -> Target | None:
     """The embedded AWS that is up in this checkout, or None."""
     found = embedded_aws.status(root)
-    return target_of(Embedded(endpoint=found.endpoint, state_dir=root / embedded_aws.STATE_FOLDER), root) if found.running else None
+    return target_of(Embedded(endpoint=found.endpoint, state_dir=root / embedded_aws.STATE_FOLDER)) if found.running else None
 
 
 def run(console: Console, root: Path, *, recipe: str | None, settings: list[str], run_id: str | None, plain: bool) -> None:
@@ -63,7 +63,7 @@ def run(console: Console, root: Path, *, recipe: str | None, settings: list[str]
             embedded = _step(
                 console, "Embedded AWS", lambda: embedded_aws.up(root), lambda made: f"at {made.endpoint}, state under .local/"
             )
-            target = target_of(embedded, root)
+            target = target_of(embedded)
             value = read_input(recipe, settings, run_id, None)
             resolve_input(value, target)
             _deploy(console, embedded)
@@ -81,7 +81,7 @@ def run(console: Console, root: Path, *, recipe: str | None, settings: list[str]
 def up(console: Console, root: Path, port: int | None) -> Target:
     """Start the embedded AWS and deploy the stacks to it; both are idempotent."""
     embedded = _step(console, "Embedded AWS", lambda: embedded_aws.up(root, port), lambda made: f"at {made.endpoint}, state under .local/")
-    target = target_of(embedded, root)
+    target = target_of(embedded)
     _deploy(console, embedded)
     return target
 

@@ -140,7 +140,7 @@ def _function_group(target: Target, stage: str) -> str:
     for page in target.client("cloudformation").get_paginator("list_stack_resources").paginate(StackName=stack):
         for resource in page["StackResourceSummaries"]:
             logical = str(resource["LogicalResourceId"]).lower()
-            if resource["ResourceType"] == "AWS::Lambda::Function" and logical.startswith(stage):
+            if resource["ResourceType"] == "AWS::Lambda::Function" and logical.startswith((stage, f"functions{stage}")):
                 name = str(resource["PhysicalResourceId"])
                 configuration = target.client("lambda").get_function_configuration(FunctionName=name)
                 return str((configuration.get("LoggingConfig") or {}).get("LogGroup") or f"/aws/lambda/{name}")

@@ -14,6 +14,7 @@ from infra.cli.progress import LegView, RunView, StageView
 
 MARKS = {"waiting": ("·", "dim"), "running": (" ", ""), "done": ("✓", "green"), "skipped": ("✓", "dim green"), "failed": ("✗", "bold red")}
 BAR_WIDTH = 24
+NARROW_BAR_WIDTH = 8
 
 
 def duration(seconds: float | None) -> str:
@@ -42,7 +43,7 @@ class LiveScreen:
         parts.append(self._stages(view))
         shown = [leg for leg in view.legs if leg.step]
         if shown:
-            parts.append(_legs(shown, len(view.legs)))
+            parts.append(_legs(shown, len(view.legs) > 1))
         if view.sentence:
             parts.append(Text(view.sentence, style="red"))
         return Group(*parts)
@@ -64,21 +65,22 @@ class LiveScreen:
         return table
 
 
-def _legs(legs: list[LegView], planned: int) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim", pad_edge=False)
-    several = planned > 1
+def _legs(legs: list[LegView], several: bool) -> Table:
+    """One row a leg; with several legs narrow enough for 80 columns."""
+    gap = 1 if several else 2
+    table = Table(box=None, padding=(0, gap, 0, 0), show_edge=False, header_style="dim", pad_edge=False)
     if several:
-        table.add_column("leg", no_wrap=True)
+        table.add_column("leg", no_wrap=True, max_width=16)
     for title in ("progress", "step", "loss", "valid", "tok/s/dev", "MFU", "left", "USD"):
         table.add_column(title, no_wrap=True, justify="left" if title == "progress" else "right")
     for leg in legs:
         cells: list[RenderableType] = [
-            ProgressBar(total=max(1, leg.steps), completed=leg.step, width=BAR_WIDTH if not several else BAR_WIDTH // 2),
-            f"{leg.step}/{leg.steps}",
+            ProgressBar(total=max(1, leg.steps), completed=leg.step, width=NARROW_BAR_WIDTH if several else BAR_WIDTH),
+            f"{leg.step / max(1, leg.steps):.0%}" if several else f"{leg.step}/{leg.steps}",
             _number(leg.loss, 3),
             _number(leg.validation_loss, 3),
             _number(leg.tokens_per_second_per_device, 0),
-            f"{leg.mfu:.1f}%" if leg.mfu is not None else "-",
+            "-" if leg.mfu is None else f"{leg.mfu:.1f}%",
             duration(leg.eta_seconds),
             _number(leg.usd, 2),
         ]

@@ -18,9 +18,11 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from data_prep.strict import SpecError
 from infra.cli.exits import CommandError, Exit
 from infra.settings import Settings, load_settings
 
+PROJECT = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1,localhost"
 STACKS = ("foundation", "pipeline", "monitoring")
 # A watch of many hours must survive minutes without a network: ten tries back off to about 20 s each.
@@ -117,12 +119,17 @@ def unreachable(error: Exception, where: str) -> CommandError:
 
 
 def read_settings(environment: str, root: Path) -> Settings:
-    """Settings of one environment of the cdk.json in ``root``; the built-in ones where there is no cdk.json."""
-    file = root / "cdk.json"
-    if not file.exists():
-        return Settings()
+    """Settings of one environment of the cdk.json in ``root``, else of the one in this checkout.
+
+    Raises:
+        CommandError: no such environment, or everything wrong with its block.
+    """
+    file = next(folder / "cdk.json" for folder in (root, PROJECT) if (folder / "cdk.json").exists() or folder == PROJECT)
     context = json.loads(file.read_text()).get("context", {})
-    return load_settings(context.get("environments"), environment)
+    try:
+        return load_settings(context.get("environments"), environment)
+    except SpecError as error:
+        raise CommandError(f"{file}: {error}", Exit.REFUSED) from error
 
 
 def aws_target(*, environment: str, profile: str | None, region: str | None, root: Path) -> Target:

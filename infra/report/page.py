@@ -57,6 +57,7 @@ def _parts(document: Json) -> list[str]:
         tables.samples(document),
         tables.stages(document),
         tables.cost(document),
+        tables.exports(document),
         tables.attempts(document),
         tables.data(document),
         tables.lineage(document),
@@ -125,14 +126,13 @@ def _column(leg: Json, name: str) -> list[tuple[int, float]]:
 
 
 def _said(leg: Json, curve: Json, several: bool) -> str:
+    """A curve's course in a few words; the table below it has more."""
     points = _column(leg, curve["name"])
     if not points:
         return ""
     name = f"{leg['name']} {curve['label']}" if several else curve["label"]
-    first, last = points[0], points[-1]
-    if first == last:
-        return f"{name} {first[1]:.4g} at step {first[0]:,}"
-    return f"{name} {first[1]:.4g} at step {first[0]:,}, {last[1]:.4g} at step {last[0]:,}"
+    first, last = points[0][1], points[-1][1]
+    return f"{name} {first:.4g}" if len(points) == 1 else f"{name} {first:.4g} to {last:.4g}"
 
 
 def _curve_table(title: str, curves: list[Json], legs: list[Json]) -> str:

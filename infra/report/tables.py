@@ -103,13 +103,21 @@ def figures(document: Json) -> str:
         cells = [dollars(value) if unit == "$" else amount(value, digits, unit) for value in values]
         rows.append(_row(title, cells))
     rows.insert(1, _row("Trained on", [f"{leg['figures']['devices']} x {escape(leg['figures']['device_name'])}" for leg in legs]))
-    rows.append(_row("Exported model", [escape(leg["export"]) for leg in legs], number=False))
-    changed = changed_settings(legs)
-    rows.extend(_row(path, [escape(json.dumps(value)) for value in values]) for path, values in changed)
+    rows.extend(_row(escape(path), [escape(_plain(value)) for value in values]) for path, values in changed_settings(legs))
     head = "".join(f'<th scope="col" class="number">{escape(leg["name"])}</th>' for leg in legs)
     note = "<p class=note>The reference figures are 4 x ml.p5.48xlarge (32 H100), Llama-3 8B, sequence length 8192.</p>"
     told = note if any(leg["figures"].get("reference_tokens_per_second") for leg in legs) else ""
     return _section("Figures", _table(rows, f"<td></td>{head}") + told)
+
+
+def exports(document: Json) -> str:
+    """Where the finished legs' files are."""
+    rows = [
+        _row(escape(leg["name"]), [escape(leg["export"]), escape(leg["checkpoints"]), escape(leg["metrics"])], number=False)
+        for leg in document["legs"]
+    ]
+    head = "".join(f"<th scope=col>{title}</th>" for title in ("Leg", "Exported model", "Checkpoints", "All metrics"))
+    return _section("Files", _table(rows, head)) if rows else ""
 
 
 def changed_settings(legs: list[Json]) -> list[tuple[str, list[Any]]]:
@@ -210,6 +218,10 @@ def _table(rows: list[str], head: str = "") -> str:
 def _row(name: str, cells: list[str], number: bool = True) -> str:
     kind = ' class="number"' if number else ""
     return f'<tr><th scope="row">{name}</th>{"".join(f"<td{kind}>{cell}</td>" for cell in cells)}</tr>'
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _flatten(value: Any, path: str = "") -> list[tuple[str, Any]]:
