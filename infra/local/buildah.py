@@ -90,6 +90,8 @@ class Buildah:
         shutil.rmtree(root, ignore_errors=True)
         root.parent.mkdir(parents=True, exist_ok=True)
         mirror = find_mirrors().debian
+        if mirror is None:
+            raise BuildahError("apt's sources name no Debian archive; set DEBIAN_MIRROR to the URL of one, for debootstrap")
         packages = ",".join(BASE_PACKAGES)
         self._must(
             "debootstrap", ["debootstrap", "--variant=minbase", f"--include={packages}", DEBIAN, str(root), mirror], dict(os.environ)

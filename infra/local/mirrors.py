@@ -25,7 +25,6 @@ PIP_SETTINGS = (
     "default-timeout",
 )
 """Settings that say where packages come from and how the connection is trusted; others stay out of the image."""
-DEBIAN_MIRROR = "http://deb.debian.org/debian"  # Debian's own; taken when apt here names no Debian archive
 _SOURCE_FOLDERS = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d"))
 
 
@@ -35,8 +34,8 @@ class Mirrors:
 
     pip: dict[str, str]
     """pip settings by name."""
-    debian: str
-    """Debian archive for debootstrap."""
+    debian: str | None
+    """Debian archive for debootstrap; None when apt here names none (Ubuntu) and DEBIAN_MIRROR is not set."""
 
     @property
     def folders(self) -> list[Path]:
@@ -65,7 +64,7 @@ def find_mirrors() -> Mirrors:
     certificates = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
     if certificates and "cert" not in settings:
         settings["cert"] = certificates
-    return Mirrors(pip=settings, debian=_debian_archive(_apt_sources()))
+    return Mirrors(pip=settings, debian=os.environ.get("DEBIAN_MIRROR") or _debian_archive(_apt_sources()))
 
 
 def _pip_settings(listed: str) -> Iterator[tuple[str, str]]:
@@ -87,9 +86,9 @@ def _apt_sources() -> str:
     return "\n".join(path.read_text(errors="replace") for path in files)
 
 
-def _debian_archive(sources: str) -> str:
+def _debian_archive(sources: str) -> str | None:
     """First archive whose path ends in /debian: ``deb URL bookworm main`` or ``URIs: URL``."""
     for line in sources.splitlines():
         if match := re.match(r"\s*(?:deb\s+(?:\[[^\]]*\]\s+)?|URIs:\s*)(\S+/debian)/?(?:\s|$)", line):
             return match[1]
-    return DEBIAN_MIRROR
+    return None

@@ -73,7 +73,7 @@ def test_local_indexes_are_shown_to_the_build_with_what_lies_beside_them(tmp_pat
         "extra-index-url": f"file://{tmp_path}/index/simple",
         "find-links": f"{tmp_path}/wheels /nowhere",
     }
-    found = Mirrors(pip=pip, debian="")
+    found = Mirrors(pip=pip, debian=None)
     assert found.folders == [tmp_path / "index", tmp_path / "wheels"]
     found.write_pip_configuration(tmp_path / "pip.conf")
     assert f"find-links = {tmp_path}/wheels /nowhere\n" in (tmp_path / "pip.conf").read_text()
@@ -85,11 +85,18 @@ def test_local_indexes_are_shown_to_the_build_with_what_lies_beside_them(tmp_pat
         ("deb http://mirror.example/debian bookworm main\n", "http://mirror.example/debian"),
         ("deb [signed-by=/x.gpg arch=amd64] https://mirror.example/a/debian/ bookworm main\n", "https://mirror.example/a/debian"),
         ("Types: deb\nURIs: http://mirror.example/debian-security\nURIs: http://mirror.example/debian\n", "http://mirror.example/debian"),
-        ("# deb http://old.example/debian x\ndeb https://other.example/apt x main\n", mirrors.DEBIAN_MIRROR),
+        ("# deb http://old.example/debian x\ndeb https://other.example/apt x main\n", None),
     ],
 )
-def test_debian_archive_is_apt_s_own(sources: str, archive: str):
+def test_debian_archive_is_apt_s_own(sources: str, archive: str | None):
     assert mirrors._debian_archive(sources) == archive
+
+
+def test_machine_without_a_debian_archive_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(buildah, "find_mirrors", lambda: Mirrors(pip={}, debian=None))
+    monkeypatch.setattr(Buildah, "_buildah", lambda self, *arguments, **options: (125, ["no such image"]))
+    with pytest.raises(BuildahError, match="set DEBIAN_MIRROR"):
+        Buildah(tmp_path).require_base()
 
 
 def test_unknown_kind_of_image_is_refused(monkeypatch: pytest.MonkeyPatch):
