@@ -66,6 +66,11 @@ class Embedded:
         """Order faults; none ends them."""
         faults.write_faults(self.state_dir, faults.FaultFile(stopped_as=stopped_as, faults=items))
 
+    def messages(self) -> list[dict[str, Any]]:
+        """What topics published so far: time, topic, subject, message, and the e-mail addresses that would have got it."""
+        path = self.state_dir / "messages.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
     def set_quota(self, name: str, value: float) -> None:
         """Set one applied quota by its exact name."""
         path = self.state_dir / "quotas.json"
@@ -101,6 +106,7 @@ def up(root: Path | None = None, port: int | None = None) -> Embedded:
     home = _home(root)
     _check_disk(home)
     with _lock(home):
+        _check_image_kind(home)
         running = _running(home)
         if running is not None:
             if port is not None and running["port"] != port:
@@ -294,6 +300,17 @@ def _gone(pid: int, started: str) -> bool:
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)  # reap it when it is our own child
     return not started or process_start(pid) != started
+
+
+def _check_image_kind(home: Path) -> None:
+    """An image tag that exists is not built again: a home whose images are snapshots would go on with them in silence."""
+    wanted, record = os.environ.get("LOCAL_IMAGE") or "snapshot", home / "image-kind"
+    kept = record.read_text() if record.exists() else wanted
+    if kept != wanted:
+        raise EmbeddedError(
+            f"the images in {home} were made with LOCAL_IMAGE={kept}, and LOCAL_IMAGE is {wanted}; `make local-clean` first"
+        )
+    record.write_text(kept)
 
 
 def _check_disk(home: Path) -> None:

@@ -80,7 +80,7 @@ class Services:
     """What the launcher adds to ministack, made after ``configure``."""
 
     def __init__(self, where: Place) -> None:
-        from infra.local import executions, integrations, json_service, sagemaker, schedules, service_quotas
+        from infra.local import executions, integrations, json_service, pricing, sagemaker, schedules, service_quotas, telemetry
         from infra.local.codebuild import CodeBuild
         from infra.local.faults import Faults
         from infra.local.images import ImageStore
@@ -88,11 +88,12 @@ class Services:
         faults = Faults(where.home)
         self.sagemaker = sagemaker.SageMaker(where, faults, ImageStore(where.home).resolve)
         self.codebuild = CodeBuild(where)
-        for service in (self.sagemaker, service_quotas.ServiceQuotas(where.home)):
+        for service in (self.sagemaker, service_quotas.ServiceQuotas(where.home), pricing.Pricing(where.home)):
             json_service.register(service)
         self.codebuild.install()
         executions.install()
         schedules.install()
+        telemetry.install(where.home)
         integrations.install(self.sagemaker, self.codebuild, faults)
 
     @property

@@ -83,6 +83,22 @@ TABLE: dict[str, dict[str, tuple[str, ...] | None]] = {
         "_invoke_target": ("target", "event", "rule", "view"),
     },
     "ministack.services.cloudformation.provisioners": {"_RESOURCE_HANDLERS": None},  # the schedule's drops properties
+    "ministack.services.sns": {
+        "_topics": None,
+        "_fanout": (
+            *("topic_arn", "msg_id", "message", "subject", "message_structure"),
+            *("message_attributes", "message_group_id", "message_dedup_id"),
+        ),
+    },
+    "ministack.services.cloudwatch": {
+        "_metrics": None,
+        "_alarms": None,
+        "record_metric": ("namespace", "metric_name", "value", "unit", "dimensions"),
+        "_evaluate_alarm": ("alarm",),
+        "_evaluate_all_alarms": (),
+        "_record_history": ("alarm_name", "old_state", "new_state", "reason", "alarm_type", "reason_data"),
+        "_dispatch_alarm_actions": ("alarm", "old_state", "new_state", "reason"),
+    },
     "ministack.services.scheduler": {
         "_schedules": None,
         "_tick_schedules": (),

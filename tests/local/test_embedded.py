@@ -156,6 +156,14 @@ def test_full_disk_is_said_before_anything_starts(root: Path, monkeypatch: pytes
         embedded.up(root)
 
 
+def test_images_of_another_kind_are_not_mixed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / ".local").mkdir()
+    (root / ".local/image-kind").write_text("snapshot")
+    monkeypatch.setenv("LOCAL_IMAGE", "buildah")
+    with pytest.raises(EmbeddedError, match=r"LOCAL_IMAGE=snapshot, and LOCAL_IMAGE is buildah; `make local-clean` first"):
+        embedded.up(root)
+
+
 def test_missing_environment_names_the_command_that_makes_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "PROJECT", root)
     with pytest.raises(EmbeddedError, match=r"\.venv-aws.*make env"):
