@@ -89,7 +89,7 @@ def leg_figures(leg: LegFacts, hosts: int, usd_per_hour: UsdPerHour, unigram_ent
         memory_gib=_number(result.get("memory_gib"), _max(rows, "memory_gib")),
         data_wait_share=_data_wait_share(steady),
         train_seconds=_train_seconds(leg.attempts, rows),
-        attempts=max(len(leg.attempts), len(breaks) + 1 if rows else 0),
+        attempts=len(leg.attempts) or (len(breaks) + 1 if rows else 0),
         interruptions=len(breaks),
         lost_seconds=sum(item.lost_seconds for item in breaks),
         usd=_cost(leg.attempts, usd_per_hour),

@@ -55,15 +55,19 @@ def read_series(rows: Sequence[Row], max_points: int = MAX_POINTS) -> Series:
 
 
 def once_per_step(rows: Sequence[Row]) -> list[Row]:
-    """Rows in step order, each step once: the last line written for it."""
-    by_step = {int(row["step"]): row for row in rows if "step" in row}
+    """Rows in step order, each step once. Validation writes a line of its own for its step; of values written twice the last counts."""
+    by_step: dict[int, Row] = {}
+    for row in rows:
+        step = int(row["step"])
+        by_step[step] = by_step.get(step, {}) | row
     return [by_step[step] for step in sorted(by_step)]
 
 
 def find_interruptions(rows: Sequence[Row]) -> list[Interruption]:
-    """Every place where the step goes back: a new attempt went on from a checkpoint."""
+    """Every place where a step is trained that was trained before: a new attempt went on from a checkpoint."""
     found = []
-    for before, after in itertools.pairwise(rows):
+    trained = [row for row in rows if "loss" in row]
+    for before, after in itertools.pairwise(trained):
         if after["step"] <= before["step"]:
             lost = max(0.0, after.get("time", 0.0) - before.get("time", 0.0))
             found.append(Interruption(step=int(before["step"]), resumed_from=int(after["step"]), lost_seconds=lost))

@@ -1,0 +1,8 @@
+"""The report tests' own modules (report_runs, chromium) lie beside them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
