@@ -151,6 +151,7 @@ def admit(value: object, execution: Execution, deployment: Deployment, clients: 
         "image": plan.image(clients.ecr, deployment),
         "tokens": tokens | {"exist": prepared},
         "prepare": planner.prepare(),
+        "train": planner.train(),
         "legs": [planner.leg(leg, cost) for leg, cost in zip(spec.legs, costs.legs, strict=True)],
     }
 

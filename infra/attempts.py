@@ -14,6 +14,7 @@ from data_prep.strict import Bounds, Json, parse, to_json
 from infra.triage_table import Verdict, wait_seconds
 
 MIN_USEFUL_SECONDS = 600  # start, compile and a checkpoint take minutes: a shorter attempt would only cost money
+HISTORY = 16  # records of about 600 bytes: 16 legs keep within a state's 256 KiB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class Attempt:
     spent_usd: Annotated[float, Bounds(0.0)] = 0.0
     """Spent by earlier attempts."""
     history: tuple[dict[str, Any], ...] = ()
-    """Descriptions of earlier jobs."""
+    """Descriptions of the latest earlier jobs, ``HISTORY`` at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,7 @@ def decide(limits: Limits, sources: tuple[Source, ...], attempt: Attempt, verdic
         attempt,
         spent_usd=round(spent, 4),
         started=attempt.started + had_instances,
-        history=(*attempt.history, {"AttemptNumber": attempt.number, "AttemptClass": verdict.name, **job}),
+        history=(*attempt.history, {"AttemptNumber": attempt.number, "AttemptClass": verdict.name, **job})[-HISTORY:],
     )
     following = dataclasses.replace(done, number=attempt.number + 1, wait_seconds=0)
     if verdict.action == "stop":

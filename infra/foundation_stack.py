@@ -25,6 +25,7 @@ JOB_OUTPUT_DAYS = 30  # output.tar.gz that SageMaker uploads by itself; everythi
 ACCESS_LOG_DAYS = 365
 ALERTING_SERVICES = ("cloudwatch.amazonaws.com", "budgets.amazonaws.com")
 """Services that publish alarms to the topic."""
+KEPT_CACHES = 3  # one per image and the one before; a CUDA cache is about 7 GB
 KEPT_IMAGES = 40  # two per build context: twenty contexts to go back to
 
 
@@ -135,7 +136,7 @@ class FoundationStack(cdk.Stack):
             image_tag_mutability=ecr.TagMutability.IMMUTABLE if immutable else ecr.TagMutability.MUTABLE,
             removal_policy=self.removal,
             empty_on_delete=self.removal == cdk.RemovalPolicy.DESTROY,
-            lifecycle_rules=[ecr.LifecycleRule(max_image_count=KEPT_IMAGES)],
+            lifecycle_rules=[ecr.LifecycleRule(max_image_count=KEPT_IMAGES if immutable else KEPT_CACHES)],
         )
 
 

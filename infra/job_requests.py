@@ -93,13 +93,12 @@ def needs_hugging_face(data: DataSpec) -> bool:
     return data.source.startswith("hf://") or (data.tokenizer.uri or "").startswith("hf://")
 
 
-def training_request(
-    spec: RunSpec, leg: Leg, source: CapacitySource, layout: RunLayout, deployment: Deployment, tokens_uri: str, tokens_bytes: int
-) -> Json:
-    """CreateTrainingJob of one leg on one capacity source, without job name and image."""
-    compute = spec.compute
-    isolated = {"EnableNetworkIsolation": True, "EnableInterContainerTrafficEncryption": compute.encrypt_inter_container_traffic}
-    vpc = _vpc(deployment)
+def training_request(spec: RunSpec, layout: RunLayout, deployment: Deployment, tokens_uri: str, tokens_bytes: int) -> Json:
+    """CreateTrainingJob, the part that all legs, sources and attempts share.
+
+    The state machine merges into it: a capacity source's part, a leg's part, then image digest, job name, attempt
+    number and time limit. Merging keeps the plan small: a state holds 256 KiB, and a run has up to 16 legs.
+    """
     return {
         "RoleArn": deployment.training_role_arn,
         "AlgorithmSpecification": {
@@ -107,20 +106,33 @@ def training_request(
             "ContainerEntrypoint": ["python", "-m", "training.job"],
             "MetricDefinitions": metric_definitions(),
         },
-        "HyperParameters": {"run_id": layout.run_id, "leg": leg.name},
         "InputDataConfig": [
             _channel("run", uri(deployment.bucket, layout.run_json), "File"),
             _tokens_channel(deployment, tokens_uri, tokens_bytes),
         ],
         "OutputDataConfig": {"S3OutputPath": uri(deployment.bucket, JOBS_PREFIX), "KmsKeyId": deployment.key_arn},
-        "CheckpointConfig": {"S3Uri": uri(deployment.bucket, layout.leg_prefix(leg.name)), "LocalPath": "/opt/ml/checkpoints"},
+        "Environment": {"PYTHONUNBUFFERED": "1"},
+        "Tags": _tags(layout, deployment),
+        "EnableNetworkIsolation": True,
+        "EnableInterContainerTrafficEncryption": spec.compute.encrypt_inter_container_traffic,
+        **_vpc(deployment),
+    }
+
+
+def training_source(spec: RunSpec, source: CapacitySource, deployment: Deployment) -> Json:
+    """The part of CreateTrainingJob that a capacity source decides."""
+    return {
         "ResourceConfig": _resources(spec, source, deployment),
         "StoppingCondition": _stopping(spec, source),
         "EnableManagedSpotTraining": source.kind == "spot",
-        "Environment": {"PYTHONUNBUFFERED": "1"},
-        "Tags": _tags(layout, deployment),
-        **isolated,
-        **vpc,
+    }
+
+
+def training_leg(leg: Leg, layout: RunLayout, deployment: Deployment) -> Json:
+    """The part of CreateTrainingJob that a leg decides."""
+    return {
+        "HyperParameters": {"run_id": layout.run_id, "leg": leg.name},
+        "CheckpointConfig": {"S3Uri": uri(deployment.bucket, layout.leg_prefix(leg.name)), "LocalPath": "/opt/ml/checkpoints"},
     }
 
 

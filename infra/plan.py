@@ -9,10 +9,10 @@ from data_prep.strict import Json, to_json
 from infra.attempts import Limits, Source, first_attempt, write_attempt
 from infra.deployment import Deployment
 from infra.estimate import LegEstimate, source_type
-from infra.job_requests import job_name, prepare_request, training_request
+from infra.job_requests import job_name, prepare_request, training_leg, training_request, training_source
 from infra.layout import RunLayout
 from infra.prices import PriceOf
-from infra.run_spec import CapacitySource, Leg, RunSpec
+from infra.run_spec import Leg, RunSpec
 
 # Text is about 4 bytes a token and a shard holds 2 or 4 bytes a token, so shards are at most about as large as the
 # plain text; sources are mostly compressed, about 3 to 1.
@@ -50,8 +50,16 @@ class Planner:
             **_attempts(limits, (source,)),
         }
 
+    def train(self) -> Json:
+        """What the training jobs of all legs share, and what each capacity source adds."""
+        tokens_bytes = self.source_bytes * SHARD_BYTES_PER_SOURCE_BYTE
+        return {
+            "request": training_request(self.spec, self.layout, self.deployment, self.tokens_uri, tokens_bytes),
+            "sources": [training_source(self.spec, source, self.deployment) for source in self.spec.compute.capacity],
+        }
+
     def leg(self, leg: Leg, cost: LegEstimate) -> Json:
-        """One leg: a request for each capacity source, and its first attempt."""
+        """One leg: its part of the request, and its first attempt."""
         compute = self.spec.compute
         sources = tuple(
             self._source(source.kind, source_type(self.spec, source), "training", compute.instance_count) for source in compute.capacity
@@ -65,13 +73,9 @@ class Planner:
         return {
             "name": leg.name,
             "job": job_name(leg.name, self.layout.run_id, self.execution_arn),
-            "requests": [self._training_request(leg, source) for source in compute.capacity],
+            "request": training_leg(leg, self.layout, self.deployment),
             **_attempts(limits, sources),
         }
-
-    def _training_request(self, leg: Leg, source: CapacitySource) -> Json:
-        tokens_bytes = self.source_bytes * SHARD_BYTES_PER_SOURCE_BYTE
-        return training_request(self.spec, leg, source, self.layout, self.deployment, self.tokens_uri, tokens_bytes)
 
     def _source(self, kind: str, instance_type: str, use: str, count: int) -> Source:
         per_instance = self.price(use, instance_type)

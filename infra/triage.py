@@ -14,19 +14,11 @@ KINDS = {"Train": "Training", "Prepare data": "Processing"}
 """Stage -> the word in SageMaker's names."""
 
 RECORD = (
-    "{kind}JobName",
-    "{kind}JobStatus",
-    "SecondaryStatus",
-    "CreationTime",
-    "{kind}StartTime",
-    "{kind}EndTime",
-    "BillableTimeInSeconds",
-    "FailureReason",
-    "ExitMessage",
-    "ResourceConfig",
-    "ProcessingResources",
+    *("{kind}JobName", "{kind}JobStatus", "SecondaryStatus", "CreationTime", "{kind}StartTime", "{kind}EndTime"),
+    *("BillableTimeInSeconds", "FailureReason", "ExitMessage"),
 )
 """Fields of a job's description that the execution carries on to the report."""
+MAX_REASON = 200  # characters of a reason in the record: 16 legs x HISTORY records must fit into a state's 256 KiB
 
 
 def triage(event: Json, clients: Clients, *, jitter: float) -> Json:
@@ -100,6 +92,11 @@ def _evidence(job: Json, kind: str, error: Json) -> Evidence:
 def _record(job: Json, kind: str) -> Json:
     names = (field.format(kind=kind) for field in RECORD)
     record = {name: _plain(job[name]) for name in names if job.get(name) is not None}
+    resources = job.get("ResourceConfig") or job.get("ProcessingResources", {}).get("ClusterConfig")
+    if resources:
+        where = "ResourceConfig" if kind == "Training" else "ProcessingResources"
+        short = {key: resources[key] for key in ("InstanceType", "InstanceCount") if key in resources}
+        record[where] = short if kind == "Training" else {"ClusterConfig": short}
     started, ended = job.get(f"{kind}StartTime"), job.get(f"{kind}EndTime")
     if kind == "Processing" and started and ended:  # billed by the second, but its description does not say how many
         record["BillableTimeInSeconds"] = round((_time(ended) - _time(started)).total_seconds())
@@ -107,6 +104,8 @@ def _record(job: Json, kind: str) -> Json:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return value[:MAX_REASON]
     return value.isoformat() if isinstance(value, datetime.datetime) else value
 
 

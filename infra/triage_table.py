@@ -74,6 +74,7 @@ class Verdict:
     sentence: str
 
 
+MAX_DETAIL = 300  # characters: a notification, not a log
 CAPACITY = r"CapacityError|InsufficientCapacity|insufficient capacity|Unable to provision requested ML compute capacity"
 
 TABLE: tuple[Row, ...] = (
@@ -113,8 +114,8 @@ TABLE: tuple[Row, ...] = (
         sentence="SageMaker reports a fault of its own: {detail}",
     ),
     Row(
-        name="HostOutOfMemory", when="exit code 137 without a sentence", action="stop", text=r"exit code:? 137\b",
-        sentence="the host's memory ran out and the process was killed: {detail}",
+        name="ContainerKilled", when="exit code 137 without a sentence", action="resume", text=r"exit code:? 137\b",
+        sentence="the container was killed (exit 137): the host's memory ran out, or the host failed",
     ),
     Row(
         name="ImageUnusable", when="the image cannot be pulled or started", action="stop",
@@ -148,7 +149,7 @@ def judge(evidence: Evidence) -> Verdict:
 
 def _detail(evidence: Evidence, own: ReadFailure | None) -> str:
     text = own.sentence if own else evidence.failure_reason or evidence.cause or evidence.error or "no reason given"
-    return " ".join(text.split())[:600]  # a notification, not a log
+    return " ".join(text.split())[:MAX_DETAIL]
 
 
 def wait_seconds(tries: int, *, jitter: float) -> int:
