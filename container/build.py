@@ -49,6 +49,8 @@ class BuildRequest:
     """``cuda`` or ``cpu``: what the training image's smoke test demands."""
     training_base_image: str
     """Base of the training image; empty takes the Dockerfile's own."""
+    pip_configuration: str = field(default="", repr=False)
+    """Text of a pip.conf that names a package index of one's own; may hold its password. Empty takes pip's default."""
 
     @staticmethod
     def read(environment: Mapping[str, str]) -> BuildRequest:
@@ -65,6 +67,7 @@ class BuildRequest:
             tag=environment["IMAGE_TAG"],
             device=device,
             training_base_image=environment.get("TRAINING_BASE_IMAGE", ""),
+            pip_configuration=environment.get("PIP_CONFIG", ""),
         )
 
 
@@ -223,7 +226,16 @@ class Build:
         command += ["--provenance=false", "--sbom=false", "--file", "container/Dockerfile", "--target", target]
         for name, value in arguments.items():
             command += ["--build-arg", f"{name}={value}"]
+        if self.request.pip_configuration:
+            command += ["--secret", f"id=pip_conf,src={self._pip_conf()}"]
         return command
+
+    def _pip_conf(self) -> Path:
+        """The pip.conf as a file that only this user reads; the build context leaves it out (.dockerignore)."""
+        path = self.folder / ".pip.conf"
+        path.touch(mode=0o600)
+        path.write_text(self.request.pip_configuration)
+        return path
 
     def _must(self, step: str, *command: str, text: str = "") -> Finished:
         finished = self.run(command, text)

@@ -113,6 +113,7 @@ class Buildah:
         command += ["--file", str(context / "container/Dockerfile"), "--ignorefile", str(context / ".dockerignore")]
         for name, value in given.items():
             command += ["--build-arg", f"{name}={value}"]
+        command += ["--secret", f"id=pip_conf,src={self.folder / 'pip.conf'}"]
         for source, place in self._volumes(mirrors).items():
             command += ["--volume", f"{source}:{place}:ro"]
         code, lines = self._buildah(*command, str(context))
@@ -171,7 +172,6 @@ class Buildah:
     def _volumes(self, mirrors: Mirrors) -> dict[Path, str]:
         """What the build must see of this machine: its resolver, its certificates, its package index."""
         volumes = {path: str(path) for path in mirrors.folders}
-        volumes[self.folder / "pip.conf"] = "/etc/pip.conf"
         if Path("/etc/resolv.conf").exists():
             volumes[Path("/etc/resolv.conf")] = "/etc/resolv.conf"
         return volumes

@@ -22,6 +22,8 @@ from infra.local.dockerfile import DockerfileError, Stage, read_dockerfile
 from infra.local.images import MANIFEST_TYPE, PROGRAM_FOLDER, ImageConfig, ImageNotFound, ImageStore, LocalImage
 
 SERVER = "local image store"
+WITHOUT_EFFECT = ("builder", "platform", "progress", "provenance", "sbom", "cache-from", "cache-to", "secret")
+"""Options of `buildx build` that a snapshot has no use for."""
 
 
 class ShimError(Exception):
@@ -31,18 +33,8 @@ class ShimError(Exception):
 def build(arguments: Sequence[str]) -> None:
     """``docker buildx build``: snapshot the context; with an output of type image, push."""
     parser = argparse.ArgumentParser("docker buildx build", allow_abbrev=False)
-    for name in (
-        "--builder",
-        "--platform",
-        "--progress",
-        "--provenance",
-        "--sbom",
-        "--cache-from",
-        "--cache-to",
-        "--metadata-file",
-        "--output",
-    ):
-        parser.add_argument(name, default="")
+    for name in ("metadata-file", "output", *WITHOUT_EFFECT):
+        parser.add_argument(f"--{name}", default="")
     parser.add_argument("--file", "-f", default="Dockerfile")
     parser.add_argument("--target", required=True)
     parser.add_argument("--tag", "-t", action="append", default=[])

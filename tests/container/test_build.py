@@ -152,6 +152,15 @@ def test_base_argument_is_left_to_the_dockerfile_when_not_set(make: MakeBuild):
     assert not [line for line in fake.commands if "TRAINING_BASE_IMAGE" in line]
 
 
+def test_package_index_is_a_build_secret_and_no_argument(make: MakeBuild, folder: Path):
+    build, fake = make({"PIP_CONFIG": "[global]\nindex-url = https://user:the-password@index.example/simple\n"})
+    assert "the-password" not in repr(build.request)
+    build.images()
+    assert f"--secret id=pip_conf,src={folder / '.pip.conf'}" in fake.commands[fake.index("--load --target training")]
+    assert not [line for line in fake.commands if "the-password" in line]
+    assert (folder / ".pip.conf").stat().st_mode & 0o077 == 0
+
+
 def test_missing_cache_is_a_note_and_no_failure(make: MakeBuild, capsys: pytest.CaptureFixture[str]):
     output = f"#7 importing cache manifest\n#7 ERROR: failed to configure registry cache importer: {REPOSITORY}: not found\ndone"
     build, fake = make(failing=[("--load --target data_prep", 0, output)])

@@ -112,6 +112,7 @@ def environment(tmp_path: Path, endpoint: str) -> dict[str, str]:
         "CACHE_REPOSITORY_URI": f"{REPOSITORY}-cache",
         "IMAGE_TAG": "abc",
         "DEVICE": "cpu",
+        "PIP_CONFIG": "[global]\ntimeout = 60\n",
         "NO_PROXY": "127.0.0.1",
     }
 
