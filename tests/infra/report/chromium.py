@@ -1,19 +1,18 @@
-"""A headless Chromium over its debugging pipe: no port, no driver, no network. Debian's, Chrome, or the one that npm carries."""
+"""A headless Chromium over its debugging pipe: no port, no driver, no network. Debian's or Chrome."""
 
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
+import select
 import shutil
 import subprocess
-import tarfile
-import tempfile
 from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-NPM = Path(__file__).parents[3] / "node_modules" / "@sparticuz" / "chromium" / "bin"
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run", "--disable-background-networking",
     "--disable-dev-shm-usage", "--no-zygote", "--hide-scrollbars",
@@ -25,17 +24,19 @@ class Chromium:
     """One browser with one page; ``send`` is the DevTools protocol."""
 
     def __init__(self, folder: Path) -> None:
-        binary, extra = find_chromium(folder)
+        binary = find_chromium()
+        assert binary, "no Chromium on this machine"
         to_read, self._write = os.pipe()
         self._read, to_write = os.pipe()
         command = [binary, *FLAGS, f"--user-data-dir={folder / 'profile'}", "about:blank"]
-        self._process = subprocess.Popen(
-            ["/bin/sh", "-c", f'exec "$@" 3<&{to_read} 4>&{to_write}', "sh", *command],
-            pass_fds=(to_read, to_write),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | extra,
-        )
+
+        def wire() -> None:  # in the child: Chromium reads commands from 3 and writes to 4
+            high_read, high_write = fcntl.fcntl(to_read, fcntl.F_DUPFD, 64), fcntl.fcntl(to_write, fcntl.F_DUPFD, 64)
+            os.dup2(high_read, 3)
+            os.dup2(high_write, 4)
+
+        quiet = subprocess.DEVNULL
+        self._process = subprocess.Popen(command, pass_fds=(3, 4), preexec_fn=wire, stdin=quiet, stdout=quiet, stderr=quiet)
         os.close(to_read)
         os.close(to_write)
         self._number, self._buffer, self._session = 0, b"", ""
@@ -107,8 +108,6 @@ class Chromium:
         os.close(self._read)
 
     def _receive(self) -> dict[str, Any]:
-        import select
-
         while b"\0" not in self._buffer:
             ready, _, _ = select.select([self._read], [], [], REPLY_SECONDS)
             chunk = os.read(self._read, 1 << 20) if ready else b""
@@ -118,27 +117,6 @@ class Chromium:
         return json.loads(line)
 
 
-def find_chromium(folder: Path) -> tuple[str, dict[str, str]]:
-    """A Chromium binary and the environment it needs. The npm package holds it brotli-packed; Node unpacks it once."""
-    named = os.environ.get("CHROMIUM") or next((path for name in NAMES if (path := shutil.which(name))), None)
-    if named:
-        return named, {}
-    assert NPM.is_dir(), f"no Chromium: none of {', '.join(NAMES)} is on PATH, CHROMIUM names none, and npm ci has not put one at {NPM}"
-    unpacked = NPM.parent / "unpacked"
-    if not (unpacked / "chromium").exists():
-        _unpack(unpacked)
-    libraries = f"{unpacked / 'lib'}:{os.environ.get('LD_LIBRARY_PATH', '')}"
-    return str(unpacked / "chromium"), {"LD_LIBRARY_PATH": libraries, "HOME": str(folder)}
-
-
-def _unpack(target: Path) -> None:
-    script = "const fs=require('fs'),z=require('zlib');fs.writeFileSync(process.argv[2],z.brotliDecompressSync(fs.readFileSync(process.argv[1])))"
-    with tempfile.TemporaryDirectory(dir=target.parent) as name:
-        work = Path(name)
-        for packed, plain in (("chromium.br", "chromium"), ("al2023.tar.br", "al2023.tar"), ("fonts.tar.br", "fonts.tar")):
-            subprocess.run(["node", "-e", script, str(NPM / packed), str(work / plain)], check=True)
-        for archive in ("al2023.tar", "fonts.tar"):
-            with tarfile.open(work / archive) as tar:
-                tar.extractall(work, filter="data")
-        (work / "chromium").chmod(0o755)
-        shutil.copytree(work, target, dirs_exist_ok=True)
+def find_chromium() -> str | None:
+    """Path of a Chromium, or None; ``make chromium`` installs Debian's where it may."""
+    return os.environ.get("CHROMIUM") or next((path for name in NAMES if (path := shutil.which(name))), None)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chromium import Chromium
+from chromium import Chromium, find_chromium
 from report_runs import START, event, metrics_lines, result_json, run_json, stored, training_job
 
 from infra.functions.report import run_prices, write_report
@@ -27,6 +27,8 @@ MODEL_8B = {"dim": 4096, "layers": 32, "heads": 32, "kv_heads": 8, "ffn_dim": 14
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory) -> Iterator[Chromium]:
+    if find_chromium() is None:
+        pytest.skip("there is no Chromium on this machine; `make chromium` installs Debian's as root, or set CHROMIUM")
     chromium = Chromium(tmp_path_factory.mktemp("chromium"))
     yield chromium
     chromium.close()

@@ -1,0 +1,147 @@
+"""report.json: the figures are what the run wrote, whatever part of the run is missing."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_runs import START, event, metrics_lines, result_json, run_json, stored, training_job
+
+from infra.functions import report as report_function
+from infra.functions.report import run_prices, write_report
+from infra.report.document import build_document, summary
+from infra.report.read import epoch_seconds, read_run
+from infra.report.series import find_interruptions, once_per_step, read_series, thin
+from training.metric_line import format_line, parse_line
+
+
+def document(s3, state, prices=None):
+    facts = read_run(state, bucket="bucket", region="us-east-1", s3=s3, now=START + 400)
+    return build_document(facts, prices or run_prices(facts.run, "us-east-1"))
+
+
+def test_figures_come_from_the_legs_own_result():
+    found = document(stored(run_json(), {"main": (metrics_lines(150, 5), result_json())}), event())
+    figures = found["legs"][0]["figures"]
+    assert (figures["loss_first"], figures["loss_last"], figures["validation_loss"]) == (8.4, 2.71, 2.81)
+    assert figures["finished"] and figures["steps"] == 150 and figures["attempts"] == 1
+    assert found["headline"] == "150 steps trained, loss 8.400 to 2.710."
+
+
+def test_cost_is_billable_seconds_times_instances_times_the_admitted_price():
+    job = training_job("evening-main-1", 1800, ResourceConfig={"InstanceType": "ml.p5.48xlarge", "InstanceCount": 4})
+    found = document(stored(run_json(), {"main": (metrics_lines(10), result_json())}), event(legs=[{"name": "main", "attempts": [job]}]))
+    assert found["cost"]["total_usd"] == pytest.approx(0.5 * 4 * 63.296)
+
+
+def test_a_price_that_is_not_known_leaves_the_total_unknown():
+    s3 = stored(run_json(), {"main": (metrics_lines(10), result_json())})
+    found = document(s3, event(), prices=lambda instance_type: None)
+    assert found["cost"]["total_usd"] is None
+
+
+def test_unfinished_leg_is_described_by_its_metrics_lines():
+    lines = metrics_lines(40)
+    figures = document(stored(run_json(), {"main": (lines, None)}), event(outcome="failed"))["legs"][0]["figures"]
+    rows = [row for row in map(parse_line, lines) if row]
+    assert not figures["finished"] and figures["steps"] == 40
+    assert (figures["loss_first"], figures["loss_last"]) == (rows[0]["loss"], rows[-1]["loss"])
+
+
+def test_refused_run_has_a_report_without_run_json():
+    from report_runs import FolderS3
+
+    s3 = FolderS3({})
+    why = {"stage": "Admit", "class": "Refused", "sentence": "Refused (stop): training.stepz: unknown key", "retry": "stop"}
+    state = event(outcome="failed", legs=[], image={"built": False}, data={"prepared": False}, explanation=why)
+    facts = read_run(state, bucket="bucket", region="us-east-1", s3=s3, now=START)
+    output = write_report(facts, s3=s3, usd_per_hour=lambda instance_type: None)
+    assert output["headline"] == why["sentence"] and output["legs"] == []
+    assert b"training.stepz: unknown key" in s3.objects["runs/evening/report.html"]
+    assert document(s3, state)["stages"][0] == {"name": "Admit", "state": "failed", "seconds": None}
+
+
+def test_text_from_outside_cannot_become_markup():
+    s3 = stored(run_json(), {"main": (metrics_lines(10), result_json(sample={"prompt": "<script>", "text": "</script><img src=x>"}))})
+    facts = read_run(event(), bucket="bucket", region="us-east-1", s3=s3, now=START)
+    write_report(facts, s3=s3, usd_per_hour=lambda instance_type: None)
+    page = s3.objects["runs/evening/report.html"].decode()
+    assert "<img src=x>" not in page and "&lt;/script&gt;&lt;img src=x&gt;" in page
+
+
+def test_attempts_that_jsonata_nested_or_left_single_are_all_read():
+    jobs = [[training_job("a-1", 10, "Failed")], training_job("a-2")]
+    s3 = stored(run_json(), {"main": (metrics_lines(10), result_json())})
+    found = document(s3, event(legs={"name": "main", "attempts": jobs}))
+    assert [job["job_name"] for job in found["legs"][0]["attempts"]] == ["a-1", "a-2"]
+
+
+def test_final_output_fits_a_state_and_links_what_was_made():
+    legs = {f"leg{i:02}": (metrics_lines(200), result_json()) for i in range(16)}
+    run = run_json(legs=[{"name": name} for name in legs])
+    found = document(stored(run, legs), event(legs=[{"name": name, "attempts": [training_job(name)]} for name in legs]))
+    output = json.dumps(summary(found))
+    assert len(output) < 32_000  # of the 262,144 bytes that a state may hold
+    assert summary(found)["legs"][3]["export"] == "s3://bucket/runs/evening/leg03/export/"
+    assert summary(found)["links"]["report"] == "s3://bucket/runs/evening/report.html"
+
+
+def test_first_leg_is_the_baseline_of_every_ratio():
+    run = run_json(legs=[{"name": "base"}, {"name": "fast"}])
+    legs = {"base": (metrics_lines(10), result_json()), "fast": (metrics_lines(10), result_json(tokens_per_second_per_device=13501.5))}
+    ratios = [leg["figures"]["ratio_to_baseline"] for leg in document(stored(run, legs), event())["legs"]]
+    assert ratios == [1.0, 1.5]
+
+
+def test_reference_figures_stand_only_beside_the_references_own_model():
+    small = document(stored(run_json(ablation="reference", training={"device": "cuda"}), {}), event())
+    assert [leg["figures"]["reference_tokens_per_second"] for leg in small["legs"]] == [None] * 4
+
+
+def test_validation_lines_join_the_step_they_belong_to():
+    rows = [
+        {"step": 50.0, "loss": 5.0, "time": 1.0},
+        {"step": 50.0, "validation_loss": 5.1, "time": 2.0},
+        {"step": 55.0, "loss": 4.9, "time": 3.0},
+    ]
+    assert once_per_step(rows) == [{"step": 50.0, "loss": 5.0, "validation_loss": 5.1, "time": 2.0}, rows[2]]
+    assert find_interruptions(rows) == []
+
+
+def test_resumed_attempt_is_one_interruption_and_its_steps_count_once():
+    rows = [row for row in map(parse_line, metrics_lines(80, 2) + metrics_lines(110, 2, start=50, at=START + 120)) if row]
+    found = read_series(rows)
+    assert [(item.step, item.resumed_from) for item in found.interruptions] == [(80, 50)]
+    assert len(found.steps) == len(set(found.steps)) and found.steps[-1] == 110
+
+
+@given(st.lists(st.floats(0.1, 20), min_size=1, max_size=900), st.integers(2, 300))
+def test_thinning_keeps_ends_extremes_and_every_validation(losses, limit):
+    rows = [{"step": float(i), "loss": loss} | ({"validation_loss": loss} if i % 97 == 5 else {}) for i, loss in enumerate(losses)]
+    kept = thin(rows, limit)
+    assert kept[0] == rows[0] and kept[-1] == rows[-1]
+    assert {min(losses), max(losses)} <= {row["loss"] for row in kept}
+    assert [row for row in rows if "validation_loss" in row] == [row for row in kept if "validation_loss" in row]
+    assert len(kept) <= max(limit, 0) + 4 + sum("validation_loss" in row for row in rows)
+
+
+def test_not_a_number_in_the_metrics_is_left_out_of_the_curve():
+    rows = [row for row in (parse_line(format_line(1, 0.0, {"loss": 3.0})), parse_line(format_line(2, 1.0, {"loss": math.nan}))) if row]
+    assert read_series(rows).columns["loss"] == (3.0, None)
+
+
+@pytest.mark.parametrize("value", ["2026-09-21T14:13:20Z", "2026-09-21T14:13:20.000+00:00", 1790000000, 1790000000000])
+def test_times_are_read_however_aws_writes_them(value):
+    assert epoch_seconds(value) == START
+
+
+def test_handler_reads_its_bucket_and_region_from_the_environment(monkeypatch):
+    s3 = stored(run_json(), {"main": (metrics_lines(10), result_json())})
+    monkeypatch.setenv("BUCKET", "bucket")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setattr(report_function.boto3, "client", lambda service: s3)
+    output = report_function.handler(event(), None)
+    assert output["outcome"] == "succeeded" and "runs/evening/report.json" in s3.objects
