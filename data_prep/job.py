@@ -144,12 +144,12 @@ def _spec_json(options: argparse.Namespace) -> dict[str, Any]:
     content: dict[str, Any] = {"source": source, "tokenizer": tokenizer, "workers_per_instance": options.workers}
     for setting in options.set:
         key, equals, value = setting.partition("=")
+        if not equals:
+            raise BadInput(f"--set {setting}: write KEY=JSON")
         try:
             inner: Any = json.loads(value)
         except ValueError:
             raise BadInput(f"--set {setting}: the value is no JSON; strings need quotes: --set {key}='\"...\"'") from None
-        if not equals:
-            raise BadInput(f"--set {setting}: write KEY=JSON")
         for name in reversed(key.removeprefix("data.").split(".")):
             inner = {name: inner}
         content = merge(content, inner)

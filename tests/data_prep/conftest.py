@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,29 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data_case import RunJob, job_environment, jsonl, make_texts
 from data_s3_server import S3Server
 
 from data_prep.gate import verdict_key
 from data_prep.spec import DataSpec, TokenizerTraining
 from data_prep.strict import parse
 from data_prep.tokenizer import TokenizerFiles, train
-
-ROOT = Path(__file__).parents[2]
-WORDS = (
-    "the of token shard model loss learning rate training data é naïve Straße 中文 текст 👩‍👩‍👧 don't I'll 12345 3.14 "
-    "deploy() {} [] -> != <|end_of_text|> <s> \t \n \u00a0 e\u0301"
-).split(" ")
-
-
-def make_texts(count: int, seed: int = 1, words: int = 60) -> list[str]:
-    """Different texts of a few hundred bytes."""
-    rng = random.Random(seed)
-    return [f"{i} " + " ".join(rng.choices(WORDS, k=rng.randint(1, words))) for i in range(count)]
-
-
-def jsonl(texts: list[str], ascii_only: bool = True) -> bytes:
-    """One record per line."""
-    return "".join(json.dumps({"id": f"d{i}", "text": text}, ensure_ascii=ascii_only) + "\n" for i, text in enumerate(texts)).encode()
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +49,7 @@ def source(tmp_path: Path) -> Path:
     for name, content in {
         "a/text.jsonl.gz": gzip.compress(jsonl(make_texts(200, 1)), mtime=0),
         "b/text.jsonl": jsonl(make_texts(200, 2), ascii_only=False),
-        "notes.md": "# One document\n\nof plain text.\n".encode(),
+        "notes.md": b"# One document\n\nof plain text.\n",
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -91,15 +73,6 @@ def s3() -> Iterator[S3Server]:
     server.stop()
 
 
-def job_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
-    """The caller's environment without anything that reaches beyond loopback."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "HF_", "SAGEMAKER_"))}
-    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(extra or {})}
-
-
-RunJob = Callable[..., subprocess.CompletedProcess[str]]
-
-
 @pytest.fixture
 def run_job(gates: Path, tmp_path: Path) -> RunJob:
     """``run_job(*arguments, env={...})``: ``python -m data_prep.job`` with the tests' verdicts, at a fresh disk."""
@@ -111,9 +84,3 @@ def run_job(gates: Path, tmp_path: Path) -> RunJob:
         return subprocess.run(command, capture_output=True, text=True, env=job_environment(env), cwd=tmp_path, timeout=120)
 
     return run
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """All files of a finished data set but the card, which names the encoder and the folder."""
-    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: content for name, content in found.items() if not name.startswith("card.")}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import tracemalloc
 import zlib
@@ -61,7 +62,9 @@ def test_jsonl_in_every_wrapping(tmp_path: Path, name: str, content: bytes):
     assert read(tmp_path, name, content) == ["one", "two ü"]
 
 
-@pytest.mark.parametrize(("name", "content"), [("x.txt", b"a\nb"), ("x.md.gz", gzip.compress(b"a\nb")), ("x.txt.zst", zstandard.compress(b"a\nb"))])
+@pytest.mark.parametrize(
+    ("name", "content"), [("x.txt", b"a\nb"), ("x.md.gz", gzip.compress(b"a\nb")), ("x.txt.zst", zstandard.compress(b"a\nb"))]
+)
 def test_a_text_file_is_one_document(tmp_path: Path, name: str, content: bytes):
     assert read(tmp_path, name, content) == ["a\nb"]
 
@@ -98,7 +101,7 @@ def ranges(folder: Path, name: str, content: bytes, cuts: list[int]) -> list[str
     whole = whole_object(spec(), item)
     edges = [0, *sorted({cut for cut in cuts if 0 < cut < len(content)}), len(content)]
     found: list[str] = []
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         segment = Segment(item, whole.kind, whole.compression, start, stop)
         found += [document.text for document in SegmentReader(LocalStore(folder), segment, spec(), Skipped())]
     return found
@@ -140,7 +143,9 @@ POLICIES = [
 
 @pytest.mark.parametrize(("setting", "content", "replaced", "sentence"), POLICIES)
 def test_bad_text_fails_is_skipped_or_replaced(tmp_path: Path, setting: str, content: bytes, replaced: str, sentence: str):
-    with pytest.raises(CorruptSource, match=rf'x.jsonl at byte 16 {sentence}.*; repair it, or set data.{setting} to "skip" or "replace"|{sentence}'):
+    with pytest.raises(
+        CorruptSource, match=rf'x.jsonl at byte 16 {sentence}.*; repair it, or set data.{setting} to "skip" or "replace"|{sentence}'
+    ):
         read(tmp_path, "x.jsonl", line("before") + content, **{setting: "fail"})
     skipped = Skipped()
     assert read(tmp_path, "x.jsonl", content + line("after"), skipped, **{setting: "skip"}) == ["after"]

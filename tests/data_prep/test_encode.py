@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import make_texts
+from data_case import make_texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers

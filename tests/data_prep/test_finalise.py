@@ -31,7 +31,15 @@ def record(number: int, tokens: int, documents: int = 1, **skipped: int) -> Part
         pieces.append(Piece(shard=shard(f".work/pieces/train/part-{number}.tokens", tail, documents), full=False))
     places = {reason: [f"x.jsonl at byte {number}"] for reason in skipped}
     return PartRecord(
-        part=number, train=tuple(pieces), validation=(), stored_bytes=1, text_bytes={}, skipped=skipped, skipped_examples=places, lengths={}, excerpts=()
+        part=number,
+        train=tuple(pieces),
+        validation=(),
+        stored_bytes=1,
+        text_bytes={},
+        skipped=skipped,
+        skipped_examples=places,
+        lengths={},
+        excerpts=(),
     )
 
 

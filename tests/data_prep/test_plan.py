@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,7 +29,7 @@ def test_every_byte_of_every_object_is_in_exactly_one_part(found: list[tuple[str
         spans = covered[item.key]
         assert spans[0][0] == 0
         assert spans[-1][1] == item.size
-        assert all(one[1] == other[0] for one, other in zip(spans, spans[1:], strict=False))
+        assert all(one[1] == other[0] for one, other in itertools.pairwise(spans))
 
 
 @given(objects, st.integers(1, 7))

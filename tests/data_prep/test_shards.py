@@ -31,7 +31,11 @@ def write(folder: Path, name: str = "train/part-00000-000.tokens", documents: in
     shard = writer.close(name)
     split = Split(tokens=shard.tokens, documents=shard.documents, text_bytes=0, shards=(shard,))
     index = ShardIndex(
-        format_version=1, fingerprint="f", dtype="uint16", tokenizer=FACTS, splits=Splits(train=split, validation=Split(tokens=0, documents=0, text_bytes=0))
+        format_version=1,
+        fingerprint="f",
+        dtype="uint16",
+        tokenizer=FACTS,
+        splits=Splits(train=split, validation=Split(tokens=0, documents=0, text_bytes=0)),
     )
     (folder / "index.json").write_bytes(index_bytes(index))
     return index

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from conftest import ROOT, job_environment
+from data_case import ROOT, job_environment
 
 from data_prep.failure import AccessDenied, BadInput
 from data_prep.sources import SourceEmpty, identify, list_source, parse_hub, resolve_uris, tokenizer_reference
