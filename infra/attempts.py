@@ -14,6 +14,7 @@ from data_prep.strict import Bounds, Json, parse, to_json
 from infra.triage_table import Verdict, wait_seconds
 
 MIN_USEFUL_SECONDS = 600  # start, compile and a checkpoint take minutes: a shorter attempt would only cost money
+MAX_REQUESTS = 80  # Step Functions keeps 25,000 events of an execution; a request is about 16, and there are up to 16 legs
 HISTORY = 16  # records of about 600 bytes: 16 legs keep within a state's 256 KiB
 
 
@@ -111,8 +112,12 @@ def decide(limits: Limits, sources: tuple[Source, ...], attempt: Attempt, verdic
     following = dataclasses.replace(done, number=attempt.number + 1, wait_seconds=0)
     if verdict.action == "stop":
         return Decision(again=False, attempt=done, name=verdict.name, sentence=verdict.sentence, retry="stop")
-    if verdict.action == "resume":
+    if done.number >= MAX_REQUESTS:
+        sentence = f"{verdict.sentence} (request {done.number}, the last of this execution)"
+        return Decision(again=False, attempt=done, name=verdict.name, sentence=sentence, retry="retry")
+    if verdict.action == "resume" and had_instances:
         return _resume(limits, sources, following, done, verdict)
+    # What never had instances is not an attempt: it is asked for again after a pause, like missing capacity.
     return _elsewhere(limits, sources, following, done, verdict, jitter)
 
 
@@ -125,7 +130,7 @@ def _resume(limits: Limits, sources: tuple[Source, ...], following: Attempt, don
 
 def _elsewhere(limits: Limits, sources: tuple[Source, ...], following: Attempt, done: Attempt, verdict: Verdict, jitter: float) -> Decision:
     pause = wait_seconds(done.tries + 1, jitter=jitter)
-    if verdict.action == "wait" and done.waited_seconds + pause <= limits.max_wait_seconds:
+    if verdict.action != "next_source" and done.waited_seconds + pause <= limits.max_wait_seconds:
         again = dataclasses.replace(following, wait_seconds=pause, tries=done.tries + 1, waited_seconds=done.waited_seconds + pause)
         return _affordable(limits, sources, again, done, verdict)
     if done.source + 1 < len(sources):

@@ -66,8 +66,9 @@ class ComputeSpec:
     """Sources in the order they are tried."""
     max_attempts: Annotated[int, Bounds(1, 50)] = 3
     """Training jobs of one leg that had instances, first one included; each resumes from the last checkpoint."""
-    max_capacity_wait_seconds: Annotated[int, Bounds(0, 604_800)] = 3600
-    """Pauses between requests on one capacity source, together, before the next source is tried."""
+    max_capacity_wait_seconds: Annotated[int, Bounds(0, 43_200)] = 3600
+    """Pauses between requests on one capacity source, together, before the next source is tried. For longer waits let
+    SageMaker itself wait (``max_pending_seconds``): an execution makes 80 requests for a leg at most."""
     keep_alive_seconds: Annotated[int, Bounds(0, 21_600)] = 0
     """Keep instances warm between legs; counts against the warm-pool quota and is billed."""
     encrypt_inter_container_traffic: bool = False
