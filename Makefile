@@ -108,3 +108,8 @@ lock: .venv/.dev ## Write every lock file from its .in file (UPGRADE=1 takes the
 .PHONY: image-check
 image-check: .venv/.dev ## Build the real Dockerfile without Docker and run both jobs in the images (Debian or Ubuntu, root)
 	@$(BIN)/python -m infra.local.image_check
+
+# -- proof: security, and what AWS would say, without AWS
+.PHONY: check-infra
+check-infra: .venv/.dev node_modules/.done ## Prove stacks, state machine, calls and permissions against AWS's own models
+	@$(BIN)/python -m pytest -q tests/proof

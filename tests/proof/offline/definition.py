@@ -16,7 +16,12 @@ TRANSIENT_LAMBDA = frozenset(
     {"Lambda.ServiceException", "Lambda.AWSLambdaException", "Lambda.SdkClientException", "Lambda.TooManyRequestsException"}
 )
 """What the developer guide says a Lambda task should retry."""
-JSONPATH_FIELDS = frozenset({"InputPath", "OutputPath", "ResultPath", "Parameters", "ResultSelector", "ItemsPath", "MaxConcurrencyPath", "SecondsPath", "TimestampPath", "ErrorPath", "CausePath", "Variable"})  # fmt: skip
+JSONPATH_FIELDS = frozenset(
+    {
+        *("InputPath", "OutputPath", "ResultPath", "Parameters", "ResultSelector", "ItemsPath", "MaxConcurrencyPath"),
+        *("SecondsPath", "TimestampPath", "ErrorPath", "CausePath", "Variable"),
+    }
+)
 # Where each part of $states may be read (developer guide, "Reserved variable"); assigning in a Catch is its own place.
 RESULT_FIELDS = frozenset({"Output", "Assign"})
 

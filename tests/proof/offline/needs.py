@@ -51,7 +51,10 @@ SYNC_COMPANIONS: dict[str, tuple[tuple[str, ...], str]] = {
 }
 PULL = ("BatchCheckLayerAvailability", "GetDownloadUrlForLayer", "BatchGetImage")
 PUSH = ("InitiateLayerUpload", "UploadLayerPart", "CompleteLayerUpload", "PutImage")
-LOG_DELIVERY = ("CreateLogDelivery", "GetLogDelivery", "UpdateLogDelivery", "DeleteLogDelivery", "ListLogDeliveries", "PutResourcePolicy", "DescribeResourcePolicies", "DescribeLogGroups")  # fmt: skip
+LOG_DELIVERY = (
+    *(f"{verb}LogDelivery" for verb in ("Create", "Get", "Update", "Delete")),
+    *("ListLogDeliveries", "PutResourcePolicy", "DescribeResourcePolicies", "DescribeLogGroups"),
+)
 
 
 class Names:

@@ -8,7 +8,8 @@ from offline.needs import Names, Need
 from offline.simulator import OTHER_ACCOUNT, Policies, Request
 
 ADMINISTRATION = (
-    ("s3:PutBucketPolicy", "bucket"), ("s3:DeleteBucket", "bucket"), ("s3:PutLifecycleConfiguration", "bucket"), ("s3:PutBucketVersioning", "bucket"),
+    ("s3:PutBucketPolicy", "bucket"), ("s3:DeleteBucket", "bucket"), ("s3:PutBucketVersioning", "bucket"),
+    ("s3:PutLifecycleConfiguration", "bucket"),
     ("kms:ScheduleKeyDeletion", "key"), ("kms:PutKeyPolicy", "key"), ("kms:DisableKeyRotation", "key"),
     ("iam:CreateRole", "role"), ("iam:AttachRolePolicy", "role"), ("iam:PutRolePolicy", "role"),
     ("secretsmanager:PutSecretValue", "secret"), ("secretsmanager:DeleteSecret", "secret"),

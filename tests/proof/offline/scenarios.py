@@ -118,6 +118,7 @@ def _successes() -> dict[str, Path]:
             scenario=Scenario(input=LOCAL, tasks={"Prepare data": [Job(status="Completed", raised=True)]}),
             visits=("Triage preparation", "Train legs"),
         ),
+        "a run with the longest name": Path(scenario=Scenario(input=LOCAL, name="long-" + "x" * 75)),
         "the announcement cannot be sent": Path(
             scenario=Scenario(input=LOCAL, tokens=True, tasks={"Announce": [Failure("SNS.Down")] * 9}), visits=("Done",)
         ),
@@ -257,6 +258,10 @@ def _job_failures() -> dict[str, Path]:
         ),
         "training is stopped by hand": failed(
             Scenario(input=LOCAL, tokens=True, tasks={"Train": [by_hand]}), "StoppedByHand", visits=("Leg failed",)
+        ),
+        "a run with the longest name fails": failed(
+            Scenario(input=LOCAL, name="long-" + "x" * 75, tasks={"Prepare data": [Job(status="Stopped", raised=False, seconds=60)]}),
+            "StoppedByHand",
         ),
         "never any capacity": failed(
             Scenario(input=LOCAL, tokens=True, tasks={"Train": [never] * 99}), "NoCapacity", "tried", visits=("Wait",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,15 +111,24 @@ class Policies:
         return self.on_resource.get(request.resource)
 
 
+_answers: dict[str, Json] = {}
+"""Decisions by simulation: a changed policy asks again only about the requests that it is part of."""
+
+
 def decide(pairs: Sequence[tuple[Policies, Request]]) -> list[Decision]:
     """IAM's decisions, in order, from one subprocess.
 
     Raises:
         ValueError: a request that IAM does not know (a misspelt action, a resource of another type).
     """
-    answers = node.call("iam", [policies.simulation(request) for policies, request in pairs])
+    simulations = [policies.simulation(request) for policies, request in pairs]
+    keys = [json.dumps(simulation, sort_keys=True) for simulation in simulations]
+    new = {key: simulation for key, simulation in zip(keys, simulations, strict=True) if key not in _answers}
+    if new:
+        _answers.update(zip(new, node.call("iam", list(new.values())), strict=True))
     decisions = []
-    for (_, request), answer in zip(pairs, answers, strict=True):
+    for (_, request), key in zip(pairs, keys, strict=True):
+        answer = _answers[key]
         if answer["result"] == "Error":
             raise ValueError(f"{request}: {answer['error']}")
         ignored = tuple(key for key in answer["ignored"] if key in request.context)
