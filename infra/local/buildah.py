@@ -139,6 +139,10 @@ class Buildah:
         sizes = self._layer_sizes(described["OCIv1"]["rootfs"]["diff_ids"])
         return [Layer(created_by=_short(entry.get("created_by", "")), size=size) for entry, size in zip(history, sizes, strict=False)]
 
+    def prune(self) -> None:
+        """Delete images that no name leads to and that no named image was built on; the cache of the named ones stays."""
+        self._output("rmi", "--prune")
+
     def run(
         self, image: str, command: Sequence[str], *, volumes: Mapping[Path, str] | None = None, environment: Mapping[str, str] | None = None
     ) -> tuple[int, list[str]]:

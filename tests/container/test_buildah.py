@@ -153,6 +153,8 @@ def test_second_build_takes_unchanged_layers_from_the_storage(tmp_path: Path, mo
     (context / "code").write_text("changed")
     second = builder.build(context, target="training", tag="localhost/test", arguments={})
     assert second.cached == ("COPY lock /lock",) and second.image_id != first.image_id
+    builder.prune()
+    assert builder.build(context, target="training", tag="localhost/test", arguments={}).executed == (), "the cache stays"
     folders = [Path(folder) for folder in builder.layer_folders("localhost/test")]
     content = {path.name: path.read_text() for folder in folders for path in folder.rglob("*") if path.is_file()}
     assert content == {"lock": "lock", "code": "changed"}
