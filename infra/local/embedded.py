@@ -1,44 +1,32 @@
 """The embedded AWS seen from outside: start it, deploy the stacks to it, give it text, look at it, end it.
 
-aws = up()                      # idempotent; the launcher is a process of its own
-outputs = deploy(aws, print)    # cdk bootstrap and cdk deploy --all, with the real CDK command line
-upload_corpus(aws, outputs["pretrain-foundation"]["BucketName"])
-down()
+    aws = up()                      # idempotent; the launcher is a process of its own
+    outputs = deploy(aws, print)    # cdk bootstrap and cdk deploy --all, with the real CDK command line
+    upload_corpus(aws, outputs["pretrain-foundation"]["BucketName"])
+    down()
+
+Everything it keeps lies in one folder, ``.local``; several, in folders of their own, run side by side.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import functools
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from infra.local import cdk, corpus, faults, place
-from infra.local.launcher import process_start
+from infra.local import cdk, corpus, faults, launcher_process, place
+from infra.local.launcher_process import PROJECT as PROJECT
+from infra.local.launcher_process import EmbeddedError as EmbeddedError
 
-PROJECT = Path(__file__).resolve().parents[2]
 STATE_FOLDER = ".local"
-START_SECONDS = 60.0
-"""A cold start takes 2 s; a loaded machine gets this."""
-DOWN_SECONDS = 30.0
-"""Time for jobs to end (SHUTDOWN_GRACE_SECONDS) and for the state to be saved; then SIGKILL."""
-IDENTITY = "launcher.json"
-
-
-class EmbeddedError(RuntimeError):
-    """The embedded AWS cannot do what was asked; the text says why and what to do."""
+MIN_FREE_BYTES = 2_000_000_000
+"""Image snapshots, shards, three checkpoints of 60 MB twice (job folder and S3), with room to spare."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,18 +93,18 @@ def up(root: Path | None = None, port: int | None = None) -> Embedded:
     """
     home = _home(root)
     _check_disk(home)
-    with _lock(home):
+    with launcher_process.lock(home):
         _check_image_kind(home)
-        running = _running(home)
+        running = launcher_process.running(home)
         if running is not None:
             if port is not None and running["port"] != port:
                 raise EmbeddedError(
                     f"the embedded AWS in {home} runs on port {running['port']}, not {port}; end it with `make local-down` first"
                 )
             return _embedded(home, running["port"])
-        (home / IDENTITY).unlink(missing_ok=True)  # a launcher that was killed
+        (home / launcher_process.IDENTITY).unlink(missing_ok=True)  # a launcher that was killed
         shutil.rmtree(home / "jobs", ignore_errors=True)
-        return _start(home, port)
+        return _embedded(home, launcher_process.start(home, port))
 
 
 def deploy(
@@ -143,8 +131,8 @@ def upload_corpus(embedded: Embedded, bucket: str, full: bool | None = None) -> 
 def status(root: Path | None = None) -> Status:
     """What runs in ``root/.local``; starts nothing."""
     home = _home(root, make=False)
-    running = _running(home) if home.exists() else None
-    size = sum(path.stat().st_size for path in home.rglob("*") if path.is_file() and not path.is_symlink()) if home.exists() else 0
+    running = launcher_process.running(home) if home.exists() else None
+    size = _size(home)
     if running is None:
         return Status(running=False, state_bytes=size)
     embedded = _embedded(home, running["port"])
@@ -172,12 +160,12 @@ def down(root: Path | None = None) -> bool:
     home = _home(root, make=False)
     if not home.exists():
         return False
-    with _lock(home):
-        identity = _identity(home)
+    with launcher_process.lock(home):
+        identity = launcher_process.identity(home)
         if identity is None:
             return False
-        _end(identity["pid"], identity["started"])
-        (home / IDENTITY).unlink(missing_ok=True)
+        launcher_process.end(identity["pid"], identity["started"])
+        (home / launcher_process.IDENTITY).unlink(missing_ok=True)
         shutil.rmtree(home / "jobs", ignore_errors=True)
     return True
 
@@ -188,9 +176,6 @@ def clean(root: Path | None = None) -> None:
     shutil.rmtree(_home(root, make=False), ignore_errors=True)
 
 
-# -- inside -----------------------------------------------------------------------------------------------
-
-
 def _home(root: Path | None, *, make: bool = True) -> Path:
     home = (root or Path.cwd()).resolve() / STATE_FOLDER
     if make:
@@ -198,108 +183,16 @@ def _home(root: Path | None, *, make: bool = True) -> Path:
     return home
 
 
-@contextlib.contextmanager
-def _lock(home: Path) -> Iterator[None]:
-    """One caller at a time; the lock ends with the process that holds it."""
-    with (home / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _identity(home: Path) -> dict[str, Any] | None:
-    """The recorded launcher, if that very process still lives."""
-    try:
-        recorded: dict[str, Any] = json.loads((home / IDENTITY).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    alive = process_start(recorded["pid"]) == recorded["started"]
-    return recorded if alive else None
-
-
-def _running(home: Path) -> dict[str, Any] | None:
-    """The recorded launcher, if it lives and answers."""
-    recorded = _identity(home)
-    return recorded if recorded is not None and _answers(recorded["port"]) else None
-
-
-def _answers(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/_ministack/ready", timeout=5) as response:
-            return bool(response.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
-
-
 def _embedded(home: Path, port: int) -> Embedded:
     return Embedded(endpoint=f"http://127.0.0.1:{port}", state_dir=home)
 
 
-def _launcher_python() -> Path:
-    python = PROJECT / ".venv-aws" / "bin" / "python"
-    if not python.exists():
-        raise EmbeddedError("the embedded AWS has no Python environment of its own (.venv-aws); `make local` makes it, `make env` too")
-    return python
-
-
-def _start(home: Path, port: int | None) -> Embedded:
-    log = home / "launcher.log"
-    variables = place.clean_environment() | {
-        "LOCAL_AWS_HOME": str(home),
-        "LOCAL_AWS_JOB_PATH": str(Path(sys.executable).parent),
-        "PYTHONPATH": str(PROJECT),
-    }
-    if port is not None:
-        variables["LOCAL_AWS_PORT"] = str(port)
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [str(_launcher_python()), "-m", "infra.local.launcher"],
-            cwd=home,
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches it through `down` only
-        )
-    try:
-        return _wait_until_ready(process, home, log)
-    except BaseException:
-        _end(process.pid, process_start(process.pid))
-        raise
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], home: Path, log: Path) -> Embedded:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            said = log.read_text().strip().splitlines() or [f"exit status {process.returncode}"]
-            raise EmbeddedError(f"the embedded AWS did not start: {said[-1]}")
-        recorded = _identity(home)
-        if recorded is not None and recorded["pid"] == process.pid and _answers(recorded["port"]):
-            return _embedded(home, recorded["port"])
-        time.sleep(0.05)
-    raise EmbeddedError(f"the embedded AWS did not answer within {START_SECONDS:.0f} s; its log is {log}")
-
-
-def _end(pid: int, started: str) -> None:
-    """SIGTERM, and SIGKILL when that takes too long; never a process that only has the same id."""
-    deadline = time.monotonic() + DOWN_SECONDS
-    gone = functools.partial(_gone, pid, started)
-    if gone():
-        return
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-    while not gone():
-        if time.monotonic() > deadline:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            deadline += DOWN_SECONDS
-        time.sleep(0.05)
-
-
-def _gone(pid: int, started: str) -> bool:
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)  # reap it when it is our own child
-    return not started or process_start(pid) != started
+def _size(home: Path) -> int:
+    total = 0
+    for path in home.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # a job's files come and go
+            total += path.lstat().st_size
+    return total
 
 
 def _check_image_kind(home: Path) -> None:
@@ -318,7 +211,3 @@ def _check_disk(home: Path) -> None:
     if free < MIN_FREE_BYTES:
         need = f"{free / 1e9:.1f} GB are free where {home} lies, and a local run needs {MIN_FREE_BYTES / 1e9:.0f} GB"
         raise EmbeddedError(f"{need}; free some, or use another folder")
-
-
-MIN_FREE_BYTES = 2_000_000_000
-"""Image snapshots, shards, three checkpoints of 60 MB twice (job folder and S3), with room to spare."""

@@ -86,9 +86,10 @@ class Services:
         from infra.local.images import ImageStore
 
         faults = Faults(where.home)
-        self.sagemaker = sagemaker.SageMaker(where, faults, ImageStore(where.home).resolve)
+        quotas = service_quotas.ServiceQuotas(where.home)
+        self.sagemaker = sagemaker.SageMaker(where, faults, ImageStore(where.home).resolve, quotas.value)
         self.codebuild = CodeBuild(where)
-        for service in (self.sagemaker, service_quotas.ServiceQuotas(where.home), pricing.Pricing(where.home)):
+        for service in (self.sagemaker, quotas, pricing.Pricing(where.home)):
             json_service.register(service)
         self.codebuild.install()
         executions.install()

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from infra.local import request_shapes, seams
+from infra.local import capacity, request_shapes, seams
 from infra.local.faults import Faults
 from infra.local.job_run import SHUTDOWN_GRACE_SECONDS, JobRun, now
 from infra.local.json_service import Json, JsonService, ServiceError
@@ -23,8 +23,11 @@ from infra.local.processing_job import ProcessingRun
 from infra.local.training_job import TrainingRun
 
 RUNS: dict[str, type[JobRun]] = {"Training": TrainingRun, "Processing": ProcessingRun}
-ACTIVE = ("InProgress", "Stopping")
-SUMMARY = ("CreationTime", "TrainingEndTime", "ProcessingEndTime", "LastModifiedTime", "SecondaryStatus", "FailureReason", "ExitMessage")
+SUMMARY = (
+    *("CreationTime", "TrainingEndTime", "ProcessingEndTime", "LastModifiedTime"),
+    *("SecondaryStatus", "FailureReason", "ExitMessage", "WarmPoolStatus"),
+)
+ENDED = ("Completed", "Failed", "Stopped")
 DEFAULT_PAGE = 10  # what List calls return when MaxResults is absent
 _MISSING = "Requested resource not found."
 
@@ -35,8 +38,8 @@ class SageMaker(JsonService):
     scope = "sagemaker"
     target_prefix = "SageMaker"
 
-    def __init__(self, where: Place, faults: Faults, resolve_image: Callable[[str], Path]) -> None:
-        self._where, self._faults, self._resolve_image = where, faults, resolve_image
+    def __init__(self, where: Place, faults: Faults, resolve_image: Callable[[str], Path], quota: Callable[[str], float]) -> None:
+        self._where, self._faults, self._resolve_image, self._quota = where, faults, resolve_image, quota
         self._jobs = {kind: _store() for kind in RUNS}
         self._tags = _store()
         self._runs: dict[str, JobRun] = {}
@@ -77,6 +80,10 @@ class SageMaker(JsonService):
         """Newest first, filtered, in pages."""
         return self._list("Processing", request)
 
+    def describe_training_plan(self, request: Json) -> Json:
+        """A reservation, if a test wrote one."""
+        return capacity.training_plan(self._where.home, request["TrainingPlanName"])
+
     def add_tags(self, request: Json) -> Json:
         """Tag a job."""
         tags = {tag["Key"]: tag for tag in [*self._tags.get(request["ResourceArn"], []), *request["Tags"]]}
@@ -116,6 +123,9 @@ class SageMaker(JsonService):
                     f"{kind} job names must be unique within an AWS account and region, and a {kind.lower()} job with this name already "
                     f"exists ({arn})",
                 )
+            capacity.check_quota(kind, request, self._jobs[kind].values(), self._quota(capacity.quota_name(kind, request)))
+            if kind == "Training":
+                capacity.reuse_warm_pool(self._jobs[kind].values(), request)
             self._jobs[kind][name] = record
         if request.get("Tags"):
             self._tags[arn] = request["Tags"]
@@ -139,13 +149,14 @@ class SageMaker(JsonService):
         record = self._jobs[kind].get(request.get(f"{kind}JobName"))
         if record is None:
             raise ServiceError("ValidationException" if kind == "Training" else "ResourceNotFound", _MISSING)
-        return dict(record)
+        capacity.close_warm_pools([record])
+        return {key: value for key, value in record.items() if not key.startswith("_")}
 
     def stop(self, kind: str, request: Json) -> Json:
         """Ask a job to stop; one that has ended cannot be stopped."""
         arn = self.job(kind, request)[f"{kind}JobArn"]
         record = self._jobs[kind][request[f"{kind}JobName"]]
-        if record[f"{kind}JobStatus"] not in ACTIVE:
+        if record[f"{kind}JobStatus"] not in capacity.ACTIVE:
             status = record[f"{kind}JobStatus"]
             raise ServiceError("ValidationException", f"The request was rejected because the {kind.lower()} job is in status {status}.")
         record[f"{kind}JobStatus"] = "Stopping"
@@ -156,6 +167,7 @@ class SageMaker(JsonService):
         return {}
 
     def _list(self, kind: str, request: Json) -> Json:
+        capacity.close_warm_pools(self._jobs[kind].values())
         wanted = request.get("StatusEquals")
         part = request.get("NameContains", "").lower()
         after, before = request.get("CreationTimeAfter", 0), request.get("CreationTimeBefore", float("inf"))
@@ -182,7 +194,9 @@ class SageMaker(JsonService):
 
     def _announce(self, kind: str, record: Json) -> None:
         """The EventBridge event that SageMaker sends at every change of a job's state."""
-        detail = milliseconds(record)
+        if kind == "Training" and record["TrainingJobStatus"] in ENDED and "WarmPoolStatus" not in record:
+            capacity.open_warm_pool(record, self._quota(capacity.warm_pool_name(record)))
+        detail = milliseconds({key: value for key, value in record.items() if not key.startswith("_")})
         entry = {
             "Source": "aws.sagemaker",
             "DetailType": f"SageMaker {kind} Job State Change",
@@ -216,7 +230,7 @@ class SageMaker(JsonService):
         for kind, store in state.get("jobs", {}).items():
             self._jobs[kind].update(store)
             for record in self._jobs[kind].all_values():
-                if record[f"{kind}JobStatus"] in ACTIVE:
+                if record[f"{kind}JobStatus"] in capacity.ACTIVE:
                     record |= {f"{kind}JobStatus": "Failed", "FailureReason": "InternalServerError: the embedded AWS was restarted"}
         self._tags.update(state.get("tags", {}))
 

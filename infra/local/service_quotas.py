@@ -73,6 +73,10 @@ class ServiceQuotas(JsonService):
         name = self._name(request)
         return {"Quota": self._quota(name, self._default(name))}
 
+    def value(self, name: str) -> float:
+        """What applies to an account for the quota of this exact name; a type that the table lacks has the default."""
+        return self._applied().get(name, self._default(name))
+
     def _check_service(self, request: Json) -> None:
         if request.get("ServiceCode") != "sagemaker":
             raise ServiceError("NoSuchResourceException", f"The service {request.get('ServiceCode')} has no quotas on the embedded AWS")

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from example_machine import ROLE, deploy_example
 
-from infra.local import cdk, embedded
+from infra.local import cdk, embedded, launcher_process
 from infra.local.embedded import EmbeddedError
+from infra.local.launcher import process_start
 
 pytestmark = pytest.mark.embedded
 ROOT = Path(__file__).parents[2]
@@ -71,10 +72,10 @@ def test_up_is_idempotent_and_state_survives_down(root: Path) -> None:
     status = embedded.status(root)
     assert (status.running, status.endpoint, status.jobs) == (True, first.endpoint, ("kept",))
     assert eventually(lambda: len(descendants(status.pid)) > 3)  # launcher, supervisor, process 1 of the job, the job
-    family = {pid: embedded.process_start(pid) for pid in descendants(status.pid)}
+    family = {pid: process_start(pid) for pid in descendants(status.pid)}
 
     assert embedded.down(root) is True
-    assert [pid for pid, started in family.items() if embedded.process_start(pid) == started] == []
+    assert [pid for pid, started in family.items() if process_start(pid) == started] == []
     assert listening(port) == []
     assert embedded.down(root) is False
     assert embedded.status(root).running is False
@@ -165,7 +166,7 @@ def test_images_of_another_kind_are_not_mixed(root: Path, monkeypatch: pytest.Mo
 
 
 def test_missing_environment_names_the_command_that_makes_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "PROJECT", root)
+    monkeypatch.setattr(launcher_process, "PROJECT", root)
     with pytest.raises(EmbeddedError, match=r"\.venv-aws.*make env"):
         embedded.up(root)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,50 @@ def test_quotas_come_by_name_in_pages_with_defaults_to_fall_back_on(example: Exa
     with pytest.raises(quotas.exceptions.NoSuchResourceException):
         quotas.get_service_quota(ServiceCode="sagemaker", QuotaCode=code)
     assert quotas.get_aws_default_service_quota(ServiceCode="sagemaker", QuotaCode=code)["Quota"]["Value"] == 4.0
+
+
+def test_job_beyond_the_quota_is_refused_with_the_numbers(example: Example) -> None:
+    example.aws.set_quota("ml.c7i.4xlarge for training job usage", 1)
+    resources = {"InstanceType": "ml.c7i.4xlarge", "InstanceCount": 2, "VolumeSizeInGB": 1}
+    with pytest.raises(
+        botocore.exceptions.ClientError, match=r"'ml\.c7i\.4xlarge for training job usage' is 1 Instances, with current"
+    ) as refused:
+        example.aws.client("sagemaker").create_training_job(**minimal_job("too-many") | {"ResourceConfig": resources})
+    assert refused.value.response["Error"]["Code"] == "ResourceLimitExceeded"
+
+
+def test_warm_pool_waits_is_reused_and_ends(example: Example) -> None:
+    sagemaker = example.aws.client("sagemaker")
+    resources = {"InstanceType": "ml.c7i.large", "InstanceCount": 1, "VolumeSizeInGB": 1, "KeepAlivePeriodInSeconds": 2}
+
+    def available() -> list[str]:
+        return [job["TrainingJobName"] for job in sagemaker.list_training_jobs(WarmPoolStatusEquals="Available")["TrainingJobSummaries"]]
+
+    sagemaker.create_training_job(**minimal_job("cold") | {"ResourceConfig": resources})
+    assert "WarmPoolStatus" not in wait_for_job(example, "cold")  # the quota is 0 by default: silently not kept
+    example.aws.set_quota("ml.c7i.large for training warm pool usage", 1)
+    for name in ("warm-1", "warm-2"):
+        sagemaker.create_training_job(**minimal_job(name) | {"ResourceConfig": resources})
+        wait_for_job(example, name)
+    first, second = (sagemaker.describe_training_job(TrainingJobName=name)["WarmPoolStatus"] for name in ("warm-1", "warm-2"))
+    assert first == {"Status": "Reused", "ReusedByJob": "warm-2"}
+    assert second["Status"] == "Available"
+    assert available() == ["warm-2"]
+    deadline = time.monotonic() + 20
+    while available():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert sagemaker.describe_training_job(TrainingJobName="warm-2")["WarmPoolStatus"]["Status"] == "Terminated"
+
+
+def test_training_plans_are_those_that_were_written(example: Example) -> None:
+    sagemaker = example.aws.client("sagemaker")
+    with pytest.raises(botocore.exceptions.ClientError, match="ResourceNotFound"):
+        sagemaker.describe_training_plan(TrainingPlanName="march")
+    arn = "arn:aws:sagemaker:us-east-1:000000000000:training-plan/march"
+    plan = {"TrainingPlanName": "march", "TrainingPlanArn": arn, "Status": "Active", "TotalInstanceCount": 4}
+    (example.aws.state_dir / "training_plans.json").write_text(json.dumps([plan]))
+    assert sagemaker.describe_training_plan(TrainingPlanName="march")["Status"] == "Active"
 
 
 def minimal_job(name: str) -> dict[str, Any]:
