@@ -16,6 +16,7 @@ from infra.local import seams
 
 Json = dict[str, Any]
 MAX_CAUSE = 32_768  # characters of an error's cause that Step Functions keeps
+MAX_DATA_BYTES = 262_144  # of one state's input, result or output, as UTF-8
 
 
 class Scope:
@@ -149,16 +150,27 @@ def _execute_task(original: Callable[..., Any]) -> Callable[..., Any]:
         limit = state.get("TimeoutSeconds")
         if isinstance(limit, str):  # JSONata; ministack takes a number only
             state = {**state, "TimeoutSeconds": seams.private("stepfunctions", "_apply_jsonata_template")(limit, raw, context)}
-        return original(state, raw, execution, context)
+        output, following = original(state, raw, execution, context)
+        _check_size(output, (context.get("State") or {}).get("Name", ""))
+        return output, following
 
     return run
+
+
+def _check_size(value: Any, name: str) -> None:
+    """ministack passes data of any size on; the service does not, and a plan that grew too large must show here."""
+    if len(json.dumps(value, default=str, ensure_ascii=False).encode()) > MAX_DATA_BYTES:
+        cause = f"The state/task '{name}' returned a result with a size exceeding the maximum number of bytes service limit."
+        raise error("States.DataLimitExceeded", cause)
 
 
 def _invoke_resource(original: Callable[..., Any]) -> Callable[..., Any]:
     def invoke(resource: str, request: Any) -> Any:
         if cancelled():
             raise error("States.TaskFailed", "The execution was stopped.")
-        return original(resource, request)
+        result = original(resource, request)
+        _check_size(result, resource)
+        return result
 
     return invoke
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import botocore.exceptions
 import pytest
-from example_machine import ROLE, Example
+from example_machine import ROLE, Example, deploy_example
 
+from infra.local import embedded
 from infra.local.faults import Fault
 
 pytestmark = pytest.mark.embedded
@@ -226,6 +227,32 @@ def test_request_that_the_service_would_refuse_is_refused(example: Example) -> N
     assert ended["error"] == "SageMaker.AmazonSageMakerException"
     assert "TrainingJobName='bad_name' does not match" in ended["cause"]
     assert "Typo is no member of CreateTrainingJobRequest" in ended["cause"]
+
+
+def test_data_beyond_the_limit_of_a_state_ends_the_execution(example: Example) -> None:
+    steps = example.aws.client("stepfunctions")
+    state = {
+        "Type": "Task",
+        "Resource": "arn:aws:states:::lambda:invoke",
+        "Arguments": {"FunctionName": "example", "Payload": {"padding": "{% $pad('', 262100, 'x') %}"}},
+        "End": True,
+    }
+    definition = {"QueryLanguage": "JSONata", "StartAt": "Large", "States": {"Large": state}}
+    machine = steps.create_state_machine(name="large", definition=json.dumps(definition), roleArn=ROLE)["stateMachineArn"]
+    assert example.wait(steps.start_execution(stateMachineArn=machine)["executionArn"])["error"] == "States.DataLimitExceeded"
+
+
+def test_jobs_run_where_the_kernel_forbids_namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_AWS_ISOLATION", "folders")
+    try:
+        example = deploy_example(embedded.up(tmp_path))
+        execution = example.start({"name": "main", "behaviour": "go"})
+        assert example.wait(execution)["status"] == "SUCCEEDED"
+        seen = json.loads(example.lines(execution, "main")[0])
+        assert (seen["parameters"], seen["tokens"]) == ({"leg": "main"}, {"a.txt": "TEXT A", "b.txt": "TEXT B"})
+        assert example.objects(f"runs/{execution.rpartition(':')[2]}/main/") == {"algo-1.txt": "from algo-1"}
+    finally:
+        embedded.clean(tmp_path)
 
 
 def test_quotas_come_by_name_in_pages_with_defaults_to_fall_back_on(example: Example) -> None:

@@ -23,7 +23,7 @@ seen = {
     "before": before,
     "host": socket.gethostname(),
     "folder": str(Path.cwd()),
-    "addresses": [socket.gethostbyname(name) for name in hosts],
+    "addresses": [] if "SAGEMAKER_BASE_DIR" in os.environ else [socket.gethostbyname(name) for name in hosts],
     "pid": os.getpid(),
     "ambient": sorted(name for name in os.environ if name.startswith("AWS_")),
 }
