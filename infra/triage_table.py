@@ -160,3 +160,21 @@ def wait_seconds(tries: int, *, jitter: float) -> int:
     """
     full = min(60 << (tries - 1), 900)
     return round(full * (0.5 + 0.5 * jitter))
+
+
+ACTIONS: dict[Action, str] = {
+    "resume": "new attempt from the last checkpoint, counted against `compute.max_attempts`",
+    "wait": "same source again after a pause, not counted; then the next source",
+    "next_source": "next capacity source at once",
+    "stop": "the leg ends with the explanation",
+}
+
+
+def markdown() -> str:
+    """The table as docs/runbook.md shows it: ``python -m infra.triage_table``."""
+    rows = [f"| `{row.name}` | {row.when} | {ACTIONS[row.action]} |" for row in TABLE]
+    return "\n".join(["| class | when | what happens |", "|---|---|---|", *rows])
+
+
+if __name__ == "__main__":
+    print(markdown())
