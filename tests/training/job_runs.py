@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.strict import merge
 from leg_corpus import documents, write_channel, write_job
+
+from data_prep.strict import merge
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY: dict[str, Any] = {

@@ -203,7 +203,7 @@ def test_a_damaged_shard_is_named_before_the_first_batch(tmp_path: Path, size: i
 
 def test_too_little_text_is_a_sentence(tmp_path: Path):
     write_shards(tmp_path, [[0]], bos=None)
-    with pytest.raises(TokensMismatch, match="raise data.validation_share"):
+    with pytest.raises(TokensMismatch, match=r"raise data\.validation_share"):
         loader(tmp_path, split="validation")
 
 

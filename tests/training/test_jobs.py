@@ -1,0 +1,178 @@
+"""Real jobs: run, killed, stopped, resumed, damaged, refused, on two hosts. Nothing of a run is lost, and nothing is hidden."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from job_runs import ROOT, TINY, JobRun, Leg, saving_now, start_job
+from leg_corpus import write_job
+
+from data_prep.failure import read_failure
+from data_prep.strict import merge
+
+
+@pytest.fixture(scope="module")
+def whole(channel: Path, tmp_path_factory: pytest.TempPathFactory) -> JobRun:
+    """A leg that nothing disturbed."""
+    run = Leg(tmp_path_factory.mktemp("whole"), channel).start()
+    assert run.finish() == 0, run.log()
+    return run
+
+
+@pytest.fixture(scope="module")
+def stopped(channel: Path, tmp_path_factory: pytest.TempPathFactory) -> Leg:
+    """A leg whose first attempt got SIGTERM after step 7, between checkpoints."""
+    leg = Leg(tmp_path_factory.mktemp("stopped"), channel)
+    run = leg.start()
+    assert run.wait_until(lambda: run.step() >= 7), run.log()
+    run.process.send_signal(signal.SIGTERM)
+    assert run.finish() == 1
+    return leg
+
+
+def checkpoints(run: JobRun) -> list[str]:
+    return sorted(path.name for path in (run.kept / "checkpoints").iterdir())
+
+
+def test_a_leg_ends_with_metrics_result_export_and_sample(whole: JobRun) -> None:
+    result = json.loads((whole.kept / "metrics" / "result.json").read_text())
+    assert sorted(whole.losses()) == list(range(1, 25))
+    assert (result["steps"], result["tokens"], result["devices"]) == (24, 24 * 256, 2)
+    assert result["loss_last"] < result["loss_first"] - 0.5
+    assert result["validation_loss"] < result["loss_first"]
+    assert result["sample"]["text"]
+    assert (whole.kept / "export" / "sample.txt").read_text().startswith("The")
+    assert whole.failure() == ""
+
+
+def test_only_the_newest_checkpoints_are_kept_and_each_says_what_it_is(whole: JobRun) -> None:
+    assert checkpoints(whole) == ["step-15", "step-20", "step-24"]
+    leg = json.loads((whole.kept / "checkpoints" / "step-24" / "leg.json").read_text())
+    assert leg["model"]["dim"] == 64
+    assert leg["training"]["steps"] == 24
+
+
+def test_tensorboards_own_reader_finds_the_losses(whole: JobRun) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(whole.kept / "tensorboard")).Reload()
+    found = {event.step: event.value for event in events.Scalars("loss")}
+    assert found == pytest.approx({step: loss for step, (loss, _) in whole.losses().items()})
+
+
+def test_killed_while_saving_resumes_from_the_checkpoint_before_bit_by_bit(whole: JobRun, channel: Path, tmp_path: Path) -> None:
+    leg = Leg(tmp_path, channel)
+    run = leg.start()
+    assert run.wait_until(lambda: run.step() >= 9 and saving_now(run)), run.log()
+    run.process.kill()
+    run.process.wait()
+    resumed = leg.start()
+    assert resumed.finish() == 0, resumed.log()
+    assert resumed.losses() == whole.losses()
+    assert resumed.export_hash() == whole.export_hash()
+
+
+def test_sigterm_saves_the_running_step_and_says_that_a_retry_resumes(stopped: Leg) -> None:
+    assert stopped.last is not None
+    failure = read_failure(stopped.last.failure())
+    assert failure is not None
+    assert (failure.name, failure.retry) == ("Preempted", "retry")
+    last = stopped.last.step()
+    assert last < 24
+    assert f"step-{last}" in checkpoints(stopped.last)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_the_rest_is_bit_by_bit(whole: JobRun, stopped: Leg, tmp_path: Path) -> None:
+    assert stopped.last is not None
+    kept = tmp_path / "kept"
+    shutil.copytree(stopped.last.kept, kept / "checkpoints")
+    newest = kept / "checkpoints" / "checkpoints" / f"step-{stopped.last.step()}"
+    part = next(newest.glob("*.distcp"))
+    part.write_bytes(part.read_bytes()[:-100])
+    leg = Leg(tmp_path, stopped.tokens, last=JobRun(kept, stopped.last.process))
+    run = leg.start()
+    assert run.finish() == 0, run.log()
+    result = json.loads((run.kept / "metrics" / "result.json").read_text())
+    assert result["resumed_from"] == 5
+    assert "bytes of" in result["checkpoints_passed_over"][str(stopped.last.step())]
+    assert run.losses() == whole.losses()
+    assert run.export_hash() == whole.export_hash()
+
+
+def test_a_checkpoint_of_another_model_is_refused_in_a_sentence(stopped: Leg, tmp_path: Path) -> None:
+    assert stopped.last is not None
+    leg = Leg(tmp_path, stopped.tokens, last=stopped.last)
+    run = leg.start({"model": {"ffn_dim": 256}})
+    assert run.finish() == 1
+    failure = read_failure(run.failure())
+    assert failure is not None
+    assert (failure.name, failure.retry) == ("CheckpointMismatch", "stop")
+    assert "model.ffn_dim was 192 there and is 256 here" in failure.sentence
+
+
+def test_two_hosts_train_one_leg_and_a_lost_one_ends_it_for_a_retry(channel: Path, tmp_path: Path) -> None:
+    """One process group per host, as on SageMaker; the names resolve to this machine."""
+    hosts = ("localhost", "localhost.localdomain") if _resolves("localhost.localdomain") else ("127.0.0.1", "127.0.0.2")
+    training = merge(TINY, {"processes_per_host": 1, "steps": 2000})
+    runs = []
+    for host in hosts:
+        base = tmp_path / host
+        write_job(base, training, hosts=hosts, host=host)
+        runs.append(start_job(base, channel))
+    first, second = runs
+    assert first.wait_until(lambda: first.step() >= 6), first.log() + second.log()
+    second.process.kill()
+    assert first.finish() == 1
+    failure = read_failure(first.failure())
+    assert failure is not None
+    assert (failure.name, failure.retry) == ("HostLost", "retry")
+    assert (first.kept / "checkpoints" / "step-5").is_dir()
+
+
+def _resolves(name: str) -> bool:
+    import socket
+
+    try:
+        return socket.gethostbyname(name).startswith("127.")
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model": {"vocab_size": 300}}, "set training.model.vocab_size to at least 400"),
+        ({"global_batch_size": 4000}, "do not fill one step"),
+        ({"unknown": 1}, "legs.main.training.unknown: unknown key"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_a_rank_starts(change: dict[str, Any], sentence: str, channel: Path, tmp_path: Path) -> None:
+    write_job(tmp_path, merge(TINY, change))
+    run = start_job(tmp_path, channel)
+    assert run.finish() == 1
+    assert sentence in run.failure()
+    assert "Traceback" not in run.log()
+
+
+def test_the_image_check_prints_one_json_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "training.job", "--check", "--device", "cpu"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    report = json.loads(done.stdout)
+    assert report["packages"]["torchtitan"] == "0.3.0"
+
+
+def test_transformers_reads_the_export_and_agrees_with_torchtitan(whole: JobRun) -> None:
+    from transformers import LlamaForCausalLM
+
+    model, loading = LlamaForCausalLM.from_pretrained(whole.kept / "export", dtype=torch.float32, output_loading_info=True)
+    assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert model.config.vocab_size == 400

@@ -1,0 +1,89 @@
+"""Each form of parallelism trains three steps to the loss of one rank. What is here is what docs/parallelism.md calls proven."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from job_runs import TINY
+from leg_corpus import write_job
+from rank_group import RankServer
+
+from data_prep.strict import merge
+
+BASE = merge(
+    TINY,
+    {
+        "model": {"kv_heads": 4, "vocab_size": 400},
+        "processes_per_host": 1,
+        "steps": 3,
+        "local_batch_size": 4,
+        "checkpoint": {"interval_steps": 100, "async_mode": "disabled"},
+        "export": {"enabled": False},
+    },
+)
+ROUNDING = 2e-5  # relative: float32 sums over other orders; the loss is about 6, so the sixth digit may differ
+CASES: dict[str, tuple[int, dict[str, Any]]] = {
+    "fsdp": (2, {"local_batch_size": 2}),
+    "hsdp": (4, {"local_batch_size": 1, "parallelism": {"replicate": 2, "shard": 2}}),
+    "tensor": (2, {"parallelism": {"tensor": 2}}),
+    "tensor-fsdp": (4, {"local_batch_size": 2, "parallelism": {"tensor": 2}}),
+    "pipeline": (2, {"model": {"layers": 4}, "parallelism": {"pipeline": 2}}),
+    "accumulation": (1, {"local_batch_size": 1, "validation": {"batches": 8}}),  # as many validation samples as 2 x 4
+    "full-checkpointing": (1, {"activation_checkpointing": "full"}),
+    "selective-checkpointing": (1, {"activation_checkpointing": "selective"}),
+}
+
+
+def losses(
+    ranks: RankServer, base: Path, channel: Path, world: int, training: dict[str, Any], function: str = "train"
+) -> list[list[float]]:
+    """Loss, gradient norm of each step and the validation loss, from the rank that writes them."""
+    write_job(base, merge(training, {"processes_per_host": world}))
+    (base / "input" / "data" / "tokens").symlink_to(channel)
+    answers = ranks.run(f"proofs:{function}", world=world, base=str(base))
+    (answer,) = [value for value in answers if value["rows"]]
+    return [[row["loss"], row["grad_norm"]] for row in answer["rows"]] + [[row["validation_loss"]] for row in answer["validation"]]
+
+
+@pytest.fixture(scope="module")
+def one_rank(ranks: RankServer, channel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[list[float]]]:
+    """What one rank comes to, by number of layers."""
+    root = tmp_path_factory.mktemp("one")
+    return {n: losses(ranks, root / str(n), channel, 1, merge(BASE, {"model": {"layers": n}})) for n in (2, 4)}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_loss_is_that_of_one_rank(
+    name: str, ranks: RankServer, channel: Path, tmp_path: Path, one_rank: dict[int, list[list[float]]]
+) -> None:
+    world, changes = CASES[name]
+    training = merge(BASE, changes)
+    found = losses(ranks, tmp_path / "job", channel, world, training)
+    expected = one_rank[training["model"]["layers"]]
+    assert [len(row) for row in found] == [2, 2, 2, 1]
+    assert sum(found, []) == pytest.approx(sum(expected, []), rel=ROUNDING)
+
+
+def test_context_parallel_loss_is_that_of_one_rank(ranks: RankServer, channel: Path, tmp_path: Path) -> None:
+    """With FlexAttention's eager kernels, which split blocks of 128 tokens: 512 tokens are two for each rank."""
+    shape = {"layers": 1, "max_sequence_length": 512}
+    training = merge(BASE, {"model": shape, "sequence_length": 512, "local_batch_size": 1, "global_batch_size": 1})
+    expected = losses(ranks, tmp_path / "one", channel, 1, training, "train_flex")
+    found = losses(ranks, tmp_path / "two", channel, 2, merge(training, {"parallelism": {"context": 2}}), "train_flex")
+    assert sum(found, []) == pytest.approx(sum(expected, []), rel=ROUNDING)
+
+
+def test_weights_at_the_start_are_no_copies_and_do_not_depend_on_the_number_of_ranks(
+    ranks: RankServer, channel: Path, tmp_path: Path
+) -> None:
+    found = []
+    for world in (1, 2):
+        base = tmp_path / str(world)
+        write_job(base, merge(BASE, {"processes_per_host": world, "local_batch_size": 2}))
+        (base / "input" / "data" / "tokens").symlink_to(channel)
+        found.append(ranks.run("proofs:initial_weights", world=world, base=str(base))[0])
+    one, two = found
+    assert {name: total for name, (total, _) in one.items()} == pytest.approx({name: total for name, (total, _) in two.items()})
+    assert max(abs(correlation) for _, correlation in two.values()) < 0.1  # shards that are copies correlate by 1
