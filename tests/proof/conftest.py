@@ -1,14 +1,16 @@
 """Shared by the proof: one synthesis, all paths run once, and the figures that `make check-infra` prints last."""
 
+import dataclasses
 import os
 
 import pytest
 from offline.jobs import build_needs, prepare_needs
 from offline.ledger import LEDGER
 from offline.needs import Names, of_api_calls, of_services, of_tasks
+from offline.patrol import rounds
 from offline.pipeline import Pipeline
 from offline.scenarios import paths
-from offline.synthesis import synthesise
+from offline.synthesis import settings_of, synthesise
 
 os.environ.setdefault("JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION", "1")
 
@@ -44,6 +46,20 @@ def needs(synthesised, names, runs):
         found += [*of_api_calls(names, run.world.calls, run.world.missing), *of_tasks(names, machine, run.execution.calls)]
     found += [*of_services(names, synthesised.policies), *prepare_needs(names), *build_needs(names)]
     return list({str(need.request): need for need in found}.values())
+
+
+@pytest.fixture(scope="session")
+def watched(tmp_path_factory):
+    """A deployment whose options give Patrol all its work: enabled schedules, pruned checkpoints."""
+    settings = settings_of(checkpoint_days=30)
+    schedules = tuple(dataclasses.replace(schedule, enabled=True) for schedule in settings.schedules)
+    return synthesise(tmp_path_factory.mktemp("watched"), dataclasses.replace(settings, schedules=schedules))
+
+
+@pytest.fixture(scope="session")
+def patrolled(watched):
+    """Patrol's rounds over an account with running jobs: its outcomes, and the world with its calls."""
+    return rounds(watched)
 
 
 def pytest_terminal_summary(terminalreporter):

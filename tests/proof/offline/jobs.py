@@ -46,9 +46,10 @@ def prepare_needs(names: Names) -> Iterator[Need]:
             if operation == "GetSecretValue":
                 calls.append(ApiCall(role, "secretsmanager", operation, {"SecretId": names.secret}))
             else:
-                calls.append(
-                    ApiCall(role, "s3", operation, {"Bucket": names.bucket, "Prefix" if operation == "ListObjectsV2" else "Key": key})
+                given = {"ListObjectsV2": {"Prefix": key}, "DeleteObjects": {"Delete": {"Objects": [{"Key": key}]}}}.get(
+                    operation, {"Key": key}
                 )
+                calls.append(ApiCall(role, "s3", operation, {"Bucket": names.bucket, **given}))
             if operation == "HeadObject":
                 missing.append(calls[-1])
     yield from of_api_calls(names, calls, missing)

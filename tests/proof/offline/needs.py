@@ -125,11 +125,13 @@ def _requests(names: Names, service: str, name: str, given: Mapping[str, Any]) -
         "GetLogEvents": lambda: arn("logs", f"log-group:{given['logGroupName']}:log-stream:{given['logStreamName']}"),
         "DescribeSecret": lambda: str(given["SecretId"]),
         "GetSecretValue": lambda: str(given["SecretId"]),
+        "DescribeTrainingPlan": lambda: arn("sagemaker", f"training-plan/{given['TrainingPlanName']}"),
     }
     if service == "s3":
         yield from _s3(names, name, given)
         return
-    yield f"{prefix}:{name}", resources[name]() if name in resources else "*", {}
+    context = {"cloudwatch:namespace": str(given["Namespace"])} if name == "PutMetricData" else {}
+    yield f"{prefix}:{name}", resources[name]() if name in resources else "*", context
     if name == "GetSecretValue":
         yield "kms:Decrypt", names.key, names.via("secretsmanager")
 
@@ -138,6 +140,9 @@ def _s3(names: Names, name: str, given: Mapping[str, Any]) -> Iterator[tuple[str
     action, bucket = f"s3:{S3_ACTION.get(name, name)}", f"arn:{names.where.partition}:s3:::{given['Bucket']}"
     if action == "s3:ListBucket":
         yield action, bucket, {"s3:prefix": str(given.get("Prefix", ""))}
+        return
+    if name == "DeleteObjects":
+        yield from ((action, f"{bucket}/{item['Key']}", {}) for item in given["Delete"]["Objects"])
         return
     yield action, f"{bucket}/{given['Key']}", {}
     if given["Bucket"] == names.bucket and action in ("s3:GetObject", "s3:PutObject"):
@@ -239,7 +244,8 @@ def of_services(names: Names, policies: Policies) -> Iterator[Need]:
     yield Need(request=Request(principal=schedule, action="states:StartExecution", resource=names.machine), because="a schedule fires")
     machine = names.role("Machine")
     yield from (Need(request=Request(principal=machine, action=f"logs:{a}", resource="*"), because="execution logs") for a in LOG_DELIVERY)
-    for role in (machine, *(names.role(word) for word in ("Admit", "Triage", "Report"))):
+    functions = [function.properties["Role"] for function in names.templates.resources("AWS::Lambda::Function")]
+    for role in (machine, *functions):
         for action in ("PutTraceSegments", "PutTelemetryRecords"):
             yield Need(request=Request(principal=role, action=f"xray:{action}", resource="*"), because="tracing")
     for action in ("GetSamplingRules", "GetSamplingTargets"):

@@ -13,18 +13,8 @@ from botocore import xform_name
 
 # Services whose operations count; a method with such a name on any object is taken for a call.
 SERVICES = (
-    "s3",
-    "ecr",
-    "stepfunctions",
-    "sagemaker",
-    "service-quotas",
-    "pricing",
-    "logs",
-    "secretsmanager",
-    "codebuild",
-    "sns",
-    "sts",
-    "ssm",
+    *("s3", "ecr", "stepfunctions", "sagemaker", "service-quotas", "pricing", "logs", "secretsmanager"),
+    *("codebuild", "sns", "sts", "ssm", "cloudwatch", "lambda", "events", "kms"),
 )
 # boto3's transfers are several operations each (s3transfer: multipart above 8 MB, which needs Abort on failure).
 TRANSFERS = {

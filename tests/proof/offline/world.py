@@ -51,6 +51,8 @@ class World:
 
     region: str = "us-east-1"
     objects: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    written: dict[tuple[str, str], datetime] = field(default_factory=dict)
+    """When an object was written, where that is not now."""
     image_tags: dict[str, str] = field(default_factory=dict)
     """Image tag -> digest."""
     quotas: dict[str, float] = field(default_factory=dict)
@@ -143,7 +145,10 @@ class World:
 
     def _s3_ListObjectsV2(self, Bucket: str, Prefix: str = "", **_: Any) -> Json:
         found = sorted((key, body) for (bucket, key), body in self.objects.items() if bucket == Bucket and key.startswith(Prefix))
-        contents = [{"Key": key, "Size": len(body), "ETag": _etag(body), "LastModified": self.time()} for key, body in found]
+        contents = [
+            {"Key": key, "Size": len(body), "ETag": _etag(body), "LastModified": self.written.get((Bucket, key), self.time())}
+            for key, body in found
+        ]
         return (
             {"Contents": contents, "KeyCount": len(contents), "IsTruncated": False} if contents else {"KeyCount": 0, "IsTruncated": False}
         )
