@@ -113,3 +113,17 @@ image-check: .venv/.dev ## Build the real Dockerfile without Docker and run both
 .PHONY: check-infra
 check-infra: .venv/.dev node_modules/.done ## Prove stacks, state machine, calls and permissions against AWS's own models
 	@$(BIN)/python -m pytest -q tests/proof
+
+# -- data: benches against what people use now
+.PHONY: bench-data bench-loader
+.venv-bench/.done: tests/bench/requirements-peers.txt .venv/.dev
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(.venv-bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/pretrain.pth"
+	.venv-bench/bin/$(PIP) -r tests/bench/requirements-peers.txt
+	@touch $@
+
+bench-data: .venv-bench/.done ## Text to token shards against datatrove, datasets, litdata and MDSWriter
+	@mkdir -p .cache/bench && PYTHONPATH=. $(BIN)/python tests/bench/data.py
+
+bench-loader: .venv-bench/.done ## Token loaders against litdata, MDS and torchtitan's own
+	@mkdir -p .cache/bench && PYTHONPATH=. .venv-bench/bin/python tests/bench/loader.py

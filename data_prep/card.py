@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data_prep.card_page import page
 from data_prep.fingerprint import SourceListing
 from data_prep.part import PartRecord
 from data_prep.shards import SPLITS, ShardIndex
@@ -68,9 +68,3 @@ def _split_facts(index: ShardIndex, name: str) -> dict[str, Any]:
         "shards": len(split.shards),
         "unigram_entropy_nats": split.unigram_entropy_nats,
     }
-
-
-def page(content: dict[str, Any]) -> str:
-    """card.html: one file, no script, nothing loaded from elsewhere."""
-    rows = "".join(f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(json.dumps(v))}</td></tr>" for k, v in content.items())
-    return f"<!doctype html><meta charset=utf-8><title>Data card</title><table>{rows}</table>"

@@ -30,6 +30,7 @@ BATCH_BYTES = 2 << 20  # text encoded at once: large enough to hide the call, sm
 BATCH_DOCUMENTS = 16_384
 SAMPLES_PER_PART = 4  # compared with the reference whatever the rate
 SAMPLE_ONE_IN = 10_000
+LOW_64 = (1 << 64) - 1
 SAMPLE_BYTES = 64 << 10  # longer documents are left to `verify --full`: the reference takes 10 ms for this
 CARD_SAMPLES = 2
 CARD_SAMPLE_CHARACTERS = 600
@@ -104,9 +105,9 @@ class PartContext:
     """Called with the stored bytes, documents and tokens since the last call."""
 
 
-def in_validation(utf8: bytes, share: float) -> bool:
-    """Whether a document is held out: its 128-bit XXH3 lies in the first ``share`` of all values."""
-    return xxhash.xxh3_128_intdigest(utf8) < int(share * (1 << 64)) << 64
+def held_out_below(share: float) -> int:
+    """A document is held out when the 128-bit XXH3 of its text is below this: the first ``share`` of all values."""
+    return int(share * (1 << 64)) << 64
 
 
 def run_part(part: Part, context: PartContext) -> tuple[PartRecord, tuple[Sample, ...]]:
@@ -127,17 +128,22 @@ class _PartRun:
         self.excerpts: list[tuple[int, dict[str, Any]]] = []
         self.samples: list[Sample] = []
         self._counted = 0
+        self._sample_below = (1 << 64) // SAMPLE_ONE_IN
 
     def run(self) -> tuple[PartRecord, tuple[Sample, ...]]:
-        share, spec = self.context.spec.validation_share, self.context.spec
+        spec, threshold = self.context.spec, held_out_below(self.context.spec.validation_share)
+        train, validation, digest_of = self.splits["train"], self.splits["validation"], xxhash.xxh3_128_intdigest
         for segment in self.part.segments:
             reader = SegmentReader(self.context.source, segment, spec, self.skipped, self._count)
             size, self._counted = segment.stop - segment.start, 0
             for document in reader:
-                split = self.splits["validation" if share and in_validation(document.utf8, share) else "train"]
+                digest = digest_of(document.utf8)
+                split = validation if digest < threshold else train
                 split.texts.append(document.text)
                 split.bytes_waiting += len(document.utf8)
-                self._maybe_sample(document, reader)
+                rank = digest & LOW_64  # the split is decided by the high bits
+                if rank < self._sample_below or len(self.samples) < SAMPLES_PER_PART:
+                    self._sample(document, rank, reader)
                 if split.bytes_waiting >= BATCH_BYTES or len(split.texts) >= BATCH_DOCUMENTS:
                     split.encode()
             self.context.progress(size - self._counted, 0, 0)  # what a range or parquet read more or less
@@ -149,18 +155,15 @@ class _PartRun:
         self._counted += stored
         self.context.progress(stored, 0, 0)
 
-    def _maybe_sample(self, document: Document, reader: SegmentReader) -> None:
+    def _sample(self, document: Document, rank: int, reader: SegmentReader) -> None:
+        """Keep a document for the comparison, and the ones of lowest rank for the data card."""
         size = len(document.utf8)
         if size > SAMPLE_BYTES:
             return
-        digest = xxhash.xxh3_64_intdigest(document.utf8, seed=1)  # not the hash of the split, which is not uniform inside one
-        if len(self.samples) < SAMPLES_PER_PART or digest % SAMPLE_ONE_IN == 0:
-            self.samples.append(Sample(place=reader.place(document.position, document.identity), text=document.text, ids=()))
-        if len(self.excerpts) < CARD_SAMPLES or digest < self.excerpts[-1][0]:
-            place = reader.place(document.position, document.identity)
-            text = document.text[:CARD_SAMPLE_CHARACTERS]
-            self.excerpts = sorted([*self.excerpts, (digest, {"place": place, "bytes": size, "text": text})], key=lambda x: x[0])
-            del self.excerpts[CARD_SAMPLES:]
+        place = reader.place(document.position, document.identity)
+        self.samples.append(Sample(place=place, text=document.text, ids=()))
+        excerpt = {"place": place, "bytes": size, "text": document.text[:CARD_SAMPLE_CHARACTERS]}
+        self.excerpts = sorted([*self.excerpts, (rank, excerpt)], key=lambda ranked: ranked[0])[:CARD_SAMPLES]
 
     def _encoded(self, sample: Sample) -> Sample:
         ids, _ = self.context.encoder.encode([sample.text])

@@ -119,7 +119,7 @@ def verify_full(folder: Path, source: str, workers: int) -> int:
                 gates=LocalStore(scratch),
                 scratch=Path(scratch),
                 workers=workers,
-            )  # fmt: skip
+            )
         )
         if made is None:
             raise BadInput("the first instance writes the index")

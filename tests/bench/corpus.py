@@ -6,6 +6,7 @@ until the size is reached. The same packages give the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -23,19 +24,19 @@ TAG = re.compile(r"<[^>]+>")
 
 def write_corpus(folder: Path, total_bytes: int = CORPUS_BYTES, files: int = FILES) -> int:
     """Write ``files`` JSONL.gz files of about equal size; the bytes of text in them. Kept when there already."""
-    done = folder / "corpus.json"
+    done = folder.with_name(f"{folder.name}.json")
     if done.is_file() and json.loads(done.read_text())["asked"] == total_bytes:
         return int(json.loads(done.read_text())["text_bytes"])
     folder.mkdir(parents=True, exist_ok=True)
-    handles = [gzip.open(folder / f"text-{i:02d}.jsonl.gz", "wt", encoding="utf-8", compresslevel=6) for i in range(files)]
     written = 0
-    for number, text in enumerate(documents()):
-        handles[(number // 64) % files].write(json.dumps({"id": str(number), "text": text}, ensure_ascii=False) + "\n")
-        written += len(text.encode())
-        if written >= total_bytes:
-            break
-    for handle in handles:
-        handle.close()
+    with contextlib.ExitStack() as stack:
+        paths = [folder / f"text-{number:02d}.jsonl.gz" for number in range(files)]
+        handles = [stack.enter_context(gzip.open(path, "wt", encoding="utf-8", compresslevel=6)) for path in paths]
+        for number, text in enumerate(documents()):
+            handles[(number // 64) % files].write(json.dumps({"id": str(number), "text": text}, ensure_ascii=False) + "\n")
+            written += len(text.encode())
+            if written >= total_bytes:
+                break
     done.write_text(json.dumps({"asked": total_bytes, "text_bytes": written}))
     return written
 

@@ -174,13 +174,14 @@ def test_the_token_comes_from_secrets_manager_at_run_time(monkeypatch: pytest.Mo
     class Secrets:
         def get_secret_value(self, SecretId: str) -> dict[str, str]:
             asked.append(SecretId)
-            return {"SecretString": secret}
+            return {"SecretString": held[0]}
 
+    held = [""]
     monkeypatch.setattr(boto3, "client", lambda name: Secrets())
     monkeypatch.setenv("HF_TOKEN_SECRET_ARN", "arn:aws:secretsmanager:x")
-    for secret in ("hf_a", '{"token": "hf_a"}', '{"HF_TOKEN": "hf_a"}'):
+    for held[0] in ("hf_a", '{"token": "hf_a"}', '{"HF_TOKEN": "hf_a"}'):
         assert hub_token() == "hf_a"
-    for secret in ("", "{}"):
+    for held[0] in ("", "{}"):
         with pytest.raises(AccessDenied, match="holds no Hugging Face token"):
             hub_token()
     assert set(asked) == {"arn:aws:secretsmanager:x"}

@@ -103,12 +103,17 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_piece(source, make_spec, files,
     from data_prep.tokenizer import facts
 
     spec = make_spec(source)
-    monkeypatch.setattr(ShardWriter, "append", lambda self, content, tokens: open("/dev/full", "wb", buffering=0).write(content))
+
+    def full(self: ShardWriter, content: memoryview, tokens: int) -> None:
+        with Path("/dev/full").open("wb", buffering=0) as file:
+            file.write(content)
+
+    monkeypatch.setattr(ShardWriter, "append", full)
     context = PartContext(
         spec=spec, source=LocalStore(source), out=LocalStore(tmp_path / "out"), encoder=HuggingFaceEncoder(files),
         assembler=Assembler(facts(files, spec.tokenizer)), folder=tmp_path / "scratch",
     )  # fmt: skip
-    with pytest.raises(DiskFull, match="raise data.volume_size_gb"):
+    with pytest.raises(DiskFull, match=r"raise data\.volume_size_gb"):
         run_part(make_plan(spec, list_source(str(source)))[0], context)
     assert not list((tmp_path / "scratch").glob("*.tokens"))
     assert not (tmp_path / "out").exists()

@@ -1,0 +1,222 @@
+"""``make bench-loader``: token loaders on the same tokens, one process, warm cache. A table, then one JSON line.
+
+Run in .venv-bench: our loader, litdata's TokensLoader, MDS and torchtitan's own loader, which tokenises on the fly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from corpus import documents
+
+from data_prep.shards import Shard, ShardIndex, ShardWriter, Split, Splits, TokenizerFacts, index_bytes, open_tokens, read_index
+from training.loader import ShardLoader
+from training.token_shards import TokenShards
+
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / ".cache/bench"
+LENGTH = 8192
+BATCH = 8
+TOKENS = 16 << 20
+RESUME_TOKEN = 10**9
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
+SECONDS = 1.0
+BOS, EOS, VOCABULARY = 128_000, 128_001, 128_256
+
+
+def prepare_ours(folder: Path) -> np.ndarray[Any, Any]:
+    """Shards of documents of about 500 tokens; the ids are drawn once, the same for every loader."""
+    rng = np.random.default_rng(1)
+    writer = ShardWriter(folder / "train/part-00000-000")
+    while writer.tokens < TOKENS:
+        document = rng.integers(0, BOS, int(rng.integers(50, 1000)), dtype=np.uint32)
+        document[0], document[-1] = BOS, EOS
+        writer.add(document, np.array([len(document)], np.uint64))
+    write_index(folder, writer.close("train/part-00000-000.tokens"))
+    index = read_index(folder)
+    return np.asarray(open_tokens(folder, index, index.splits["train"].shards[0]))
+
+
+def write_index(folder: Path, shard: Shard) -> None:
+    """An index of one shard."""
+    facts = TokenizerFacts(sha256="0" * 64, vocab_size=VOCABULARY, bos_id=BOS, eos_id=EOS, files=())
+    split = Split(tokens=shard.tokens, documents=shard.documents, text_bytes=0, shards=(shard,))
+    splits = Splits(train=split, validation=Split(tokens=0, documents=0, text_bytes=0))
+    index = ShardIndex(format_version=1, fingerprint="bench", dtype="uint32", tokenizer=facts, splits=splits)
+    (folder / "index.json").write_bytes(index_bytes(index))
+
+
+def sparse_shard(folder: Path) -> None:
+    """A shard of 1.2 x 10^9 tokens that takes no disk: holes read as zeros."""
+    tokens = RESUME_TOKEN + RESUME_TOKEN // 5
+    (folder / "train").mkdir(parents=True)
+    with (folder / "train/x.tokens").open("wb") as file:
+        file.truncate(4 * tokens)
+    ends = np.arange(1000, tokens + 1, 1000, dtype="<u8")
+    (folder / "train/x.ends").write_bytes(ends.tobytes())
+    blank = xxhash.xxh3_128_hexdigest(b"")
+    write_index(
+        folder,
+        Shard(
+            name="train/x.tokens", tokens=tokens, documents=len(ends), bytes=4 * tokens, checksum=blank, edges=blank, ends_checksum=blank
+        ),
+    )
+
+
+def rate(samples: Callable[[], Iterator[Any]]) -> float:
+    """Median Mtok/s over rounds of about a second; the first round warms up."""
+    found = []
+    for _ in range(ROUNDS + 1):
+        count, started = 0, time.perf_counter()
+        while (spent := time.perf_counter() - started) < SECONDS:
+            for sample in samples():
+                count += int(sample.size if isinstance(sample, np.ndarray) else sample.numel())
+                if time.perf_counter() - started >= SECONDS:
+                    break
+        spent = time.perf_counter() - started
+        found.append(count / spent / 1e6)
+    return statistics.median(found[1:])
+
+
+def raw(folder: Path) -> Callable[[], Iterator[Any]]:
+    """Our windows as int64, in order."""
+    shards = TokenShards(folder, "train", LENGTH)
+    whole = len(shards) - 1
+
+    def samples() -> Iterator[Any]:
+        for number in range(whole):
+            yield shards.read(number * LENGTH, (number + 1) * LENGTH).astype(np.int64)
+
+    return samples
+
+
+def batches(folder: Path) -> Callable[[], Iterator[Any]]:
+    """Our complete batches: shuffled, labels masked at borders, positions."""
+    config = ShardLoader.Config(tokens_dir=str(folder), emit_positions=True, check="sizes")
+    made = iter(config.build(dp_world_size=1, dp_rank=0, tokenizer=None, seq_len=LENGTH, local_batch_size=BATCH))
+
+    def samples() -> Iterator[Any]:
+        for inputs, _ in made:
+            yield inputs["input"]
+
+    return samples
+
+
+class Blocks:
+    """What litdata's optimize calls: the whole stream as one sample."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __call__(self, number: int) -> Iterator[Any]:
+        """Documents of the stream, as tensors."""
+        import torch
+
+        stream = np.load(self.path, mmap_mode="r")
+        for start in range(0, len(stream), 4096):
+            yield torch.from_numpy(stream[start : start + 4096].astype(np.int32))
+
+
+def litdata(folder: Path, stream: Path) -> Callable[[], Iterator[Any]]:
+    """litdata: StreamingDataset over TokensLoader."""
+    from litdata import StreamingDataset, TokensLoader, optimize
+
+    optimize(
+        fn=Blocks(str(stream)),
+        inputs=[0],
+        output_dir=str(folder / "litdata"),
+        num_workers=1,
+        chunk_bytes="64MB",
+        item_loader=TokensLoader(block_size=LENGTH),
+    )
+    data = StreamingDataset(str(folder / "litdata"), item_loader=TokensLoader(block_size=LENGTH), shuffle=False)
+    return lambda: (sample.long() for sample in data)
+
+
+def mds(folder: Path, stream: np.ndarray[Any, Any]) -> Callable[[], Iterator[Any]]:
+    """mosaicml-streaming: one window per sample."""
+    from streaming import LocalDataset, MDSWriter
+
+    with MDSWriter(out=str(folder / "mds"), columns={"tokens": "ndarray:int32"}, size_limit=1 << 26) as writer:
+        for start in range(0, len(stream) - LENGTH, LENGTH):
+            writer.write({"tokens": stream[start : start + LENGTH].astype(np.int32)})
+    data = LocalDataset(local=str(folder / "mds"))
+    return lambda: (data[number]["tokens"].astype(np.int64) for number in range(len(data)))
+
+
+def on_the_fly(folder: Path) -> Callable[[], Iterator[Any]]:
+    """torchtitan's text loader on text of the same kind, Llama 3.1's tokenizer."""
+    from data import tokenizer_folder
+    from torchtitan.components.tokenizer import HuggingFaceTokenizer
+    from torchtitan.hf_datasets.text_datasets import HuggingFaceTextDataset
+
+    (folder / "text").mkdir()
+    with (folder / "text/train.jsonl").open("w", encoding="utf-8") as file:
+        for number, text in enumerate(documents()):
+            if number >= 200_000:  # past botocore's paragraphs there is longer text; both are in
+                break
+            file.write(json.dumps({"text": text}) + "\n")
+    made = HuggingFaceTokenizer.Config().build(tokenizer_path=str(tokenizer_folder()))
+    os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
+    data = HuggingFaceTextDataset("c4_test", str(folder / "text"), made, seq_len=LENGTH, infinite=True)
+    endless = iter(data)
+    return lambda: (inputs["input"] for inputs, _ in endless)
+
+
+def resume_ms(folder: Path) -> float:
+    """From a loaded state to the first batch at token 10^9, median of fresh loaders; the map of the shard included."""
+    config = ShardLoader.Config(tokens_dir=str(folder), check="sizes", emit_positions=True)
+    found = []
+    for _ in range(21):
+        loader = config.build(dp_world_size=8, dp_rank=3, tokenizer=None, seq_len=LENGTH, local_batch_size=1)
+        started = time.perf_counter()
+        loader.load_state_dict({"cursor": RESUME_TOKEN // LENGTH // 8 * 8})
+        next(iter(loader))
+        found.append(1000 * (time.perf_counter() - started))
+    return statistics.median(found)
+
+
+def main() -> None:
+    """Measure, print the table and the JSON line."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=CACHE))
+    try:
+        stream = prepare_ours(folder / "ours")
+        np.save(folder / "stream.npy", stream)
+        sparse_shard(folder / "sparse")
+        found = {
+            "ours, raw windows": rate(raw(folder / "ours")),
+            "litdata TokensLoader": rate(litdata(folder, folder / "stream.npy")),
+            "MDS": rate(mds(folder, stream)),
+            "torchtitan, on the fly": rate(on_the_fly(folder)),
+            "ours, complete batches": rate(batches(folder / "ours")),
+        }
+        resumed = resume_ms(folder / "sparse")
+    finally:
+        shutil.rmtree(folder)
+    print(f"\n{TOKENS / 1e6:.0f} M tokens, sequences of {LENGTH}, one process; load {os.getloadavg()[0]:.1f} at the end\n")
+    for name, value in found.items():
+        print(f"{name:28}{value:10.1f} Mtok/s")
+    print(f"{'resume at token 10^9':28}{resumed:10.2f} ms")
+    result = {
+        "bench": "loader",
+        "ratio_litdata_raw": round(found["ours, raw windows"] / found["litdata TokensLoader"], 2),
+        "batch_mtok_s": round(found["ours, complete batches"], 1),
+        "resume_ms": round(resumed, 3),
+        "mtok_s": {name: round(value, 2) for name, value in found.items()},
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
