@@ -95,7 +95,7 @@ def up(root: Path | None = None, port: int | None = None) -> Embedded:
     _check_disk(home)
     with launcher_process.lock(home):
         _check_image_kind(home)
-        running = launcher_process.running(home)
+        running = launcher_process.usable(home)
         if running is not None:
             if port is not None and running["port"] != port:
                 raise EmbeddedError(

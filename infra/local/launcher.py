@@ -182,7 +182,8 @@ def _save_regularly() -> None:
 def process_start(pid: int) -> str:
     """When a process started, in clock ticks since boot: with its id, its identity. Empty when there is none."""
     with contextlib.suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if state == "Z" else fields[18]  # a zombie has ended, and only waits to be noticed
     return ""
 
 

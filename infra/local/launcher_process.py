@@ -24,6 +24,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 IDENTITY = "launcher.json"
 START_SECONDS = 60.0
 """A cold start takes 2 s; a loaded machine gets this."""
+UNRESPONSIVE_SECONDS = 30.0
+"""A launcher that does not answer for so long is not busy but broken."""
 DOWN_SECONDS = 30.0
 """Time for jobs to end (SHUTDOWN_GRACE_SECONDS) and for the state to be saved; then SIGKILL."""
 
@@ -54,6 +56,17 @@ def running(home: Path) -> dict[str, Any] | None:
     """The recorded launcher, if it lives and answers."""
     recorded = identity(home)
     return recorded if recorded is not None and _answers(recorded["port"]) else None
+
+
+def usable(home: Path) -> dict[str, Any] | None:
+    """The recorded launcher, given time to answer; one that never does is ended, since two must not share a home."""
+    recorded = identity(home)
+    deadline = time.monotonic() + UNRESPONSIVE_SECONDS
+    while recorded is not None and not _answers(recorded["port"]):
+        if time.monotonic() > deadline:
+            end(recorded["pid"], recorded["started"])
+        recorded = identity(home)
+    return recorded
 
 
 def _answers(port: int) -> bool:

@@ -96,6 +96,18 @@ def test_killed_launcher_is_replaced(root: Path) -> None:
     assert embedded.status(root).pid != pid
 
 
+def test_launcher_that_no_longer_answers_is_replaced(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher_process, "UNRESPONSIVE_SECONDS", 0.0)
+    monkeypatch.setattr(launcher_process, "DOWN_SECONDS", 0.2)
+    embedded.up(root)
+    stuck = embedded.status(root).pid
+    started = process_start(stuck)
+    os.kill(stuck, signal.SIGSTOP)
+    embedded.up(root)
+    assert embedded.status(root).pid != stuck
+    assert process_start(stuck) != started
+
+
 def test_recorded_process_id_that_now_is_another_process_is_left_alone(root: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as other:
         home = root / ".local"
