@@ -13,7 +13,7 @@ from rich.text import Text
 from infra.cli.progress import LegView, RunView, StageView
 
 MARKS = {"waiting": ("·", "dim"), "running": (" ", ""), "done": ("✓", "green"), "skipped": ("✓", "dim green"), "failed": ("✗", "bold red")}
-BAR_WIDTH = 24
+BAR_WIDTH = 16
 NARROW_BAR_WIDTH = 8
 
 

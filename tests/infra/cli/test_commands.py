@@ -1,0 +1,223 @@
+"""Whole commands against a deployment in memory: what they say, what they send, how they exit."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from botocore.exceptions import EndpointConnectionError
+from cli_aws import BEGAN, Deployed, entered, put_run
+from report_runs import event, metrics_lines, result_json, run_json, stored
+
+from infra.cli import commands, watch
+from infra.cli.commands import EXAMPLES
+from infra.cli.observe import Observer
+from infra.functions.report import write_report
+from infra.report.read import read_run
+
+DONE = [entered("Admit", 1), entered("Image exists?", 2), entered("Data exists?", 2), entered("Train legs", 2), entered("Report", 80)]
+OUTPUT = {
+    "run_id": "evening",
+    "headline": "150 steps trained, loss 8.400 to 2.710.",
+    "legs": [{"name": "main", "steps": 150, "loss_first": 8.4, "loss_last": 2.71, "validation_loss": 2.81, "unigram_entropy": 6.25}],
+}
+
+
+def finished(aws: Deployed, name: str = "evening") -> str:
+    put_run(aws, run_json(training={"steps": 150}), {"main": metrics_lines(150, 5)})
+    events = [*DONE, {"type": "ExecutionSucceeded", "timestamp": BEGAN}]
+    return aws.states.add(name, "SUCCEEDED", events, output=json.dumps(OUTPUT), input='{"run_id": "evening"}')
+
+
+def test_start_sends_recipe_settings_and_run_id(aws, pretrain):
+    result = pretrain(
+        "start", "llama3_8b", "--set", "training.steps=2000", "--set", "training.optimizer.lr=1e-4", "--run", "evening", "--json"
+    )
+    assert result.code == 0
+    started = json.loads(result.out)
+    sent = json.loads(aws.states.executions[started["execution_arn"]]["input"])
+    assert sent == {"recipe": "llama3_8b", "run_id": "evening", "training": {"steps": 2000, "optimizer": {"lr": 1e-4}}}
+    assert started["run_id"] == "evening" and started["execution"].startswith("evening-")
+
+
+def test_start_refuses_what_cannot_work_with_every_reason_and_starts_nothing(aws, pretrain):
+    result = pretrain("start", "--set", "training.stepz=3", "--set", "compute.instance_count=many", "--set", "data.shard_tokens=1")
+    assert result.code == 3
+    for reason in ('did you mean "steps"', "compute.instance_count: must be a whole number", "data.shard_tokens", "3 problems"):
+        assert reason in result.out
+    assert aws.states.executions == {}
+
+
+@pytest.mark.parametrize("setting", ["training.steps", "=3", "training..steps=3"])
+def test_setting_without_path_or_value_is_a_wrong_command_line(aws, pretrain, setting):
+    result = pretrain("start", "--set", setting)
+    assert result.code == 2 and "PATH=VALUE" in result.out
+
+
+def test_input_file_is_the_start_and_options_go_over_it(aws, pretrain, tmp_path):
+    file = tmp_path / "input.json"
+    file.write_text('{"recipe": "local", "training": {"steps": 10, "seed": 3}}')
+    result = pretrain("start", "--input", str(file), "--set", "training.steps=20", "--json")
+    assert result.code == 0
+    (execution,) = aws.states.executions.values()
+    assert json.loads(execution["input"]) == {"recipe": "local", "training": {"steps": 20, "seed": 3}}
+
+
+def test_watch_in_a_pipe_prints_lines_and_ends_with_the_result(aws, pretrain):
+    finished(aws)
+    result = pretrain("watch", "evening")
+    assert result.code == 0
+    assert "Build image skipped: already there" in result.out
+    assert "Train main: step 150/150" in result.out
+    assert "3.440 nats below the text's unigram entropy of 6.250" in result.out
+    assert "\x1b[" not in result.out
+
+
+def test_watch_of_a_failed_run_exits_with_one_and_shows_the_jobs_sentence(aws, pretrain):
+    put_run(aws, run_json(), {})
+    events = [*DONE[:4], entered("Explain", 30), {"type": "ExecutionFailed", "timestamp": BEGAN}]
+    aws.states.add("evening", "FAILED", events, error="LossDiverged", cause="LossDiverged (stop): the loss is NaN at step 7")
+    result = pretrain("watch")
+    assert result.code == 1
+    assert "Train failed" in result.out and "LossDiverged (stop): the loss is NaN at step 7" in result.out
+
+
+def test_watch_outlives_a_lost_connection_and_says_so_once(aws, capsys):
+    arn = finished(aws)
+    observer, real = Observer(aws, arn), Observer.look
+    failures = iter([True, True, False])
+
+    def look(self):
+        if next(failures):
+            raise EndpointConnectionError(endpoint_url="https://states.example")
+        return real(self)
+
+    said: list[str] = []
+    pauses: list[float] = []
+    Observer.look, kept = look, Observer.look
+    try:
+        view = watch._follow(observer, 5.0, pauses.append, lambda view: None, said.append)
+    finally:
+        Observer.look = kept
+    assert view.status == "SUCCEEDED"
+    assert len(said) == 2 and "connection lost" in said[0] and said[1] == "connected again"
+    assert pauses == [watch.LOST_SECONDS] * 2
+
+
+def test_metrics_are_read_on_from_where_the_last_look_ended(aws):
+    run = run_json()
+    put_run(aws, run, {"main": metrics_lines(50, 5)})
+    arn = aws.states.add("evening", events=DONE[:4], input='{"run_id": "evening"}')
+    observer = Observer(aws, arn)
+    assert observer.look().legs[0].step == 50
+    key = "runs/evening/main/metrics/metrics.jsonl"
+    aws.s3.objects[key] += ("\n".join(metrics_lines(60, 5, start=51)) + '\n{"step": 65, "lo').encode()
+    assert observer.look().legs[0].step == 60
+    aws.s3.objects[key] += b'ss": 1.5, "time": 1.0}\n'
+    assert (observer.look().legs[0].step, observer.look().legs[0].loss) == (65, 1.5)
+    assert len(aws.s3.ranges) == 3
+
+
+def test_list_shows_newest_first_and_json_for_scripts(aws, pretrain):
+    aws.states.add("monday", "SUCCEEDED")
+    aws.states.add("tuesday", "FAILED")
+    assert [run["run"] for run in json.loads(pretrain("list", "--json").out)] == ["tuesday", "monday"]
+    assert "tuesday" in pretrain("list").out
+
+
+def test_list_of_nothing_says_how_to_start(aws, pretrain):
+    assert "pretrain start" in pretrain("list").out
+
+
+def test_stop_asks_and_stops_only_what_runs(aws, pretrain):
+    running = aws.states.add("evening")
+    assert pretrain("stop", "evening", "--yes").code == 0
+    assert aws.states.stopped == [running]
+    again = pretrain("stop", "evening", "--yes")
+    assert again.code == 4 and "is not running" in again.out
+
+
+def test_unknown_run_is_not_found(aws, pretrain):
+    result = pretrain("watch", "nosuch")
+    assert result.code == 4 and "pretrain list" in result.out
+
+
+def put_report(aws: Deployed, run_id: str, speed: float, lr: float) -> None:
+    run = run_json(run_id, training={"optimizer": {"lr": lr}})
+    s3 = stored(run, {"main": (metrics_lines(150, 5), result_json(tokens_per_second_per_device=speed))})
+    facts = read_run(event(run_id), bucket="bucket", region="us-east-1", s3=s3, now=1_790_000_400.0)
+    write_report(facts, s3=s3, usd_per_hour=lambda instance_type: 1.0)
+    aws.s3.objects.update(s3.objects)
+
+
+def test_compare_shows_ratios_and_the_settings_that_differ(aws, pretrain):
+    put_report(aws, "evening", 9000.0, 0.003)
+    put_report(aws, "morning", 13500.0, 0.001)
+    value = json.loads(pretrain("compare", "evening", "morning", "--json").out)
+    assert [leg["ratio"] for leg in value["legs"]] == [1.0, 1.5]
+    assert value["settings"] == {"optimizer.lr": [0.003, 0.001]}
+    shown = pretrain("compare", "evening", "morning").out
+    assert "1.500" in shown and "optimizer.lr" in shown
+
+
+def test_compare_with_a_run_without_report_says_which(aws, pretrain):
+    put_report(aws, "evening", 9000.0, 0.003)
+    result = pretrain("compare", "evening", "nosuch")
+    assert result.code == 4 and '"nosuch" has no report' in result.out
+
+
+def test_report_is_fetched_beside_its_data(aws, pretrain, tmp_path):
+    put_report(aws, "evening", 9000.0, 0.003)
+    result = pretrain("report", "evening", "--to", str(tmp_path / "out"))
+    assert result.code == 0 and result.out.strip() == str(tmp_path / "out" / "report.html")
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["run_id"] == "evening"
+
+
+def test_export_fetches_every_file_of_the_leg(aws, pretrain, tmp_path):
+    put_run(aws, run_json(), {})
+    aws.s3.objects |= {f"runs/evening/main/export/{name}": name.encode() for name in ("config.json", "model.safetensors", "../../escape")}
+    result = pretrain("export", str(tmp_path / "model"), "--run", "evening")
+    assert result.code == 0 and "2 files" in result.out
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == b"model.safetensors"
+    assert not (tmp_path.parent / "escape").exists()
+
+
+def test_export_of_several_legs_asks_which(aws, pretrain, tmp_path):
+    put_run(aws, run_json(legs=[{"name": "a"}, {"name": "b"}]), {})
+    result = pretrain("export", str(tmp_path), "--run", "evening")
+    assert result.code == 2 and "--leg" in result.out
+
+
+def test_every_command_has_an_example_that_parses(aws, monkeypatch, pretrain):
+    reached: list[str] = []
+    for name, (_, example) in EXAMPLES.items():
+        shown = pretrain(name, "--help", columns=140)
+        assert f"Example: {example}" in " ".join(shown.out.split()) and shown.code == 0
+        words = example.split()[1:]
+        assert words[0] == name
+        result = pretrain(*[word for word in words if word not in ("--open", "--watch", "--follow")])
+        assert result.code != 2, (example, result.out)
+        reached.append(name)
+    assert reached == list(EXAMPLES) and set(EXAMPLES) <= {command.name for command in _commands()}
+
+
+def _commands():
+    from infra.cli.main import app
+
+    return app.registered_commands
+
+
+def test_wrong_option_is_exit_code_two(aws, pretrain):
+    assert pretrain("watch", "--bogus").code == 2
+
+
+def test_ctrl_c_while_watching_leaves_the_run_alone(aws, monkeypatch, capsys):
+    arn = aws.states.add("evening")
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "watch_run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        commands._follow(aws, arn, plain=True)
+    assert aws.states.stopped == [] and "pretrain stop evening" in capsys.readouterr().out
