@@ -129,9 +129,10 @@ def wants(spec: RunSpec, *, prepared: bool) -> list[Want]:
 def budget_problems(spec: RunSpec, costs: Estimate) -> Iterator[Problem]:
     """The estimate is within the budget; without a price the budget could not be kept."""
     if costs.usd is None:
-        kinds = sorted(
-            {spec.data.instance_type, *(source_type(spec, source) for source in spec.compute.capacity)} - set(costs.usd_per_hour)
-        )
+        wanted = {source_type(spec, source) for source in spec.compute.capacity}
+        if costs.prepare_max_usd is None:
+            wanted.add(spec.data.instance_type)
+        kinds = sorted(wanted - set(costs.usd_per_hour))
         yield Problem(
             "budget.max_usd", f"no price is known for {', '.join(kinds)}, so the budget cannot be kept; add it to infra/prices.py"
         )
