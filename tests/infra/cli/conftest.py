@@ -42,6 +42,9 @@ def pretrain(monkeypatch) -> Callable[..., Result]:
         found = CliRunner().invoke(app, list(words))
         if isinstance(found.exception, CommandError):
             return Result(int(found.exception.code), found.output + found.exception.sentence)
+        if isinstance(found.exception, ClientError):
+            explained = unreachable(found.exception, "AWS")
+            return Result(int(explained.code), found.output + explained.sentence)
         if found.exception is not None and not isinstance(found.exception, SystemExit):
             raise found.exception
         return Result(found.exit_code, found.output)

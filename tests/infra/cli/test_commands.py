@@ -189,6 +189,7 @@ def test_export_of_several_legs_asks_which(aws, pretrain, tmp_path):
 
 
 def test_every_command_has_an_example_that_parses(aws, monkeypatch, pretrain):
+    monkeypatch.setattr(commands, "_follow", lambda target, execution, plain: None)
     reached: list[str] = []
     for name, (_, example) in EXAMPLES.items():
         shown = pretrain(name, "--help", columns=140)
