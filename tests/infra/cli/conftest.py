@@ -12,12 +12,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 
+from botocore.exceptions import ClientError
 from cli_aws import Deployed
 from typer.testing import CliRunner
 
 from infra.cli import where
 from infra.cli.exits import CommandError
 from infra.cli.main import app
+from infra.cli.target import unreachable
 
 
 @dataclass(frozen=True)
