@@ -72,7 +72,7 @@ def patrol(beat: Beat, clients: Clients) -> Json:
 
 
 def check_quotas(schedules: list[Json], default_recipe: str, beat: Beat, clients: Clients, region: str) -> Json:
-    """The quota table of every enabled schedule; publishes how many lines are too small for a run that starts now."""
+    """The quota table of each input; publishes how many lines are too small for the ``watched`` ones (the enabled schedules)."""
     missing: list[str] = []
     rows: Json = {}
     for schedule in schedules:
@@ -81,7 +81,8 @@ def check_quotas(schedules: list[Json], default_recipe: str, beat: Beat, clients
         # A daily check asks whether the account may run it at all, not whether something runs at this minute.
         short = [line for line in lines if line.limit is None or line.limit < line.want.count]
         rows[schedule["name"]] = [line.row(region) for line in lines]
-        missing.extend(f"{schedule['name']}: {line.message(region)}" for line in short)
+        if schedule["watched"]:
+            missing.extend(f"{schedule['name']}: {line.message(region)}" for line in short)
     publish([(names.MISSING_QUOTAS, float(len(missing)))], beat, clients.cloudwatch)
     return {"quotas": rows, "missing": missing}
 

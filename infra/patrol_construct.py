@@ -13,18 +13,21 @@ from infra import patrol_metrics, roles
 from infra.python_function import PythonFunction, function_log
 from infra.settings import Settings, schedule_input
 
+DAILY = {"check": "daily"}
+
 
 class Patrol(Construct):
-    """Every five minutes it looks at the active jobs (none: it ends at once), once a day at quotas and old checkpoints."""
+    """Every five minutes: the active jobs (none: it ends at once). Once a day and after a deployment: quotas, old checkpoints."""
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, shared: roles.Shared) -> None:
         super().__init__(scope, construct_id)
         log_group = function_log(self, "Patrol", settings)
         inputs = [
-            {"name": schedule.name, "input": schedule_input(schedule, "2026-01-01T00:00:00Z")}
+            {"name": schedule.name, "watched": True, "input": schedule_input(schedule, "2026-01-01T00:00:00Z")}
             for schedule in settings.schedules
             if schedule.enabled
         ]
+        inputs.append({"name": "the default input", "watched": False, "input": {}})
         values = {
             "BUCKET": shared.bucket.bucket_name,
             "DEPLOYMENT_NAME": settings.name,
@@ -37,7 +40,14 @@ class Patrol(Construct):
         self.function = PythonFunction(self, "Patrol", role=role, log_group=log_group, timeout_minutes=5, values=values)
         rhythm = events.Schedule.rate(cdk.Duration.minutes(patrol_metrics.PERIOD_MINUTES))
         events.Rule(self, "Often", schedule=rhythm, targets=[targets.LambdaFunction(self.function)])
-        daily = events.RuleTargetInput.from_object({"check": "daily"})
-        events.Rule(
-            self, "Daily", schedule=events.Schedule.cron(hour="5", minute="0"), targets=[targets.LambdaFunction(self.function, event=daily)]
+        check = targets.LambdaFunction(self.function, event=events.RuleTargetInput.from_object(DAILY))
+        events.Rule(self, "Daily", schedule=events.Schedule.cron(hour="5", minute="0"), targets=[check])
+        # A deployment may have enabled a schedule: its quotas are looked at as soon as the stack is there.
+        stack = cdk.Stack.of(self)
+        detail = {"stack-id": [stack.stack_id], "status-details": {"status": ["CREATE_COMPLETE", "UPDATE_COMPLETE"]}}
+        deployed = events.EventPattern(source=["aws.cloudformation"], detail_type=["CloudFormation Stack Status Change"], detail=detail)
+        events.Rule(self, "Deployed", event_pattern=deployed, targets=[check])
+        show = f"aws lambda invoke --function-name {self.function.function_name} --cli-binary-format raw-in-base64-out"
+        cdk.CfnOutput(
+            stack, "QuotaCheck", value=f"{show} --payload '{json.dumps(DAILY)}' /dev/stdout", description="prints the quota table"
         )

@@ -112,8 +112,6 @@ class Settings:
     """Other buckets that runs may read text from; their owners grant it too when they are another account's."""
     alarms: AlarmSettings = dataclasses.field(default_factory=AlarmSettings)
     """Thresholds."""
-    quotas_fail_deployment: bool = False
-    """Fail `cdk deploy` when a quota is too small for the default recipe; otherwise the deployment says so and goes on."""
     checkpoint_days: Annotated[int, Bounds(1, 3650)] | None = None
     """Delete checkpoints this many days after they were written, the newest of each leg excepted; null keeps all."""
     cold_storage_days: Annotated[int, Bounds(30, 3650)] | None = 30

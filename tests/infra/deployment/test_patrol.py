@@ -104,7 +104,13 @@ def test_a_resumed_job_is_not_blamed_for_the_gap_before_it() -> None:
 def test_a_quota_too_small_for_an_enabled_schedule_is_counted() -> None:
     published = Published()
     clients = Clients(s3=None, sagemaker=Jobs(), cloudwatch=published, quotas=Quotas({"ml.p5.48xlarge for training job usage": 0}, {}))
-    found = check_quotas([{"name": "weekly", "input": {}}], "llama3_8b", BEAT, clients, "us-east-1")
+    found = check_quotas(
+        [{"name": "weekly", "watched": True, "input": {}}, {"name": "other", "watched": False, "input": {}}],
+        "llama3_8b",
+        BEAT,
+        clients,
+        "us-east-1",
+    )
     assert published.values == {names.MISSING_QUOTAS.name: 2}  # no processing quota of that name, and none for p5
     assert any("weekly: 1 x ml.p5.48xlarge needs quota 1" in line for line in found["missing"])
 
