@@ -119,7 +119,7 @@ check-infra: .venv/.dev node_modules/.done ## Prove stacks, state machine, calls
 .venv-bench/.done: tests/bench/requirements-peers.txt .venv/.dev
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(.venv-bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/pretrain.pth"
-	.venv-bench/bin/$(PIP) -r tests/bench/requirements-peers.txt
+	.venv-bench/bin/$(PIP) --no-deps -r tests/bench/requirements-peers.txt
 	@touch $@
 
 bench-data: .venv-bench/.done ## Text to token shards against datatrove, datasets, litdata and MDSWriter

@@ -36,7 +36,7 @@ from data_prep.store import Store
 from data_prep.strict import SpecError, parse, to_json
 from data_prep.tokenizer import TokenizerFiles, facts
 from data_prep.tokenizer_source import obtain
-from data_prep.workers import Setup, WorkerPool
+from data_prep.workers import Setup, WorkerPool, memory_bound_mib
 
 MANIFEST = WORK_PREFIX + "manifest.json"
 PARTS_PREFIX = WORK_PREFIX + "parts/"
@@ -131,6 +131,8 @@ def _prepare(job: Job) -> ShardIndex | None:
         together.wait(lambda: job.out.exists(MANIFEST) or job.out.exists(INDEX_FILE), "the first instance's manifest", (0,))
     files = _tokenizer(job, plan)
     manifest = _agree(job, plan, files, together)
+    bound = memory_bound_mib(job.spec, files)
+    job.say(f"{len(plan)} parts; a worker holds at most {bound} MiB (data.max_line_bytes and data.max_document_bytes bound it)")
     with WorkerPool(_setup(job, files, manifest.tokenizer, manifest.encoder), job.workers, len(plan)) as pool:
         _run_parts(job, plan, pool, SampleCheck(files, manifest.encoder), records, together)
         if not job.instances.leads:

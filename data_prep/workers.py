@@ -47,6 +47,15 @@ class Setup:
     """Local folder under which each worker makes its own."""
 
 
+def memory_bound_mib(spec: DataSpec, files: TokenizerFiles) -> int:
+    """What one worker holds at most, whatever the size of a file or document.
+
+    Python and libraries, the encoder's tables (measured: 20 bytes per byte of tokenizer.json), a line in its few forms
+    (bytes as read, joined and cut out, text at up to four bytes a character), a document likewise, batches and uploads.
+    """
+    return 128 + (20 * len(files.tokenizer) + 8 * spec.max_line_bytes + 8 * spec.max_document_bytes) // (1 << 20)
+
+
 class WorkerPool:
     """Runs parts, packings and gate texts on ``workers`` processes; use as a context manager."""
 
