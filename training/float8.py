@@ -37,10 +37,9 @@ class GatheredFloat8Linear(Float8Linear):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.weight = nn.Parameter(
-            WeightWithDynamicFloat8CastTensor(self.weight, self.linear_mm_config, self.config.cast_config_weight.target_dtype),
-            requires_grad=self.weight.requires_grad,
-        )
+        weight: nn.Parameter = self.weight  # type: ignore[has-type]
+        wrapped = WeightWithDynamicFloat8CastTensor(weight, self.linear_mm_config, self.config.cast_config_weight.target_dtype)
+        self.weight = nn.Parameter(wrapped, requires_grad=weight.requires_grad)
         self.register_state_dict_post_hook(_show_plain_weight)
         self.register_load_state_dict_post_hook(_forget_scale)
 

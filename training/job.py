@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from data_prep.failure import write_failure
 from training.checks import check_job
 from training.cluster import network_environment, torchrun_arguments
+from training.cuda_driver import compat_environment
 from training.failure import JobFailure, Unexpected
 from training.leg_job import LegJob, read_job
 from training.rank_notes import cause, read_notes
@@ -60,15 +61,18 @@ def run_job(job: LegJob) -> None:
     )
     shutil.rmtree(job.rank_notes, ignore_errors=True)
     job.rank_notes.mkdir(parents=True)
-    code = _run_ranks(job)
-    if code != 0:
-        raise cause(read_notes(job.rank_notes), job.cluster.current_host)
+    modules = ["training.train"]
+    if job.cluster.size > 1 and spec.device == "cuda":
+        modules.insert(0, "training.fabric")
+    for module in modules:
+        if _run_ranks(job, module) != 0:
+            raise cause(read_notes(job.rank_notes), job.cluster.current_host)
 
 
-def rank_command(job: LegJob) -> list[str]:
+def rank_command(job: LegJob, module: str = "training.train") -> list[str]:
     """torchrun on this host, as arguments."""
     rendezvous = torchrun_arguments(job.cluster, job.spec.processes_per_host, job.key)
-    return [sys.executable, "-m", "torch.distributed.run", *rendezvous, "-m", "training.train"]
+    return [sys.executable, "-m", "torch.distributed.run", *rendezvous, "-m", module]
 
 
 def rank_environment(job: LegJob) -> dict[str, str]:
@@ -76,16 +80,17 @@ def rank_environment(job: LegJob) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0))
     threads = max(1, cores // job.spec.processes_per_host) if job.spec.device == "cpu" else 1
     settings = {"OMP_NUM_THREADS": str(threads), "TORCH_NCCL_DUMP_ON_TIMEOUT": "1", "PYTHONUNBUFFERED": "1"}
-    return {**os.environ, **settings, **network_environment(job.cluster)}
+    compat = compat_environment(os.environ) if job.spec.device == "cuda" else {}
+    return {**os.environ, **settings, **network_environment(job.cluster), **compat}
 
 
-def _run_ranks(job: LegJob) -> int:
+def _run_ranks(job: LegJob, module: str) -> int:
     """Start torchrun in its own session and wait for it.
 
     SIGTERM becomes a stop file that the ranks look at between steps. torchrun itself would give them 30 seconds and
     then kill them; a final checkpoint may take longer, and has STOP_SECONDS.
     """
-    process = subprocess.Popen(rank_command(job), env=rank_environment(job), start_new_session=True, preexec_fn=_die_with_parent)
+    process = subprocess.Popen(rank_command(job, module), env=rank_environment(job), start_new_session=True, preexec_fn=_die_with_parent)
     deadline = float("inf")
 
     def stop(number: int, frame: object) -> None:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,8 @@ def read_job(base: Path | None = None) -> LegJob:
         spec = parse(TrainingSpec, legs[leg].get("training"), f"legs.{leg}.training")
     except SpecError as error:
         raise BadInput(f"run.json cannot be used by this image: {error}") from error
+    hosts = _read(config / "resourceconfig.json")
+    spec = _for_instance(spec, run, str(hosts.get("current_instance_type", "")))
     attempt = str(names.get("attempt", "1"))
     return LegJob(
         run_id=str(names.get("run_id", run.get("run_id", ""))),
@@ -106,9 +109,22 @@ def read_job(base: Path | None = None) -> LegJob:
         attempt=int(attempt) if attempt.isdigit() else 1,
         spec=spec,
         run=run,
-        cluster=read_cluster(_read(config / "resourceconfig.json")),
+        cluster=read_cluster(hosts),
         base=base,
     )
+
+
+def _for_instance(spec: TrainingSpec, run: Json, instance_type: str) -> TrainingSpec:
+    """The batch per rank that a capacity source gives for the instance type the job got.
+
+    The global batch is fixed in such runs, so only the number of accumulated passes changes, not the training.
+    """
+    compute = run.get("compute", {})
+    for source in compute.get("capacity", ()):
+        own_batch = source.get("local_batch_size")
+        if own_batch is not None and (source.get("instance_type") or compute.get("instance_type")) == instance_type:
+            return dataclasses.replace(spec, local_batch_size=int(own_batch))
+    return spec
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,14 +1,147 @@
-"""How much memory a leg needs on each device, before anything is paid for. Pure Python: Admit reads it in a Lambda."""
+"""How much memory a leg needs on each device, before anything is paid for. Pure Python: Admit reads it in a Lambda.
+
+    python -m training.memory llama3_8b [hosts]     the estimate of a recipe, line by line
+
+Checked against torch's FSDP memory tracker under fake tensors (tests/training/test_memory.py); the constants below were
+read off that tracker by changing one size at a time, and say what they are made of.
+"""
 
 from __future__ import annotations
 
-from training.spec import ModelShape
+import sys
+from dataclasses import dataclass, fields
+
+from data_prep.strict import parse
+from training.recipes import RECIPES
+from training.spec import ModelShape, TrainingSpec
+
+LOSS_CHUNKS = 8  # torchtitan's default: at 8192 x 128256, 0.26 GB of bfloat16 logits per sample and chunk instead of 2.1
+CUDA_RUNTIME_BYTES = 2 << 30  # CUDA context, cuBLAS workspaces, NCCL's buffers and the allocator's unused pieces; not measured here
+OPTIMIZER_BYTES = 8  # AdamW: two float32 moments per parameter
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """Bytes on the fullest device at the peak of a step."""
+
+    parameters: int
+    """This device's float32 shard."""
+    optimizer: int
+    """AdamW's moments of the shard."""
+    gradients: int
+    """Gradients that exist at the peak: all of them when passes are accumulated, those of the output layer otherwise."""
+    gathered: int
+    """Parameters and gradients of the layers in work, whole, as FSDP gathers and reduces them."""
+    activations: int
+    """What the forward pass keeps for the backward pass."""
+    logits: int
+    """Output of the last layer and the loss's work on it, or one block's recomputation, whichever is larger."""
+    runtime: int
+    """Everything that is no tensor."""
+
+    @property
+    def tensors(self) -> int:
+        """All but the runtime: what torch's memory tracker counts."""
+        return self.total - self.runtime
+
+    @property
+    def total(self) -> int:
+        """Everything."""
+        return sum(getattr(self, field.name) for field in fields(self))
 
 
 def parameter_count(shape: ModelShape) -> int:
     """Parameters, a tied embedding counted once."""
+    vocabularies = 1 if shape.tie_embeddings else 2
+    return shape.layers * block_parameters(shape) + vocabularies * shape.vocab_size * shape.dim + shape.dim
+
+
+def block_parameters(shape: ModelShape) -> int:
+    """Parameters of one transformer block."""
     head = shape.dim // shape.heads
     attention = shape.dim * head * (2 * shape.heads + 2 * shape.kv_heads)
-    block = attention + 3 * shape.dim * shape.ffn_dim + 2 * shape.dim
-    vocabularies = 1 if shape.tie_embeddings else 2
-    return shape.layers * block + vocabularies * shape.vocab_size * shape.dim + shape.dim
+    return attention + 3 * shape.dim * shape.ffn_dim + 2 * shape.dim
+
+
+def chunks_loss(spec: TrainingSpec) -> bool:
+    """Whether the loss takes the sequence in pieces, so that all logits never exist at once."""
+    return spec.parallelism.pipeline == 1 and spec.sequence_length // spec.parallelism.context % LOSS_CHUNKS == 0
+
+
+def device_bytes(spec: TrainingSpec, hosts: int) -> int:
+    """Memory that each device needs, in bytes."""
+    return estimate(spec, hosts).total
+
+
+def estimate(spec: TrainingSpec, hosts: int, *, chunked: bool | None = None) -> MemoryEstimate:
+    """The peak of a step on the fullest device. ``chunked`` overrides how the loss is taken (for the comparison in tests)."""
+    shape, degrees = spec.model, spec.parallelism
+    element = 2 if spec.precision == "bfloat16" else 4
+    tensor, stages = degrees.tensor, degrees.pipeline
+    shards = hosts * spec.processes_per_host // (degrees.replicate * tensor * stages)  # FSDP spans context parallel ranks too
+    layers = -(-shape.layers // stages)
+    block, vocabulary = block_parameters(shape) // tensor, shape.vocab_size * shape.dim // tensor
+    held = layers * block + (vocabulary if stages > 1 else parameter_count(shape) // tensor - layers * block)
+    shard = -(-held // shards)
+    accumulates = spec.global_batch_size is not None and spec.global_batch_size > spec.local_batch_size * shards * degrees.replicate
+    in_flight = min(stages, spec.local_batch_size) if stages > 1 else spec.local_batch_size
+    tokens = in_flight * spec.sequence_length // degrees.context
+    per_token = _kept_bytes(spec, element) // tensor
+    chunked = chunks_loss(spec) if chunked is None else chunked
+    kept = tokens * layers * per_token + tokens * shape.dim * 5 * element  # 5: embedding, final norm and its float32 parts
+    # Peak one: the loss. The output layer is whole, and with chunks its gradient too, summed in float32.
+    logits = 3 * 4 * tokens * shape.vocab_size // tensor // (LOSS_CHUNKS if chunked else 1)  # log-softmax, its gradient, a copy
+    head = vocabulary * element + (vocabulary * (4 + element) + tokens * shape.dim * (4 + element) if chunked else 0)
+    # Peak two: the backward pass of the last block. Two blocks are gathered (one ahead), one reduced in float32.
+    gathers = 1 if spec.float8 == "tensorwise_all_gather" else element
+    blocks = layers * block * element if stages > 1 else 2 * block * gathers
+    backward = blocks + block * (element + 4)
+    again = tokens * (_block_bytes(shape, element) // tensor + 2 * shape.dim * element)
+    at_loss = head + logits >= backward + again
+    return MemoryEstimate(
+        parameters=4 * shard,
+        optimizer=OPTIMIZER_BYTES * shard,
+        gradients=4 * shard if accumulates else 0,
+        gathered=head if at_loss else backward,
+        activations=kept,
+        logits=logits if at_loss else again,
+        runtime=CUDA_RUNTIME_BYTES if spec.device == "cuda" else 0,
+    )
+
+
+def _kept_bytes(spec: TrainingSpec, element: int) -> int:
+    """Bytes per token and block that the forward pass keeps."""
+    shape = spec.model
+    if spec.activation_checkpointing == "full":
+        return shape.dim * element  # the block's input
+    if spec.activation_checkpointing == "none":
+        return _block_bytes(shape, element)
+    # torchtitan's selective policy keeps attention's output and every second product: the fused q, k, v, w1 and w2.
+    projections = shape.dim + 2 * shape.kv_heads * (shape.dim // shape.heads)
+    return element * (2 * shape.dim + projections + shape.ffn_dim) + (_attention_bytes(shape, element) if spec.device == "cuda" else 0)
+
+
+def _attention_bytes(shape: ModelShape, element: int) -> int:
+    """Output and log-sum-exp of a flash kernel. The CPU's kernel is not on torchtitan's list, and is computed again."""
+    return shape.dim * element + shape.heads * 4
+
+
+def _block_bytes(shape: ModelShape, element: int) -> int:
+    """Bytes per token that a block keeps without checkpointing: four tensors of the feed-forward width (w1, w3, silu, their
+    product), and of the width of the residual stream what two norms (float32 inside), rotary embeddings and attention keep.
+    """
+    kv = shape.kv_heads * (shape.dim // shape.heads)
+    return element * 4 * shape.ffn_dim + (21 * shape.dim + 16 * kv) * element // 2
+
+
+def main(recipe: str, hosts: int = 1) -> None:
+    """Print a recipe's estimate in GiB."""
+    spec = parse(TrainingSpec, RECIPES[recipe]["training"])
+    found = estimate(spec, hosts)
+    for field in fields(found):
+        print(f"{field.name:12} {getattr(found, field.name) / 2**30:8.2f} GiB")
+    print(f"{'total':12} {found.total / 2**30:8.2f} GiB on each of {hosts * spec.processes_per_host} devices")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1)

@@ -16,14 +16,13 @@ from training import cpu_device, float8
 from training.checkpoints import LegCheckpoints
 from training.leg_job import CHECKPOINTS, METRICS, TENSORBOARD, LegJob
 from training.loader import ShardLoader
+from training.memory import LOSS_CHUNKS, chunks_loss
 from training.metrics import LegMetrics
 from training.model import model_spec
 from training.spec import TrainingSpec
 from training.token_shards import SplitName
 from training.trainer import LegTrainer
 from training.validation import LegValidator
-
-LOSS_CHUNKS = 8  # torchtitan's own default: at 8192 x 128256 logits, 0.26 GiB of bfloat16 per sample and chunk instead of 2.1
 
 
 def trainer_config(job: LegJob, *, validation_tokens: int) -> LegTrainer.Config:
@@ -49,7 +48,7 @@ def trainer_config(job: LegJob, *, validation_tokens: int) -> LegTrainer.Config:
         ),
         parallelism=_parallelism(spec),
         checkpoint=_checkpoints(job),
-        activation_checkpoint={"none": None, "selective": SelectiveAC.Config(), "full": FullAC.Config()}[spec.activation_checkpointing],
+        activation_checkpoint=activation_checkpointing(spec),
         compile=CompileConfig(enable=spec.compile),
         comm=CommConfig(
             init_timeout_seconds=1800,  # the first step compiles, and ranks differ by minutes
@@ -72,6 +71,11 @@ def trainer_config(job: LegJob, *, validation_tokens: int) -> LegTrainer.Config:
         diagnostics=str(job.diagnostics),
         stop_file=str(job.rank_notes / "stop"),
     )
+
+
+def activation_checkpointing(spec: TrainingSpec) -> FullAC.Config | SelectiveAC.Config | None:
+    """torchtitan's policy of that name."""
+    return {"none": None, "selective": SelectiveAC.Config(), "full": FullAC.Config()}[spec.activation_checkpointing]
 
 
 def leg_model_spec(spec: TrainingSpec, name: str = "leg") -> ModelSpec:
@@ -114,9 +118,7 @@ def _loader(job: LegJob, split: SplitName) -> ShardLoader.Config:
 def _loss(spec: TrainingSpec, model: ModelSpec) -> ChunkedLossWrapper.Config | CrossEntropyLoss.Config:
     """Chunks keep the logits from being in memory at once. Pipeline stages and odd lengths take the plain loss."""
     plain = CrossEntropyLoss.Config(global_vocab_size=decoder_vocab_size(model))
-    local_length = spec.sequence_length // spec.parallelism.context
-    chunked = spec.parallelism.pipeline == 1 and local_length % LOSS_CHUNKS == 0
-    return ChunkedLossWrapper.Config(num_chunks=LOSS_CHUNKS, loss_fn=plain) if chunked else plain
+    return ChunkedLossWrapper.Config(num_chunks=LOSS_CHUNKS, loss_fn=plain) if chunks_loss(spec) else plain
 
 
 def _optimizer(spec: TrainingSpec) -> OptimizersContainer.Config:

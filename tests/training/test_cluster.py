@@ -40,5 +40,5 @@ def test_several_hosts_keep_to_the_interface_that_sagemaker_names() -> None:
 
 @pytest.mark.parametrize("config", [{}, {"current_host": "algo-3", "hosts": ["algo-1"]}, {"current_host": "a", "hosts": ["a", "a"]}])
 def test_a_host_list_without_this_host_is_refused(config: dict[str, object]) -> None:
-    with pytest.raises(BadInput, match="resourceconfig.json"):
+    with pytest.raises(BadInput, match=r"resourceconfig\.json"):
         read_cluster(config)
