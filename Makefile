@@ -127,3 +127,20 @@ bench-data: .venv-bench/.done ## Text to token shards against datatrove, dataset
 
 bench-loader: .venv-bench/.done ## Token loaders against litdata, MDS and torchtitan's own
 	@mkdir -p .cache/bench && PYTHONPATH=. .venv-bench/bin/python tests/bench/loader.py
+
+# -- faces: documents and pictures
+.PHONY: docs chromium screenshots
+docs: .venv/.dev ## Write what is generated in docs/ and README.md
+	$(BIN)/python -m infra.configuration_docs docs/configuration.md
+	$(BIN)/python tests/docs/file_tree.py
+
+chromium: ## A headless Chromium for the report's tests: Debian's, where there is none and root may install it
+	@command -v $${CHROMIUM:-chromium-headless-shell} chromium chromium-browser google-chrome >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+	       && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium-headless-shell >/dev/null; } \
+	  || echo "no Chromium here, so the report's browser tests will be skipped; install one, or set CHROMIUM"
+
+screenshots: env chromium ## Take the README's pictures anew, from a run on the embedded AWS (make local first)
+	@$(BIN)/python tests/docs/screenshots.py
+
+test: chromium

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from typing import Annotated
 
 import typer
@@ -12,7 +13,7 @@ from rich.console import Console
 from infra.cli.commands import register
 from infra.cli.exits import CommandError, Exit
 from infra.cli.local_commands import local_app
-from infra.cli.target import unreachable
+from infra.cli.target import PROJECT, unreachable
 from infra.local.embedded import EmbeddedError
 
 EXIT_CODES = (
@@ -31,16 +32,19 @@ register(app)
 app.add_typer(local_app, name="local")
 
 
+def print_version(asked: bool) -> None:
+    """--version: the version of this checkout, installed or not."""
+    if asked:
+        project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+        typer.echo(f"pretrain {project['version']}")
+        raise typer.Exit
+
+
 @app.callback()
 def common(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=print_version)] = False,
 ) -> None:
     """Pre-train Llama-3-like models with torchtitan on SageMaker: look, start, follow, compare."""
-    if version:
-        import importlib.metadata
-
-        typer.echo(importlib.metadata.version("pretrain"))
-        raise typer.Exit
 
 
 def main() -> None:
