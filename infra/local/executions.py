@@ -73,6 +73,19 @@ def install() -> None:
         seams.replace("stepfunctions", name, wrap)
 
 
+def running() -> list[tuple[str, str, str]]:
+    """Account, region and ARN of every execution that runs."""
+    store = seams.private("stepfunctions", "_executions")._data
+    return [key for key, execution in list(store.items()) if execution["status"] == "RUNNING"]
+
+
+def stop_all(cause: str) -> None:
+    """StopExecution for all of them; their tasks end, and no state is entered any more."""
+    for account, region, arn in running():
+        with seams.private("responses", "request_scope")(account, region):
+            seams.private("stepfunctions", "_stop_execution")({"executionArn": arn, "error": "Stopped", "cause": cause})
+
+
 # -- one execution ---------------------------------------------------------------------------------------
 
 

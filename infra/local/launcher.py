@@ -92,6 +92,7 @@ class Services:
         for service in (self.sagemaker, quotas, pricing.Pricing(where.home)):
             json_service.register(service)
         self.codebuild.install()
+        self._executions = executions
         executions.install()
         schedules.install()
         telemetry.install(where.home)
@@ -99,11 +100,12 @@ class Services:
 
     @property
     def active(self) -> int:
-        """Jobs and builds that run."""
-        return self.sagemaker.active + self.codebuild.active
+        """Jobs, builds and executions that run."""
+        return self.sagemaker.active + self.codebuild.active + len(self._executions.running())
 
     def shut_down(self) -> None:
-        """End every job and build with all their processes."""
+        """End every execution, job and build with all their processes."""
+        self._executions.stop_all("the embedded AWS was stopped")
         self.codebuild.shut_down()
         self.sagemaker.shut_down()
 
@@ -216,7 +218,8 @@ def main() -> int:
     asyncio.run(serve(listener, services, lambda: write_identity(home, port)))
     with contextlib.suppress(FileNotFoundError):
         (home / "launcher.json").unlink()
-    os._exit(0)  # Lambda workers die with their pipes; threads of ended executions must not hold the process
+    seams.private("lambda_runtime", "reset")()
+    os._exit(0)  # threads of ended executions must not hold the process
 
 
 if __name__ == "__main__":

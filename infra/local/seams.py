@@ -29,6 +29,7 @@ TABLE: dict[str, dict[str, tuple[str, ...] | None]] = {
         "_build_persistence_save_dict": (),
     },
     "ministack.core.router": {"SERVICE_PATTERNS": None},
+    "ministack.core.lambda_runtime": {"reset": ()},  # ends the processes that functions run in
     "ministack.core.persistence": {"save_all": ("services",)},
     "ministack.core.responses": {
         "AccountRegionScopedDict": None,
@@ -47,6 +48,7 @@ TABLE: dict[str, dict[str, tuple[str, ...] | None]] = {
         "_AWS_SDK_ERROR_PREFIX": None,
         "_add_event": ("execution", "event_type", "details"),
         "_run_execution": ("exec_arn",),
+        "_stop_execution": ("data",),
         "_fail_execution": ("execution", "error", "cause"),
         "_emit_execution_status_event": ("execution",),
         "_execute_task": ("state_def", "raw_input", "execution", "ctx"),

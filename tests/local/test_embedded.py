@@ -69,9 +69,10 @@ def test_up_is_idempotent_and_state_survives_down(root: Path) -> None:
     }
     sagemaker.create_training_job(TrainingJobName="kept", RoleArn=ROLE, **job)
     assert eventually(lambda: sagemaker.describe_training_job(TrainingJobName="kept")["SecondaryStatus"] == "Training")
+    first.client("lambda").invoke(FunctionName="example", Payload=b"{}")
     status = embedded.status(root)
     assert (status.running, status.endpoint, status.jobs) == (True, first.endpoint, ("kept",))
-    assert eventually(lambda: len(descendants(status.pid)) > 3)  # launcher, supervisor, process 1 of the job, the job
+    assert eventually(lambda: len(descendants(status.pid)) > 4)  # launcher, function, supervisor, job's process 1, job
     family = {pid: process_start(pid) for pid in descendants(status.pid)}
 
     assert embedded.down(root) is True
