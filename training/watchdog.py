@@ -65,18 +65,17 @@ class Watchdog:
         while not self._done.wait(min(1.0, self.floor_seconds / 4)):
             silent = time.monotonic() - self._last
             if silent > self.limit_seconds:
-                self._report(silent)
-                os._exit(EXIT_CODE)
+                try:
+                    self._report(silent)
+                finally:
+                    os._exit(EXIT_CODE)
 
     def _report(self, silent: float) -> None:
-        """Python stacks of every thread, NCCL's flight record, and the sentence."""
+        """Python stacks of every thread, the sentence, and then NCCL's flight record, which asks a stuck library and may not return."""
         rank = os.environ.get("RANK", "0")
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f"stacks-rank{rank}.txt").open("w") as file:
             faulthandler.dump_traceback(file=file, all_threads=True)
-        if torch.cuda.is_available():
-            record = torch._C._distributed_c10d._dump_nccl_trace()  # type: ignore[attr-defined]
-            (self.folder / f"flight-rank{rank}.pickle").write_bytes(record)
         median = f"{statistics.median(self._times):.2f} s" if self._times else "unknown"
         leave_failure(
             CollectiveHang(
@@ -84,3 +83,6 @@ class Watchdog:
                 f"a rank or the network between hosts is stuck. Stacks of each rank are in the job's output, stacks-rank*.txt"
             )
         )
+        if torch.cuda.is_initialized():
+            record = torch._C._distributed_c10d._dump_nccl_trace()  # type: ignore[attr-defined]
+            (self.folder / f"flight-rank{rank}.pickle").write_bytes(record)

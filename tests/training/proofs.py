@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from data_prep.shards import read_index
+from training.failure import LossDiverged
 from training.leg_job import read_job
 from training.titan_config import trainer_config
 from training.trainer import LegTrainer
@@ -61,3 +62,33 @@ def train_flex(base: str) -> dict[str, Any]:
     flex._validate_device = lambda *_: None  # type: ignore[attr-defined]
     FlexAttention._compiled_flex_attn = staticmethod(flex.flex_attention)
     return train(base, flex=True)
+
+
+def train_then_spoil(base: str, step: int) -> dict[str, Any]:
+    """Train with a weight that becomes NaN before ``step``; the sentence it ends with and the checkpoints there are."""
+    trainer = build(base)
+    original = trainer.train_step
+
+    def spoil(batches: Any) -> None:
+        if trainer.step == step:
+            with torch.no_grad():
+                next(trainer.model_parts[0].parameters()).mul_(float("nan"))
+        original(batches)
+
+    trainer.train_step = spoil
+    try:
+        trainer.train()
+    except LossDiverged as failure:
+        return {"failure": str(failure), "checkpoints": sorted(path.name for path in Path(trainer.checkpointer.folder).iterdir())}
+    return {"failure": None}
+
+
+def weights_in_state(base: str) -> dict[str, list[str]]:
+    """Types of the model's weights and of what a checkpoint sees of them."""
+    trainer = build(base)
+    shown = trainer.checkpointer.states["model"].state_dict().values()
+    kinds = {type(parameter._local_tensor).__name__ for parameter in trainer.model_parts[0].parameters()}
+    seen = {f"{type(value._local_tensor).__name__} {value.dtype}" for value in shown}
+    trainer.close()
+    dist.destroy_process_group()
+    return {"parameters": sorted(kinds), "checkpoint": sorted(seen)}
