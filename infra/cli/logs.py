@@ -95,8 +95,11 @@ def group_lines(
         try:
             for page in target.client("logs").get_paginator("filter_log_events").paginate(**arguments):
                 for event in page["events"]:
-                    if event["eventId"] not in seen:
-                        seen.add(event["eventId"])
+                    key = str(
+                        event.get("eventId") or (event["logStreamName"], event["timestamp"], event["message"])
+                    )  # ministack gives no id
+                    if key not in seen:
+                        seen.add(key)
                         yield str(event["message"]).rstrip("\n")
         except ClientError as error:
             if error.response["Error"]["Code"] != "ResourceNotFoundException":

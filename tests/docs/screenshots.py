@@ -50,7 +50,7 @@ def main(root: Path) -> None:
         time.sleep(1)
     if view.status != "SUCCEEDED":
         sys.exit(f"the run {view.run_id} {view.status.lower()}: {view.sentence}")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         page = fetch_report(target, view.run_id, Path(folder))
         browser = Chromium(Path(folder))
         try:
