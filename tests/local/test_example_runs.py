@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -162,9 +161,7 @@ def test_checkpoints_of_an_earlier_attempt_are_there(example: Example) -> None:
     request |= {"StoppingCondition": first["StoppingCondition"], "InputDataConfig": first["InputDataConfig"]}
     again = f"{first['TrainingJobName']}-2"
     example.aws.client("sagemaker").create_training_job(TrainingJobName=again, **request)
-    example.aws.client("sagemaker").get_waiter("training_job_completed_or_stopped").wait(
-        TrainingJobName=again, WaiterConfig={"Delay": 1, "MaxAttempts": 60}
-    )
+    wait_for_job(example, again)
     seen = json.loads(example.lines(execution, "main-2")[0])
     assert seen["before"] == ["algo-1.txt"]
     assert "AWS_ENDPOINT_URL" in seen["ambient"]  # without network isolation the job can reach AWS
@@ -333,11 +330,11 @@ def wait_until_ended(example: Example, execution: str, leg: str = "main") -> dic
 
 
 def wait_for_job(example: Example, name: str) -> dict[str, Any]:
-    sagemaker = example.aws.client("sagemaker")
-    sagemaker.get_waiter("training_job_completed_or_stopped").config.delay = 1
-    for _ in range(600):
-        job: dict[str, Any] = sagemaker.describe_training_job(TrainingJobName=name)
+    """The job's description once it has ended."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        job: dict[str, Any] = example.aws.client("sagemaker").describe_training_job(TrainingJobName=name)
         if job["TrainingJobStatus"] not in ("InProgress", "Stopping"):
             return job
-        os.sched_yield()
+        time.sleep(0.05)
     raise AssertionError(f"{name} did not end: {job['SecondaryStatus']}")
