@@ -76,9 +76,13 @@ def secret_problems(data: DataSpec, secret_arn: str, *, has_value: bool) -> Iter
 
 
 def secret_has_value(secrets: Any, secret_arn: str) -> bool:
-    """Whether the secret has a current version. Its value is never read here, and this role may not."""
-    stages = secrets.describe_secret(SecretId=secret_arn).get("VersionIdsToStages") or {}
-    return any("AWSCURRENT" in labels for labels in stages.values())
+    """Whether somebody has put a value into the secret, which the stack creates empty. The value is never read; this role may not."""
+    described = secrets.describe_secret(SecretId=secret_arn)
+    labels = {label for names in (described.get("VersionIdsToStages") or {}).values() for label in names}
+    created, changed = described.get("CreatedDate"), described.get("LastChangedDate")
+    # A secret without a value has no current version; one that was never changed since its creation has none either,
+    # whatever an implementation says about versions.
+    return "AWSCURRENT" in labels and not (created is not None and changed == created)
 
 
 def training_plan_problems(spec: RunSpec, sagemaker: Any) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+from data_prep.failure import read_failure
 from data_prep.strict import Json, parse
 from infra.attempts import Limits, Source, decide, read_attempt, write_attempt
 from infra.explain import Clients, explanation
@@ -83,10 +84,16 @@ def _evidence(job: Json, kind: str, error: Json) -> Evidence:
         cause=str(error.get("Cause", "")),
         status=str(job.get(f"{kind}JobStatus", "")),
         secondary_status=str(secondary),
-        failure_reason=" ".join(str(job[key]) for key in ("ExitMessage", "FailureReason") if job.get(key)),
+        failure_reason=_reason(job),
         started=bool(started),
         waited_out=waited_out,
     )
+
+
+def _reason(job: Json) -> str:
+    """The job's own sentence where it left one (a processing job's is its ExitMessage), else everything SageMaker says."""
+    texts = [str(job[key]) for key in ("ExitMessage", "FailureReason") if job.get(key)]
+    return next((text for text in texts if read_failure(text) is not None), " ".join(texts))
 
 
 def _record(job: Json, kind: str) -> Json:

@@ -189,6 +189,19 @@ def test_a_gated_tokenizer_needs_a_token() -> None:
     assert not list(checks.secret_problems(spec(recipe="local").data, DEPLOYMENT.secret_arn, has_value=False))
 
 
+@pytest.mark.parametrize(
+    ("described", "has_value"),
+    [
+        ({}, False),
+        ({"VersionIdsToStages": {"v": ["AWSCURRENT"]}, "CreatedDate": 1, "LastChangedDate": 1}, False),
+        ({"VersionIdsToStages": {"v": ["AWSCURRENT"]}, "CreatedDate": 1, "LastChangedDate": 2}, True),
+        ({"VersionIdsToStages": {"v": ["AWSPREVIOUS"]}, "CreatedDate": 1, "LastChangedDate": 2}, False),
+    ],
+)
+def test_whether_a_token_is_set_is_known_without_reading_it(described: Json, has_value: bool) -> None:
+    assert checks.secret_has_value(SimpleNamespace(describe_secret=lambda SecretId: described), "arn") is has_value
+
+
 def test_a_run_above_its_budget_is_refused_with_its_price() -> None:
     chosen = spec({"budget": {"max_usd": 20}})
     (problem,) = checks.budget_problems(chosen, estimate(chosen, price, prepared=True))

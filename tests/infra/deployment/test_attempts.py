@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ import data_prep.failure
 import infra.admission
 import training.failure
 from data_prep.failure import JobFailure
+from data_prep.strict import to_json
 from infra.assets import ROOT
 from infra.attempts import MAX_REQUESTS, Attempt, Limits, Source, affordable_seconds, decide, first_attempt, read_attempt, write_attempt
 from infra.patrol_metrics import OTHER_ALARMS, AlarmSettings, alarms, section
+from infra.triage import triage
 from infra.triage_table import TABLE, Evidence, Verdict, judge, markdown, wait_seconds
 
 LIMITS = Limits(max_attempts=3, max_runtime_seconds=7200, max_usd=200.0, max_wait_seconds=600)
@@ -61,6 +64,21 @@ def ran(seconds: float) -> dict[str, Any]:
 def test_evidence_leads_to_one_class_and_action(evidence: Evidence, name: str, action: str) -> None:
     verdict = judge(evidence)
     assert (verdict.name, verdict.action) == (name, action)
+
+
+def test_a_processing_jobs_sentence_is_its_own_and_nothing_is_added_to_it() -> None:
+    job = {"ExitMessage": "DiskFull (stop): the disk is full", "FailureReason": "AlgorithmError: See job logs for more information"}
+    clients = SimpleNamespace(
+        sagemaker=SimpleNamespace(describe_processing_job=lambda ProcessingJobName: {"ProcessingJobStatus": "Failed", **job}),
+        log_stream=lambda group, prefix: f"{prefix}algo-1",
+    )
+    leg = {"job": "r-prepare", "limits": to_json(LIMITS), "sources": [to_json(SOURCES[0])]}
+    event = {"stage": "Prepare data", "leg": leg, "attempt": write_attempt(Attempt(max_runtime_seconds=10))}
+    decided = triage(event, clients, jitter=0.0)
+    assert decided["again"] is False
+    assert decided["explanation"]["sentence"] == "DiskFull (stop): the disk is full"
+    assert decided["explanation"]["log_stream"] == "r-prepare-1/algo-1"
+    assert decided["explanation"]["runbook"].endswith("#diskfull")
 
 
 def test_every_row_of_the_table_but_the_last_can_be_missed() -> None:
