@@ -119,7 +119,7 @@ check-infra: .venv/.dev node_modules/.done ## Prove stacks, state machine, calls
 .venv-bench/.done: tests/bench/requirements-peers.txt .venv/.dev
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(.venv-bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/pretrain.pth"
-	.venv-bench/bin/$(PIP) --no-deps -r tests/bench/requirements-peers.txt
+	$(BIN)/uv pip install --quiet --python .venv-bench/bin/python --no-deps -r tests/bench/requirements-peers.txt
 	@touch $@
 
 bench-data: .venv-bench/.done ## Text to token shards against datatrove, datasets, litdata and MDSWriter
@@ -144,3 +144,8 @@ screenshots: env chromium ## Take the README's pictures anew, from a run on the 
 	@$(BIN)/python tests/docs/screenshots.py
 
 test: chromium
+
+.PHONY: audit
+audit: .venv/.dev ## Known vulnerabilities of every locked package; needs PyPI's advisories, so it is no part of `make test`
+	@for lock in requirements.txt requirements-dev.txt container/requirements-data_prep.txt container/requirements-training.txt infra/local/requirements.txt; do \
+	  echo "$$lock"; $(BIN)/pip-audit --strict --no-deps --disable-pip -r $$lock || exit 1; done
