@@ -13,16 +13,18 @@ from botocore.exceptions import ClientError
 
 from infra.cli.exits import CommandError, Exit
 from infra.cli.progress import ENDED
+from infra.cli.start import admitted_run_id
 from infra.cli.target import Target
 
 Stage = Literal["admit", "build", "prepare", "train", "report"]
 JOB_GROUPS = {"prepare": ("Processing", "/aws/sagemaker/ProcessingJobs"), "train": ("Training", "/aws/sagemaker/TrainingJobs")}
 
 
-def job_name(target: Target, execution_arn: str, stage: Stage) -> str:
-    """The newest processing or training job of an execution.
+def job_name(target: Target, execution_arn: str, stage: Stage, run_id: str) -> str:
+    """The newest processing or training job that an execution made for its run.
 
-    Its jobs carry the run id in their names; their creation lies within the execution.
+    Raises:
+        CommandError: it has made none.
     """
     kind, _ = JOB_GROUPS[stage]
     execution = target.client("stepfunctions").describe_execution(executionArn=execution_arn)
@@ -32,7 +34,10 @@ def job_name(target: Target, execution_arn: str, stage: Stage) -> str:
         arguments["CreationTimeBefore"] = execution["stopDate"]
     for page in pages.paginate(**arguments):
         for job in page[f"{kind}JobSummaries"]:
-            return str(job[f"{kind}JobName"])
+            name = str(job[f"{kind}JobName"])
+            # Every job of a run reads its run.json: that prefix is in the request, whatever the job is called.
+            if f"/runs/{run_id}/" in json.dumps(_describe(target, kind, name), default=str):
+                return name
     raise CommandError(f"this run has started no {kind.lower()} job; its stage may have been skipped, or not reached", Exit.NOT_FOUND)
 
 
@@ -112,7 +117,8 @@ def group_lines(
 def stage_log(target: Target, execution_arn: str, stage: Stage, *, follow: bool) -> Iterator[str]:
     """Lines of one stage of a run."""
     if stage in JOB_GROUPS:
-        yield from job_lines(target, stage, job_name(target, execution_arn, stage), follow=follow)
+        run_id = admitted_run_id(target, execution_arn) or execution_arn.rsplit(":", 1)[-1]
+        yield from job_lines(target, stage, job_name(target, execution_arn, stage, run_id), follow=follow)
         return
     steps = target.client("stepfunctions")
     execution = steps.describe_execution(executionArn=execution_arn)

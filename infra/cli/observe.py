@@ -11,7 +11,9 @@ from botocore.exceptions import ClientError
 
 from data_prep.strict import SpecError, parse
 from infra.cli.exits import CommandError, Exit
+from infra.cli.logs import job_name
 from infra.cli.progress import RunView, StageView, failure_sentence, read_leg, read_stages
+from infra.cli.start import admitted_run_id
 from infra.cli.target import Target
 from infra.layout import RunLayout
 from infra.prices import on_demand_usd_per_hour
@@ -27,7 +29,6 @@ class Observer:
     def __init__(self, target: Target, execution_arn: str) -> None:
         self._target = target
         self._arn = execution_arn
-        self._events: list[dict[str, Any]] = []
         self._run: dict[str, Any] = {}
         self._rows: dict[str, list[dict[str, float]]] = {}
         self._read: dict[str, int] = {}
@@ -47,8 +48,9 @@ class Observer:
                 raise CommandError(f"there is no execution {self._arn}", Exit.NOT_FOUND) from error
             raise
         status = str(description["status"])
-        self._run_id = _given_run_id(description) or self._run_id
         stages = read_stages(self._history(), status)
+        if not self._run:
+            self._run_id = _given_run_id(description) or admitted_run_id(self._target, self._arn) or self._run_id
         self._load_run()
         self._read_metrics()
         view = RunView(
@@ -64,10 +66,10 @@ class Observer:
         return dataclasses.replace(view, sentence=failure_sentence(description)) if failed else view
 
     def _history(self) -> list[dict[str, Any]]:
-        """All events so far; event ids only grow, so a page that brings nothing new ends the reading."""
+        """All events so far, without the states' inputs and outputs."""
         pages = self._target.client("stepfunctions").get_paginator("get_execution_history")
-        self._events = [event for page in pages.paginate(executionArn=self._arn, includeExecutionData=False) for event in page["events"]]
-        return self._events
+        reading = pages.paginate(executionArn=self._arn, includeExecutionData=False, PaginationConfig={"PageSize": 1000})
+        return [event for page in reading for event in page["events"]]
 
     def _load_run(self) -> None:
         if not self._run:
@@ -105,11 +107,10 @@ class Observer:
         """Documents and tokens so far, from the processing job's last progress line."""
         try:
             logs = self._target.client("logs")
-            streams = logs.describe_log_streams(logGroupName=PROCESSING_LOGS, orderBy="LastEventTime", descending=True, limit=5)[
-                "logStreams"
-            ]
-        except ClientError:
-            return ""  # the group is made by the first job
+            job = job_name(self._target, self._arn, "prepare", self._run_id)
+            streams = logs.describe_log_streams(logGroupName=PROCESSING_LOGS, logStreamNamePrefix=f"{job}/")["logStreams"]
+        except (ClientError, CommandError):
+            return ""  # no job yet, or nothing said yet: the group is made by the first job
         for stream in streams:
             events = logs.get_log_events(logGroupName=PROCESSING_LOGS, logStreamName=stream["logStreamName"], limit=50, startFromHead=False)
             for event in reversed(events["events"]):

@@ -91,6 +91,21 @@ def find_execution(target: Target, run: str | None) -> str:
     return newest
 
 
+def admitted_run_id(target: Target, execution_arn: str) -> str | None:
+    """The run id that Admit gave an execution, from its output; None before that. A schedule's run is not named like its execution."""
+    client = target.client("stepfunctions")
+    events = client.get_execution_history(executionArn=execution_arn, maxResults=30, includeExecutionData=True)["events"]
+    for event in events:
+        left = event.get("stateExitedEventDetails") or {}
+        if left.get("name") == "Admit":
+            try:
+                run_id = json.loads(left.get("output") or "{}").get("run_id")
+            except ValueError:
+                return None
+            return str(run_id) if run_id else None
+    return None
+
+
 def executions(target: Target, limit: int = 1000) -> list[dict[str, Any]]:
     """Executions of the state machine, newest first."""
     pages = target.client("stepfunctions").get_paginator("list_executions")

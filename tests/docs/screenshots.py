@@ -6,6 +6,7 @@ make screenshots        needs the embedded AWS up (make local) and a Chromium (m
 from __future__ import annotations
 
 import io
+import re
 import sys
 import tempfile
 import time
@@ -33,7 +34,8 @@ def watch_picture(view: RunView, path: Path) -> None:
     """The screen of `pretrain watch` as SVG."""
     console = Console(width=COLUMNS, record=True, file=io.StringIO(), force_terminal=True)
     console.print(LiveScreen().render(view))
-    path.write_text(console.export_svg(title=f"pretrain watch {view.run_id} --local"))
+    picture = console.export_svg(title=f"pretrain watch {view.run_id} --local")
+    path.write_text(re.sub(r"@font-face \{.*?\}", "", picture, flags=re.S))  # rich names a font on the web; the picture asks for none
 
 
 def main(root: Path) -> None:

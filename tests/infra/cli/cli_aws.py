@@ -85,6 +85,9 @@ class States:
         self.stopped.append(executionArn)
         self.executions[executionArn] |= {"status": "ABORTED", "cause": cause}
 
+    def get_execution_history(self, *, executionArn: str, **rest: Any) -> dict[str, Any]:
+        return {"events": self.events[executionArn]}
+
     def get_paginator(self, name: str) -> Any:
         if name == "list_executions":
             return Pages([{"executions": list(self.executions.values())}])

@@ -222,3 +222,15 @@ def test_ctrl_c_while_watching_leaves_the_run_alone(aws, monkeypatch, capsys):
     with pytest.raises(KeyboardInterrupt):
         commands._follow(aws, arn, plain=True)
     assert aws.states.stopped == [] and "pretrain stop evening" in capsys.readouterr().out
+
+
+def test_scheduled_run_is_found_under_the_id_that_admit_gave_it(aws):
+    put_run(aws, run_json("weekly-20260921T0600"), {"main": metrics_lines(20, 5)})
+    admitted = {
+        "type": "TaskStateExited",
+        "timestamp": BEGAN,
+        "stateExitedEventDetails": {"name": "Admit", "output": '{"run_id": "weekly-20260921T0600"}'},
+    }
+    arn = aws.states.add("4f0c-scheduled", events=[DONE[0], admitted, *DONE[1:4]])
+    view = Observer(aws, arn).look()
+    assert view.run_id == "weekly-20260921T0600" and view.legs[0].step == 20
