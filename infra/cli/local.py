@@ -73,7 +73,7 @@ def run(console: Console, root: Path, *, recipe: str | None, settings: list[str]
             execution = start_execution(target, value)
             view = watch(Observer(target, execution), console, every=EMBEDDED_SECONDS, plain=plain)
         except KeyboardInterrupt:
-            _take_down(console, target, execution)
+            _take_down(console, root, target, execution)
             raise
     _finish(console, target, view, root, time.monotonic() - began)
 
@@ -164,7 +164,7 @@ def _shown(path: Path, root: Path) -> str:
     return str(path)
 
 
-def _take_down(console: Console, target: Target | None, execution: str | None) -> None:
+def _take_down(console: Console, root: Path, target: Target | None, execution: str | None) -> None:
     """After Ctrl-C: stop the run, then the embedded AWS. A second Ctrl-C must not leave half of it running, so it is ignored."""
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -172,7 +172,7 @@ def _take_down(console: Console, target: Target | None, execution: str | None) -
         if target is not None and execution is not None:
             with contextlib.suppress(Exception):  # going down anyway: the launcher ends its jobs itself
                 stop_execution(target, execution, "Ctrl-C in pretrain local run")
-        embedded_aws.down()
+        embedded_aws.down(root)
         console.print("Nothing is left running.", highlight=False)
     finally:
         signal.signal(signal.SIGINT, previous)
