@@ -34,6 +34,7 @@ from training.failure import CheckpointMismatch, CheckpointUnusable
 from training.metrics import diverged, write_json
 
 LEG_FILE, METADATA_FILE = "leg.json", ".metadata"
+CUT_OFF = "saving was cut off"
 _STEP = re.compile(r"step-(\d+)")
 
 
@@ -50,7 +51,7 @@ def damage(folder: Path) -> str | None:
     try:
         metadata = pickle.loads((folder / METADATA_FILE).read_bytes())
     except FileNotFoundError:
-        return f"it has no {METADATA_FILE}: saving was cut off"
+        return f"it has no {METADATA_FILE}: {CUT_OFF}"
     except Exception as error:
         return f"its {METADATA_FILE} cannot be read ({type(error).__name__})"
     needed: dict[str, int] = {}
@@ -124,7 +125,9 @@ class LegCheckpoints(CheckpointManager):
                 continue
             self._whole = [step for step in sorted(candidates) if step <= newest]
             return loaded
-        if self.passed_over and step_folders(self.root):
+        # One that was cut off, or whose parts a sync had not brought up yet, is what any crash leaves behind, and the first
+        # checkpoint of a run can be that one: the run starts again. Several finished ones that are all damaged are no crash.
+        if len([reason for reason in self.passed_over.values() if CUT_OFF not in reason]) > 1:
             raise CheckpointUnusable(
                 f"none of the {len(self.passed_over)} checkpoints can be used: "
                 + "; ".join(f"step-{step}: {reason}" for step, reason in sorted(self.passed_over.items()))

@@ -1,0 +1,126 @@
+"""Nothing lost: jobs killed at random moments and while saving, then resumed, against one that nothing disturbed.
+
+    make bench-resume [TRIALS=20]
+
+Each trial starts ``python -m training.job`` on two CPU ranks over a data set whose epoch ends in the middle, kills it with
+SIGKILL, starts the next attempt on an empty disk with what was synced, and compares every loss, every gradient norm and the
+exported weights bit by bit. Then: from 2 ranks to 1 and back, a truncated newest checkpoint, a checkpoint of another model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
+
+from job_runs import TINY, JobRun, Leg, saving_now, tiny_channel
+
+from data_prep.failure import read_failure
+from data_prep.shards import read_index
+
+LAST_STEP = 24
+ROUNDING = 1e-4  # relative: other ranks sum the same samples in another order
+
+
+def killed(leg: Leg, random_source: random.Random, *, while_saving: bool) -> JobRun:
+    """An attempt killed at a random moment after a random step."""
+    run = leg.start()
+    target = random_source.randint(1, LAST_STEP - 2)
+    run.wait_until(lambda: run.step() >= target and (not while_saving or saving_now(run)))
+    if not while_saving:
+        time.sleep(random_source.uniform(0.0, 0.3))
+    run.process.kill()
+    run.process.wait()
+    return run
+
+
+def trial(root: Path, tokens: Path, whole: JobRun, seed: int) -> tuple[bool, str]:
+    """One killed and resumed leg; whether it is bitwise the undisturbed one, and where it was killed."""
+    leg, source, while_saving = Leg(root, tokens), random.Random(seed), seed % 2 == 0
+    first = killed(leg, source, while_saving=while_saving)
+    place = f"killed {'while saving ' if while_saving else ''}after step {first.step()}"
+    last = leg.start()
+    done = last.finish() == 0
+    return done and last.losses() == whole.losses() and last.export_hash() == whole.export_hash(), place
+
+
+def rank_changes(root: Path, tokens: Path, whole: JobRun) -> bool:
+    """2 ranks to step 10, 1 rank to step 17, 2 ranks to the end: same samples in the same order, losses equal to rounding."""
+    leg, schedule = Leg(root, tokens), {"schedule": {"total_steps": LAST_STEP}}
+    alone = {"processes_per_host": 1, "local_batch_size": 4}
+    for changes in ({"steps": 10}, {"steps": 17, **alone}, {}):
+        run = leg.start({**changes, **schedule})
+        if run.finish() != 0:
+            return False
+    found, expected = run.losses(), whole.losses()
+    return all(abs(found[step][0] - expected[step][0]) <= ROUNDING * expected[step][0] for step in expected)
+
+
+def truncated(root: Path, tokens: Path, whole: JobRun, seed: int) -> bool:
+    """The newest checkpoint lost its end: the one before is used, named, and the rest is bitwise."""
+    leg = Leg(root, tokens)
+    first = leg.start()
+    first.wait_until(lambda: first.step() >= 13)
+    first.process.kill()
+    first.process.wait()
+    newest = max((first.kept / "checkpoints").glob("step-*/.metadata"), key=lambda path: int(path.parent.name.split("-")[1])).parent
+    part = random.Random(seed).choice(sorted(newest.glob("*.distcp")))
+    part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+    last = leg.start()
+    done = last.finish() == 0 and f"{newest.name} is passed over" in last.log()
+    return done and last.losses() == whole.losses() and last.export_hash() == whole.export_hash()
+
+
+def other_model(root: Path, tokens: Path, whole: JobRun) -> bool:
+    """A checkpoint of another model is refused in one sentence."""
+    run = Leg(root, tokens, last=whole).start({"model": {"ffn_dim": 256}, "steps": 30})
+    failure = read_failure(run.failure()) if run.finish() != 0 else None
+    return failure is not None and failure.name == "CheckpointMismatch"
+
+
+def epoch_end(tokens: Path) -> int:
+    """The step in which the first epoch ends."""
+    samples = -(-(read_index(tokens).splits.train.tokens - 1) // TINY["sequence_length"])
+    return -(-samples // TINY["global_batch_size"])
+
+
+def main(trials: int, seed: int) -> int:
+    """Run everything, print a table and one JSON line; 1 when anything was lost."""
+    root = Path(tempfile.mkdtemp(prefix="bench-resume-"))
+    try:
+        tokens = tiny_channel(root / "tokens")
+        whole = Leg(root / "whole", tokens).start()
+        if whole.finish() != 0:
+            raise SystemExit(whole.log())
+        bitwise = 0
+        for number in range(trials):
+            same, place = trial(root / f"trial-{number}", tokens, whole, seed + number)
+            bitwise += same
+            print(f"trial {number + 1:3}  {'bitwise' if same else 'DIFFERS'}  {place}", flush=True)
+            shutil.rmtree(root / f"trial-{number}", ignore_errors=True)
+        rest = {
+            "rank_changes_to_rounding": rank_changes(root / "ranks", tokens, whole),
+            "truncated_falls_back_bitwise": truncated(root / "truncated", tokens, whole, seed),
+            "other_model_refused": other_model(root / "other", tokens, whole),
+        }
+        for name, good in rest.items():
+            print(f"{name:30} {'yes' if good else 'NO'}", flush=True)
+        print(json.dumps({"trials": trials, "bitwise": bitwise, "epoch_ends_in_step": epoch_end(tokens), **rest}))
+        return 0 if bitwise == trials and all(rest.values()) else 1
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1)
+    chosen = parser.parse_args()
+    sys.exit(main(chosen.trials, chosen.seed))
