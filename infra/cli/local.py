@@ -107,18 +107,15 @@ def show_status(console: Console, root: Path) -> None:
 
 
 def _deploy(console: Console, embedded: Embedded) -> None:
-    lines: list[str] = []
     began = time.monotonic()
     with console.status("Deploying the stacks (cdk bootstrap, cdk deploy) ...") as status:
 
         def on_line(line: str) -> None:
-            lines.append(line)
             status.update(f"Deploying the stacks: {escape(line.strip()[: max(20, console.width - 30)])}")
 
         outputs = embedded_aws.deploy(embedded, on_line)
-    console.print(
-        f"[green]✓[/] Stacks deployed with the CDK, {len(outputs)} outputs, {duration(time.monotonic() - began)}", highlight=False
-    )
+    names, took = ", ".join(sorted(outputs)), duration(time.monotonic() - began)
+    console.print(f"[green]✓[/] Stacks deployed by the CDK: {names}, {took}", highlight=False, soft_wrap=True)
 
 
 def _step(console: Console, name: str, work: Callable[[], T], say: Callable[[T], str]) -> T:
