@@ -35,6 +35,6 @@ def build_stacks(app: cdk.App, settings: Settings) -> Stacks:
         allow_lustre_to_use(foundation)
     pipeline = PipelineStack(app, f"{settings.name}-pipeline", settings=settings, foundation=foundation, network=network, env=env)
     monitoring = MonitoringStack(app, f"{settings.name}-monitoring", settings=settings, foundation=foundation, pipeline=pipeline, env=env)
-    pipeline.add_dependency(foundation)
+    pipeline.add_stack_dependency(foundation)
     cdk.Tags.of(app).add(DEPLOYMENT_TAG, settings.name)
     return Stacks(foundation, pipeline, monitoring, network)
