@@ -128,6 +128,17 @@ bench-data: .venv-bench/.done ## Text to token shards against datatrove, dataset
 bench-loader: .venv-bench/.done ## Token loaders against litdata, MDS and torchtitan's own
 	@mkdir -p .cache/bench && PYTHONPATH=. .venv-bench/bin/python tests/bench/loader.py
 
+# -- training: what the job adds to a step, and what a kill loses
+.PHONY: bench-train bench-resume bench-memory
+bench-train: .venv/.dev ## Our trainer and loader against bare torchtitan: overhead of a step (BLOCKS=12)
+	@OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/bench/train.py --blocks $(or $(BLOCKS),12)
+
+bench-resume: .venv/.dev ## Jobs killed with SIGKILL and resumed: bitwise equal or not (TRIALS=20)
+	@PYTHONPATH=. $(BIN)/python tests/bench/resume.py --trials $(or $(TRIALS),20)
+
+bench-memory: .venv/.dev ## torch's memory tracker over all 32 layers of llama3_8b, which the estimate is compared with
+	@PYTHONPATH=. $(BIN)/python tests/training/memory_tracker.py '{"local_batch_size": 1}'
+
 # -- faces: documents and pictures
 .PHONY: docs chromium screenshots
 docs: .venv/.dev ## Write what is generated in docs/ and README.md

@@ -6,7 +6,6 @@ stage in files of at most 5 GB on its own host: hosts share no disk, but their /
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from data_prep.shards import ShardIndex
 from training.leg_job import EXPORT, LegJob
 from training.metrics import write_json
 from training.model import hugging_face_config
+from training.model_card import model_card
 
 MAX_FILE_BYTES = 5_000_000_000  # Hugging Face's own default: larger files make loading and single retries slow
 
@@ -56,7 +56,8 @@ def export_model(trainer: Trainer, job: LegJob, index: ShardIndex) -> Exported:
         write_json(folder / "generation_config.json", {"bos_token_id": index.tokenizer.bos_id, "eos_token_id": index.tokenizer.eos_id})
         for name in index.tokenizer.files:
             shutil.copy(job.tokens / name, folder / Path(name).name)
-        (folder / "leg.json").write_text(json.dumps(trainer.checkpointer.leg, indent=1))
+        write_json(folder / "leg.json", trainer.checkpointer.leg)
+        (folder / "README.md").write_text(model_card(job, index, rows=trainer.metrics_processor.file.rows(), step=trainer.step))
     return Exported(bytes=total, files=len({file for file, _ in merged.values()}), dtype=job.spec.export.dtype)
 
 

@@ -21,6 +21,7 @@ from training.rank_notes import leave_failure
 
 FLOOR_SECONDS = 60.0  # a checkpoint, a validation or a slow disk may hold one step back this long
 FIRST_STEP_SECONDS = 1800.0  # torch.compile, NCCL's start and the load of a checkpoint come before the first step ends
+RECORD_SECONDS = 30.0  # for NCCL's flight record, which asks a library that may itself be stuck
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
@@ -83,6 +84,11 @@ class Watchdog:
                 f"a rank or the network between hosts is stuck. Stacks of each rank are in the job's output, stacks-rank*.txt"
             )
         )
-        if torch.cuda.is_initialized():
-            record = torch._C._distributed_c10d._dump_nccl_trace()  # type: ignore[attr-defined]
-            (self.folder / f"flight-rank{rank}.pickle").write_bytes(record)
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            recorder = threading.Thread(target=self._record_flight, args=(rank,), daemon=True)
+            recorder.start()
+            recorder.join(RECORD_SECONDS)
+
+    def _record_flight(self, rank: str) -> None:
+        record = torch._C._distributed_c10d._dump_nccl_trace()  # type: ignore[attr-defined]
+        (self.folder / f"flight-rank{rank}.pickle").write_bytes(record)

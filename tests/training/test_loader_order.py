@@ -18,6 +18,7 @@ def test_every_epoch_holds_every_sample_once_and_chunks_do_not_matter(samples: i
     order = SampleOrder(seed=seed, samples=samples, block_samples=block, group_blocks=group)
     two = order.at(0, 2 * samples)
     assert sorted(two[:samples].tolist()) == sorted(two[samples:].tolist()) == list(range(samples))
+    assert [order.one(cursor) for cursor in range(0, 2 * samples, 7)] == two[::7].tolist()
     cut = samples // 3
     assert np.array_equal(np.concatenate([order.at(0, cut), order.at(cut, 2 * samples - cut)]), two)
 
