@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterator
 from typing import Any
 
 from data_prep.spec import DataSpec
 from data_prep.strict import Problem, suggestion
 from infra.estimate import Estimate, source_type
-from infra.instances import ACCELERATORS
+from infra.instances import ACCELERATORS, GIB
 from infra.quotas import Use, Want
 from infra.run_spec import SINGLE_LEG, CapacitySource, RunSpec
+from training.memory import device_bytes
 
 GATED = ("meta-llama/", "mistralai/", "google/gemma")
 """Openings of Hugging Face repositories that ask for a token; others are tried without one."""
@@ -43,10 +45,9 @@ def _close(kind: str, known: Collection[str]) -> bool:
 
 
 def device_problems(spec: RunSpec) -> Iterator[Problem]:
-    """One rank for each GPU."""
+    """One rank for each GPU, and a step that fits its memory, on every type that a capacity source may bring."""
     for _, source in _sources(spec):
-        kind = source_type(spec, source)
-        gpus = ACCELERATORS.get(kind)
+        gpus = ACCELERATORS.get(kind := source_type(spec, source))
         for leg in spec.legs:
             training = leg.training
             where = "training" if leg.name == SINGLE_LEG else f"legs.{leg.name}.training"
@@ -55,6 +56,13 @@ def device_problems(spec: RunSpec) -> Iterator[Problem]:
             if training.processes_per_host != gpus.count:
                 message = f"{training.processes_per_host} ranks on {kind}, which has {gpus.count} x {gpus.name}; one rank per GPU"
                 yield Problem(f"{where}.processes_per_host", message)
+                continue
+            batch = source.local_batch_size or training.local_batch_size
+            need = device_bytes(dataclasses.replace(training, local_batch_size=batch), spec.compute.instance_count) / GIB
+            if need > gpus.memory_gib:
+                needs = f"{batch} samples of {training.sequence_length} tokens need about {need:.0f} GiB on each {gpus.name} of {kind}"
+                fix = "lower it or training.sequence_length, raise training.activation_checkpointing, or use more instances"
+                yield Problem(f"{where}.local_batch_size", f"{needs}, which has {gpus.memory_gib:.0f} GiB; {fix}")
 
 
 def needs_token(data: DataSpec) -> list[str]:

@@ -366,3 +366,26 @@ def test_the_functions_package_imports_alone_and_holds_no_wheel(tmp_path: Path) 
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(tmp_path))
+
+
+# -- memory ------------------------------------------------------------------------------------------
+
+
+def test_recipes_fit_their_devices() -> None:
+    assert [list(checks.device_problems(spec(recipe=name))) for name in ("llama3_8b", "llama3_70b")] == [[], []]
+
+
+def test_a_batch_that_does_not_fit_is_refused_with_need_limit_and_fix() -> None:
+    (found,) = checks.device_problems(spec({"training": {"local_batch_size": 8}}))
+    assert found.path == "training.local_batch_size"
+    assert re.search(
+        r"8 samples of 8192 tokens need about \d+ GiB on each NVIDIA H100 of ml.p5.48xlarge, which has 79 GiB; lower", found.message
+    )
+
+
+def test_an_alternative_type_is_checked_with_its_own_batch() -> None:
+    smaller = {"kind": "on_demand", "instance_type": "ml.p4d.24xlarge"}
+    refused = list(checks.device_problems(spec({"compute": {"capacity": [{}, smaller]}})))
+    assert ["ml.p4d.24xlarge" in problem.message for problem in refused] == [True]
+    fitting = {"training": {"global_batch_size": 16}, "compute": {"capacity": [{}, smaller | {"local_batch_size": 1}]}}
+    assert list(checks.device_problems(spec(fitting))) == []
