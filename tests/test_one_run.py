@@ -14,12 +14,14 @@ import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
-from conftest import EmbeddedStacks
 
 from training.metric_line import parse_line
+
+if TYPE_CHECKING:  # the name conftest is not unique at run time
+    from conftest import EmbeddedStacks
 
 pytestmark = pytest.mark.embedded
 
