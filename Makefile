@@ -136,6 +136,10 @@ bench-train: .venv/.dev ## Our trainer and loader against bare torchtitan: overh
 bench-resume: .venv/.dev ## Jobs killed with SIGKILL and resumed: bitwise equal or not (TRIALS=20)
 	@PYTHONPATH=. $(BIN)/python tests/bench/resume.py --trials $(or $(TRIALS),20)
 
+.PHONY: bench-gpu
+bench-gpu: ## The four legs and single changes on one CUDA device (PYTHON=... with torch 2.14; installs nothing)
+	@PYTHONPATH=. $(PYTHON) tests/bench/gpu.py
+
 bench-memory: .venv/.dev ## torch's memory tracker over all 32 layers of llama3_8b, which the estimate is compared with
 	@PYTHONPATH=. $(BIN)/python tests/training/memory_tracker.py '{"local_batch_size": 1}'
 

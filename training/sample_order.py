@@ -65,6 +65,24 @@ def _feistel(values: npt.NDArray[np.uint64], half: int, round_keys: list[Any]) -
     return (left << shift) | right
 
 
+def permute_one(value: int, size: int, key: int) -> int:
+    """``permute`` of a single value in Python integers: 20 microseconds, where numpy's calls for one value take a millisecond."""
+    if size <= 1:
+        return value
+    half = ((size - 1).bit_length() + 1) // 2
+    mask = (1 << half) - 1
+    round_keys = [key_of(key, size, r) for r in range(_ROUNDS)]
+    while True:
+        left, right = value >> half, value & mask
+        for round_key in round_keys:
+            word = ((right ^ round_key) * 0xBF58476D1CE4E5B9) & _MASK
+            word = ((word ^ (word >> 29)) * 0x94D049BB133111EB) & _MASK
+            left, right = right, left ^ ((word >> 32) & mask)
+        value = (left << half) | right
+        if value < size:
+            return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleOrder:
     """f(seed, epoch, index) -> sample, a bijection of [0, samples) for every epoch."""
@@ -91,6 +109,22 @@ class SampleOrder:
             out[done : done + take] = self._samples_at(epoch, places + group * group_size)
             done += take
         return out
+
+    def one(self, cursor: int) -> int:
+        """``at(cursor, 1)``, faster: what a resumed run waits for."""
+        epoch, index = divmod(cursor, self.samples)
+        group_size = self.block_samples * self.group_blocks
+        group, offset = divmod(index, group_size)
+        size = min(group_size, self.samples - group * group_size)
+        place = group * group_size + permute_one(offset, size, key_of(self.seed, epoch, 1, group))
+        blocks, short = divmod(self.samples, self.block_samples)
+        if blocks == 0:
+            return place
+        short_at = key_of(self.seed, epoch, 2) % (blocks + 1) * self.block_samples if short else self.samples
+        if short_at <= place < short_at + short:
+            return blocks * self.block_samples + place - short_at
+        block, within = divmod(place - short if place >= short_at + short else place, self.block_samples)
+        return permute_one(block, blocks, key_of(self.seed, epoch, 3)) * self.block_samples + within
 
     def _samples_at(self, epoch: int, places: Indices) -> Indices:
         """Where the epoch's block order puts each place."""

@@ -196,9 +196,8 @@ def main() -> None:
     full, floor = cpu_over_floor(corpus, tokenizer)
     wall = {name: statistics.median(run[0] for run in runs) for name, runs in found.items()}
     cpu = {name: statistics.median(run[1] for run in runs) for name, runs in found.items()}
-    print(
-        f"\n{text_bytes / 1e6:.0f} MB of text, {tokens / 1e6:.1f} M tokens, 2 workers, median of {ROUNDS}; load {os.getloadavg()[0]:.1f} at the end\n"
-    )
+    what = f"{text_bytes / 1e6:.0f} MB of text, {tokens / 1e6:.1f} M tokens, 2 workers, median of {ROUNDS}"
+    print(f"\n{what}; load {os.getloadavg()[0]:.1f} at the end\n")
     print(f"{'':40}{'wall s':>9}{'CPU s':>9}{'MB/s':>9}{'x ours':>9}")
     for name, seconds in wall.items():
         print(f"{NAMES.get(name, name):40}{seconds:9.2f}{cpu[name]:9.2f}{text_bytes / 1e6 / seconds:9.1f}{seconds / wall['ours']:9.1f}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,8 +85,15 @@ class LitdataEncoder:
             yield torch.tensor([BOS, *self.made.encode(text, add_special_tokens=False).ids, EOS], dtype=torch.int32)
 
 
+def keep_litdata_out_of_tmp(folder: Path) -> None:
+    """litdata works in /tmp/data and /tmp/chunks and empties them, whoever's they are, unless told otherwise."""
+    for name in ("DATA_OPTIMIZER_CACHE_FOLDER", "DATA_OPTIMIZER_DATA_CACHE_FOLDER"):
+        os.environ[name] = str(folder / name.lower())
+
+
 def run_litdata(corpus: Path, tokenizer_json: str, out: Path) -> None:
     """litdata's optimize with a TokensLoader."""
+    keep_litdata_out_of_tmp(out)
     from litdata import TokensLoader, optimize
 
     files = sorted(str(path) for path in corpus.glob("*.jsonl.gz"))

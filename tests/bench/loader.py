@@ -129,6 +129,9 @@ class Blocks:
 
 def litdata(folder: Path, stream: Path) -> Callable[[], Iterator[Any]]:
     """litdata: StreamingDataset over TokensLoader."""
+    from data_peers import keep_litdata_out_of_tmp
+
+    keep_litdata_out_of_tmp(folder)
     from litdata import StreamingDataset, TokensLoader, optimize
 
     optimize(
