@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from job_runs import ROOT, TINY, JobRun, Leg, saving_now, start_job
+from job_runs import TINY, JobRun, Leg, saving_now, start_job
 from leg_corpus import write_job
 
 from data_prep.failure import read_failure
@@ -160,14 +158,6 @@ def test_what_cannot_work_is_refused_before_a_rank_starts(change: dict[str, Any]
     assert run.finish() == 1
     assert sentence in run.failure()
     assert "Traceback" not in run.log()
-
-
-def test_the_image_check_prints_one_json_line() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "training.job", "--check", "--device", "cpu"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    report = json.loads(done.stdout)
-    assert report["packages"]["torchtitan"] == "0.3.0"
 
 
 def test_transformers_reads_the_export_and_agrees_with_torchtitan(whole: JobRun) -> None:
