@@ -1,7 +1,7 @@
 """Groups of CPU ranks for tests: one process imports torch and torchtitan once, and forks the ranks of each proof.
 
 with RankServer() as server:
-    server.run("proofs:three_steps", world=2, base="/tmp/x", training={...})   -> one value per rank
+    server.run("proofs:train", world=2, base="job", training={...})   -> one value per rank
 """
 
 from __future__ import annotations
