@@ -11,6 +11,9 @@ PYTHON ?= python3
 ENVIRONMENT ?= default
 BIN := .venv/bin
 PIP := pip --disable-pip-version-check install --quiet --no-compile
+# Bytecode is written once, on all cores: jobs see their environment read-only, and would compile torch at every start.
+# Some packages ship templates that are no valid Python; those stay as they are.
+COMPILE := bin/python -m compileall -qq -j 0
 CDK := node_modules/.bin/cdk
 # jsii warns about Node 20's end of life on every start; Node 20 to 24 are tested.
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 1
@@ -44,11 +47,13 @@ node-present:
 	@echo "Installing the jobs' packages (torch and its CUDA libraries are about 7 GB; the first time takes minutes) ..."
 	$(BIN)/$(PIP) -r requirements-dev.txt
 	$(BIN)/$(PIP) --no-deps --editable .
+	@.venv/$(COMPILE) .venv || true
 	@touch $@ .venv/.deploy
 
 .venv-aws/.done: infra/local/requirements.txt | python-present
 	test -x .venv-aws/bin/python || $(PYTHON) -m venv .venv-aws
 	.venv-aws/bin/$(PIP) -r infra/local/requirements.txt
+	@.venv-aws/$(COMPILE) .venv-aws || true
 	@touch $@
 
 node_modules/.done: package.json package-lock.json | node-present
