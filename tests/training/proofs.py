@@ -54,11 +54,9 @@ def initial_weights(base: str) -> dict[str, Any]:
 
 def train_flex(base: str) -> dict[str, Any]:
     """``train`` with FlexAttention, whose CPU backward torch refuses at the door although its eager kernels have one."""
-    import torch._dynamo
     import torch.nn.attention.flex_attention as flex
     from torchtitan.models.common.attention import FlexAttention
 
-    torch._dynamo.config.disable = True
     flex._validate_device = lambda *_: None  # type: ignore[attr-defined]
     FlexAttention._compiled_flex_attn = staticmethod(flex.flex_attention)
     return train(base, flex=True)
