@@ -12,12 +12,10 @@ from rich.text import Text
 from infra.cli.preflight import Check, Preflight, as_value
 from infra.cli.screen import duration
 from infra.run_spec import Leg, RunSpec, as_input
-from training.memory import parameter_count
+from training.memory import device_bytes, parameter_count
 from training.spec import data_parallel_ranks
 
 MARKS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "bold red")}
-STATE_BYTES_PER_PARAMETER = 16
-"""float32 weight, gradient and AdamW's two moments, 4 bytes each; all four are sharded (FSDP)."""
 
 
 def show_checks(checks: tuple[Check, ...], console: Console) -> None:
@@ -43,7 +41,7 @@ def show_plan(plan: Preflight, console: Console) -> None:
         highlight=False,
     )
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for title in ("leg", "parameters", "steps", "tokens", "time", "USD", "state/device"):
+    for title in ("leg", "parameters", "steps", "tokens", "time", "USD", "memory/device"):
         table.add_column(title, justify="left" if title == "leg" else "right", no_wrap=True)
     for leg, cost in zip(spec.legs, costs.legs, strict=True):
         known = leg.training.expected_tokens_per_second_per_device is not None
@@ -54,23 +52,18 @@ def show_plan(plan: Preflight, console: Console) -> None:
             _count(cost.tokens),
             ("" if known else "<= ") + duration(cost.seconds),
             "?" if cost.usd is None else f"{cost.usd:,.2f}",
-            f"{state_gib(leg, compute.instance_count):,.1f} GiB",
+            f"{memory_gib(leg, compute.instance_count):,.1f} GiB",
         )
     console.print(table)
     prepare = "none, tokenised already" if plan.data_exists else f"at most ${costs.prepare_max_usd or 0:,.2f}"
     console.print(f"Preparing data: {prepare}. Estimate ${costs.usd or 0:,.2f}, budget ${spec.budget.max_usd:,.2f}.", highlight=False)
     skipped = [name for name, there in (("Build image", plan.image_exists), ("Prepare data", plan.data_exists)) if there]
     console.print(f"Skipped, already there: {', '.join(skipped) or 'nothing'}.", highlight=False)
-    console.print("State per device: weights, gradients and AdamW's moments in float32, sharded; activations come on top.", style="dim")
 
 
-def state_gib(leg: Leg, hosts: int) -> float:
-    """GiB of model and optimiser state on each device."""
-    training = leg.training
-    p = training.parallelism
-    devices = hosts * training.processes_per_host
-    shards = devices // p.replicate if p.shard == -1 else p.shard * p.tensor * p.pipeline * p.context
-    return parameter_count(training.model) * STATE_BYTES_PER_PARAMETER / max(1, shards) / 2**30
+def memory_gib(leg: Leg, hosts: int) -> float:
+    """GiB that a step needs on each device: state, activations and logits (training/memory.py, which Admit asks too)."""
+    return device_bytes(leg.training, hosts) / 2**30
 
 
 def plan_value(plan: Preflight) -> dict[str, Any]:
@@ -82,7 +75,7 @@ def plan_value(plan: Preflight) -> dict[str, Any]:
         "run": as_input(spec),
         "estimate": plan.estimate.as_value(),
         "skips": {"build_image": plan.image_exists, "prepare_data": plan.data_exists},
-        "state_gib_per_device": {leg.name: round(state_gib(leg, spec.compute.instance_count), 3) for leg in spec.legs},
+        "memory_gib_per_device": {leg.name: round(memory_gib(leg, spec.compute.instance_count), 3) for leg in spec.legs},
         "data_parallel_ranks": ranks,
         "checks": [as_value(check) for check in plan.checks],
     }
