@@ -31,7 +31,7 @@ def environment(home: Path) -> dict[str, str]:
         "CDK_HOME": str(home / "cdk-home"),
         "CDK_DISABLE_CLI_TELEMETRY": "true",
         "CDK_DISABLE_VERSION_CHECK": "1",
-        "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "1",
+        "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "20",
         "NODE_NO_WARNINGS": "1",  # the SDK inside the CDK announces the end of Node versions on every start
     }
 

@@ -12,7 +12,7 @@ from offline.pipeline import Pipeline
 from offline.scenarios import paths
 from offline.synthesis import settings_of, synthesise
 
-os.environ.setdefault("JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION", "1")
+os.environ.setdefault("JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION", "20")
 
 
 @pytest.fixture(scope="session")
