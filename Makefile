@@ -89,15 +89,17 @@ deploy: .venv/.deploy node_modules/.done ## Deploy to the account that the AWS c
 
 # ---- checks and tests --------------------------------------------------------------------------
 
-.PHONY: check test format
+.PHONY: check suite test format
 check: .venv/.dev ## Format, lint and strict types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: env ## Everything that CI runs
-	@$(MAKE) check
+suite: .venv/.dev
 	$(BIN)/python -m pytest
+
+test: env ## Everything that CI runs
+	@$(MAKE) -j2 check suite
 
 format: .venv/.dev ## Format and fix what can be fixed
 	$(BIN)/ruff format .
