@@ -14,6 +14,13 @@ from typing import Any
 
 from training.failure import BadInput
 
+NCCL_NETWORK = "AWS Libfabric"
+"""NCCL_NET of several hosts: without that network NCCL fails ("network AWS Libfabric not found") and does not fall back to TCP.
+
+The name of aws-ofi-nccl up to 1.11; later ones call themselves Libfabric, and take this name when they find it asked for
+(nvidia_plugin_name_fixup in its src/nccl_ofi_interface_nvidia.cpp).
+"""
+
 FIRST_PORT, PORTS = 20_000, 10_000  # below Linux's ephemeral ports (32768-60999), so no outgoing connection holds one
 
 
@@ -79,8 +86,11 @@ def torchrun_arguments(cluster: Cluster, processes_per_host: int, job_key: str) 
     ]
 
 
-def network_environment(cluster: Cluster) -> dict[str, str]:
-    """Environment that keeps the hosts' traffic on the interface SageMaker names; empty on one host."""
-    if cluster.size == 1 or cluster.interface is None:
+def network_environment(cluster: Cluster, device: str) -> dict[str, str]:
+    """Environment that keeps the hosts' traffic on EFA, and what must be TCP on the interface SageMaker names; empty on one host."""
+    if cluster.size == 1:
         return {}
-    return {"NCCL_SOCKET_IFNAME": cluster.interface, "GLOO_SOCKET_IFNAME": cluster.interface}
+    pinned = {"NCCL_NET": NCCL_NETWORK} if device == "cuda" else {}
+    if cluster.interface is None:
+        return pinned
+    return {**pinned, "NCCL_SOCKET_IFNAME": cluster.interface, "GLOO_SOCKET_IFNAME": cluster.interface}

@@ -16,13 +16,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.cluster import NCCL_NETWORK
 from training.failure import FabricSlow
 from training.leg_job import LegJob, read_job
 from training.rank_notes import classify, leave_failure
 
-GATE_SECONDS = 20.0  # with NCCL's start, about a minute; bandwidth is steady after a few seconds
+# With the ranks' and NCCL's start the gate takes about a minute. At EFA's speed 20 s are thousands of sums over every rail
+# (nccl-tests measures 20); a minute of sums would say no more, and cost eight hosts $5.60 more at every attempt.
+GATE_SECONDS = 20.0
 BUFFER_BYTES = 256 << 20  # all-reduce is at its full bandwidth from some 100 MB on
 CHECK_EVERY = 10  # all ranks agree on the end by a flag in every tenth sum, so that none sums alone
+
+
+_WHAT_TO_CHECK = (
+    "Another host may do; if this repeats, check that the instance type has EFA, that the image holds aws-ofi-nccl, and that the "
+    "security group lets the hosts reach each other"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,30 +45,38 @@ class Measured:
 
 
 def transport(log: Iterable[str]) -> str | None:
-    """The network of NCCL's ``Using network X`` or ``via NET/X/0`` lines; AWS's plugin calls itself OFI, Libfabric or AWS Libfabric."""
+    """The network of NCCL's ``Using network X`` or ``via NET/X/0`` lines; AWS's plugin calls itself OFI, Libfabric or AWS Libfabric.
+
+    Any line that names another network decides: one slow pair of hosts slows all.
+    """
     found: str | None = None
     for line in log:
-        match = re.search(r"via NET/([A-Za-z]+)|Using network ([A-Za-z ]+)", line)
+        match = re.search(r"via NET/([^/]+)/|Using network (.+)", line)
         if match:
             name = (match[1] or match[2]).strip()
-            found = "OFI" if "ofi" in name.lower() or "libfabric" in name.lower() else name
+            if "ofi" not in name.lower() and "libfabric" not in name.lower():
+                return name
+            found = "OFI"
     return found
 
 
 def problem(measured: Measured, floor: float) -> str | None:
     """Why training should not start on this network, or None."""
     if measured.transport is not None and measured.transport != "OFI":
-        return (
-            f"NCCL talks over NET/{measured.transport} and not over EFA (NET/OFI): about a tenth of the speed. Another host may do; "
-            "if this repeats, check that the instance type has EFA, that the image holds aws-ofi-nccl, and that the security group "
-            "lets the hosts reach each other"
-        )
+        return f"NCCL talks over NET/{measured.transport} and not over EFA (NET/OFI): about a tenth of the speed. {_WHAT_TO_CHECK}"
     if measured.bus_gb_per_second < floor:
         return (
             f"all-reduce between hosts reaches {measured.bus_gb_per_second:.1f} GB/s and training.min_all_reduce_gbps is {floor:g}: "
             "another set of hosts may do; if this repeats, lower the floor"
         )
     return None
+
+
+def without_network(error: str) -> str | None:
+    """The sentence for an error of NCCL that lacks the network which cluster.NCCL_NETWORK asks for; None for any other."""
+    if f"network {NCCL_NETWORK} not found" not in error:
+        return None
+    return f"NCCL finds no EFA (NCCL_NET={NCCL_NETWORK}), and TCP would be about a tenth of the speed. {_WHAT_TO_CHECK}"
 
 
 def bus_bandwidth(bytes_per_sum: int, sums: int, ranks: int, seconds: float) -> float:
@@ -116,7 +133,8 @@ def main() -> int:
     try:
         _gate(read_job())
     except BaseException as error:
-        leave_failure(classify(error))
+        missing = without_network(str(error))
+        leave_failure(FabricSlow(missing) if missing else classify(error))
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -81,7 +81,7 @@ def rank_environment(job: LegJob) -> dict[str, str]:
     threads = max(1, cores // job.spec.processes_per_host) if job.spec.device == "cpu" else 1
     settings = {"OMP_NUM_THREADS": str(threads), "TORCH_NCCL_DUMP_ON_TIMEOUT": "1", "PYTHONUNBUFFERED": "1"}
     compat = compat_environment(os.environ) if job.spec.device == "cuda" else {}
-    return {**os.environ, **settings, **network_environment(job.cluster), **compat}
+    return {**os.environ, **settings, **network_environment(job.cluster, job.spec.device), **compat}
 
 
 def _run_ranks(job: LegJob, module: str) -> int:

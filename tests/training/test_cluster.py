@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from training.cluster import Cluster, network_environment, read_cluster, rendezvous_port, torchrun_arguments
+from training.cluster import NCCL_NETWORK, Cluster, network_environment, read_cluster, rendezvous_port, torchrun_arguments
 from training.failure import BadInput
 
 TWELVE = {"current_host": "algo-2", "hosts": [f"algo-{n}" for n in range(12, 0, -1)], "network_interface_name": "eth0"}
@@ -31,11 +31,13 @@ def test_two_attempts_do_not_share_a_port() -> None:
 def test_one_host_stays_on_loopback_and_leaves_the_network_alone() -> None:
     cluster = Cluster(hosts=("algo-1",), current_host="algo-1", interface="eth0")
     assert "--master-addr=127.0.0.1" in torchrun_arguments(cluster, 2, "key")
-    assert network_environment(cluster) == {}
+    assert network_environment(cluster, "cuda") == {}
 
 
 def test_several_hosts_keep_to_the_interface_that_sagemaker_names() -> None:
-    assert network_environment(read_cluster(TWELVE)) == {"NCCL_SOCKET_IFNAME": "eth0", "GLOO_SOCKET_IFNAME": "eth0"}
+    named = {"NCCL_SOCKET_IFNAME": "eth0", "GLOO_SOCKET_IFNAME": "eth0"}
+    assert network_environment(read_cluster(TWELVE), "cpu") == named
+    assert network_environment(read_cluster(TWELVE), "cuda") == {"NCCL_NET": NCCL_NETWORK, **named}
 
 
 @pytest.mark.parametrize("config", [{}, {"current_host": "algo-3", "hosts": ["algo-1"]}, {"current_host": "a", "hosts": ["a", "a"]}])
