@@ -217,10 +217,33 @@ class TrainingSpec:
             )
         if self.float8 != "off" and (self.model.dim % 16 or self.model.ffn_dim % 16):
             yield Problem("float8", f"FP8 products need model.dim={self.model.dim} and model.ffn_dim={self.model.ffn_dim} divisible by 16")
-        if self.sequence_length % (self.parallelism.context * 2 if self.parallelism.context > 1 else 1):
-            yield Problem(
-                "sequence_length", f"{self.sequence_length} is not divisible by 2 x parallelism.context={self.parallelism.context}"
-            )
+        yield from _split_problems(self)
+
+
+FLEX_BLOCK = 128  # tokens that FlexAttention's masks come in; torch gives each rank whole blocks
+
+
+def _split_problems(spec: TrainingSpec) -> Iterator[Problem]:
+    """What tensor, context and pipeline parallelism must divide; torchtitan would refuse it once the devices are paid for."""
+    shape, degrees = spec.model, spec.parallelism
+    tensor, context, pipeline = degrees.tensor, degrees.context, degrees.pipeline
+    if tensor > 1:
+        for name, heads in (("heads", shape.heads), ("kv_heads", shape.kv_heads)):
+            if heads % tensor:
+                yield Problem("parallelism.tensor", f"{tensor} does not divide model.{name}={heads}")
+    pieces = tensor * (2 * context if context > 1 else 1)
+    if spec.sequence_length % pieces:
+        named = " x ".join([f"parallelism.tensor={tensor}"] * (tensor > 1) + [f"2 x parallelism.context={context}"] * (context > 1))
+        yield Problem("sequence_length", f"{spec.sequence_length} is not divisible by {named}")
+    elif context > 1 and spec.attention == "flex" and spec.sequence_length % (context * FLEX_BLOCK):
+        yield Problem(
+            "sequence_length",
+            f"{spec.sequence_length} is not divisible by {FLEX_BLOCK} x parallelism.context={context}, as attention=flex needs",
+        )
+    if pipeline > 1 and shape.tie_embeddings:
+        yield Problem("parallelism.pipeline", f"{pipeline} stages cannot share one weight; set model.tie_embeddings to false")
+    if pipeline > shape.layers:
+        yield Problem("parallelism.pipeline", f"{pipeline} stages need as many layers, and model.layers is {shape.layers}")
 
 
 def data_parallel_ranks(spec: TrainingSpec, hosts: int) -> int:
