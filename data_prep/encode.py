@@ -59,11 +59,6 @@ class FastokensEncoder(Encoder):
         return np.frombuffer(ids, "<u4"), np.frombuffer(offsets, "<u8").astype(np.int64)
 
 
-def make_encoder(name: EncoderName, files: TokenizerFiles) -> Encoder:
-    """The encoder of that name."""
-    return FastokensEncoder(files) if name == "fastokens" else HuggingFaceEncoder(files)
-
-
 class Assembler:
     """Puts BOS and EOS around each document, in the shards' dtype."""
 

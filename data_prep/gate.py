@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from data_prep.encode import Encoder, EncoderName, FastokensEncoder, HuggingFaceEncoder
+from data_prep.encode import Encoder, EncoderName, HuggingFaceEncoder
 from data_prep.failure import EncoderMismatch
 from data_prep.part import Sample
+from data_prep.preload import fast_encoder
 from data_prep.store import Store
 from data_prep.tokenizer import TokenizerFiles
 
@@ -131,7 +132,7 @@ def adversarial() -> Iterator[str]:
 def compare(chunk: tuple[int, int] | None, files: TokenizerFiles) -> str | None:
     """The first text of a work item on which the encoders differ, in words, or None."""
     try:
-        fast = _fast(files)
+        fast = fast_encoder(files)
     except Exception as error:  # the library's own exception types are not declared
         return f"fastokens cannot load this tokenizer: {error}"
     texts = list(texts_of(chunk))
@@ -154,11 +155,6 @@ def first_difference(fast: Encoder, reference: Encoder, texts: list[str]) -> str
             at = next((i for i, (x, y) in enumerate(zip(one, other, strict=False)) if x != y), min(len(one), len(other)))
             return f"fastokens differs on {text[:40]!r}...: ids {one[at : at + 5]} for {other[at : at + 5]} at position {at}"
     return None
-
-
-@functools.lru_cache(maxsize=1)
-def _fast(files: TokenizerFiles) -> Encoder:
-    return FastokensEncoder(files)
 
 
 @functools.lru_cache(maxsize=1)

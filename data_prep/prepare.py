@@ -36,7 +36,7 @@ from data_prep.store import Store
 from data_prep.strict import SpecError, parse, to_json
 from data_prep.tokenizer import TokenizerFiles, facts
 from data_prep.tokenizer_source import obtain
-from data_prep.workers import Setup, WorkerPool, memory_bound_mib
+from data_prep.workers import Setup, WorkerPool, memory_bound_mib, start_server
 
 MANIFEST = WORK_PREFIX + "manifest.json"
 PARTS_PREFIX = WORK_PREFIX + "parts/"
@@ -130,10 +130,11 @@ def _prepare(job: Job) -> ShardIndex | None:
     if not job.instances.leads:
         together.wait(lambda: job.out.exists(MANIFEST) or job.out.exists(INDEX_FILE), "the first instance's manifest", (0,))
     files = _tokenizer(job, plan)
+    start_server(_local_tokenizer(job, files))
     manifest = _agree(job, plan, files, together)
     bound = memory_bound_mib(job.spec, files)
     job.say(f"{len(plan)} parts; a worker holds at most {bound} MiB (data.max_line_bytes and data.max_document_bytes bound it)")
-    with WorkerPool(_setup(job, files, manifest.tokenizer, manifest.encoder), job.workers, len(plan)) as pool:
+    with WorkerPool(_setup(job, manifest.tokenizer, manifest.encoder), job.workers, len(plan)) as pool:
         _run_parts(job, plan, pool, SampleCheck(files, manifest.encoder), records, together)
         if not job.instances.leads:
             return None
@@ -160,6 +161,19 @@ def _tokenizer(job: Job, plan: Sequence[Part]) -> TokenizerFiles:
         return TokenizerFiles(tokenizer)
 
 
+def _local_tokenizer(job: Job, files: TokenizerFiles) -> Path:
+    """The files where this instance's workers read them."""
+    folder = _tokenizer_folder(job)
+    folder.mkdir(exist_ok=True)
+    for name, content in files.named():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def _tokenizer_folder(job: Job) -> Path:
+    return job.scratch / "tokenizer"
+
+
 def _agree(job: Job, plan: Sequence[Part], files: TokenizerFiles, together: Together) -> Manifest:
     """The manifest: written by the first instance, checked by the others."""
     known = facts(files, job.spec.tokenizer)
@@ -181,7 +195,7 @@ def _agree(job: Job, plan: Sequence[Part], files: TokenizerFiles, together: Toge
 def _verdict(job: Job, plan: Sequence[Part], files: TokenizerFiles, known: TokenizerFacts, together: Together) -> Verdict:
     def run(chunks: Iterable[Any]) -> Iterator[Any]:
         job.say("comparing the fast encoder with Hugging Face tokenizers on every code point (once per tokenizer)")
-        with WorkerPool(_setup(job, files, known, "huggingface"), job.workers, job.workers) as pool:
+        with WorkerPool(_setup(job, known, "huggingface"), job.workers, job.workers) as pool:
             yield from pool.gate(chunks, together.beat)
 
     text_bytes = sum(expected_text(segment) for part in plan for segment in part.segments)
@@ -193,10 +207,11 @@ def _plan_hash(plan: Sequence[Part]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
-def _setup(job: Job, files: TokenizerFiles, known: TokenizerFacts, encoder: EncoderName) -> Setup:
+def _setup(job: Job, known: TokenizerFacts, encoder: EncoderName) -> Setup:
     return Setup(
-        spec=job.spec, source_uri=job.listing.uri, out_uri=job.out.uri, files=files, facts=known, encoder=encoder, scratch=str(job.scratch)
-    )
+        spec=job.spec, source_uri=job.listing.uri, out_uri=job.out.uri, tokenizer=str(_tokenizer_folder(job)), facts=known,
+        encoder=encoder, scratch=str(job.scratch),
+    )  # fmt: skip
 
 
 # -- the parts -------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -30,6 +31,12 @@ class TokenizerFiles:
 
     tokenizer: bytes
     config: bytes | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> TokenizerFiles:
+        """The files of a local folder."""
+        config = folder / TOKENIZER_CONFIG_FILE
+        return cls((folder / TOKENIZER_FILE).read_bytes(), config.read_bytes() if config.is_file() else None)
 
     @property
     def sha256(self) -> str:

@@ -1,27 +1,32 @@
-"""The worker processes of one instance: one per core, one part at a time, no state that a kill could lose."""
+"""The worker processes of one instance: one per core, one part at a time, no state that a kill could lose.
+
+They are forked from a server process (multiprocessing's forkserver) that has loaded the encoder: its tables, 180 MB and more
+than a second for Llama 3's vocabulary, are made once and lie in memory once, however many workers there are.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import connection, forkserver
 from multiprocessing.sharedctypes import Synchronized, SynchronizedArray
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data_prep.encode import Assembler, EncoderName, make_encoder
+from data_prep.encode import Assembler, EncoderName, HuggingFaceEncoder
 from data_prep.failure import WorkerLost
 from data_prep.finalise import Packing, pack
 from data_prep.gate import compare
 from data_prep.part import PartContext, PartRecord, Sample, run_part
 from data_prep.plan import Part
+from data_prep.preload import FOLDER_VARIABLE, fast_encoder
 from data_prep.progress import Counts
 from data_prep.shards import Shard, TokenizerFacts
 from data_prep.spec import DataSpec
@@ -29,8 +34,9 @@ from data_prep.store import open_store
 from data_prep.tokenizer import TokenizerFiles
 
 T = TypeVar("T")
-_PR_SET_PDEATHSIG = 1  # prctl(2)
 POLL_SECONDS = 0.2
+ONE_THREAD = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OPENBLAS_NUM_THREADS": "1"}
+_CONTEXT = multiprocessing.get_context("forkserver")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +46,40 @@ class Setup:
     spec: DataSpec
     source_uri: str
     out_uri: str
-    files: TokenizerFiles
+    tokenizer: str
+    """Local folder of the tokenizer's files."""
     facts: TokenizerFacts
     encoder: EncoderName
     scratch: str
     """Local folder under which each worker makes its own."""
 
 
+def start_server(tokenizer: Path) -> None:
+    """Start the process that workers are forked from, while this one goes on; one per process, later calls change nothing.
+
+    Args:
+        tokenizer: local folder of the tokenizer's files. Workers of another tokenizer load their own.
+    """
+    given = {FOLDER_VARIABLE: str(tokenizer), **ONE_THREAD}
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
+    try:
+        _CONTEXT.set_forkserver_preload(["data_prep.preload", "data_prep.workers"])
+        forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def memory_bound_mib(spec: DataSpec, files: TokenizerFiles) -> int:
     """What one worker holds at most, whatever the size of a file or document.
 
-    Python and libraries, the encoder's tables (measured: 20 bytes per byte of tokenizer.json), a line in its few forms
-    (bytes as read, joined and cut out, text at up to four bytes a character), a document likewise, batches and uploads.
+    Python and libraries, the encoder's tables (measured: 20 bytes per byte of tokenizer.json; fastokens' are shared by all
+    workers), a line in its few forms (bytes as read, joined and cut out, text at up to four bytes a character), a document
+    likewise, batches and uploads.
     """
     return 128 + (20 * len(files.tokenizer) + 8 * spec.max_line_bytes + 8 * spec.max_document_bytes) // (1 << 20)
 
@@ -61,11 +89,11 @@ class WorkerPool:
 
     def __init__(self, setup: Setup, workers: int, tasks: int) -> None:
         workers = max(1, min(workers, tasks))
-        context = multiprocessing.get_context("spawn")  # threads of the parent and its clients do not survive a fork
-        self._slots: SynchronizedArray[int] = context.Array("q", 3 * workers)
-        claimed: Synchronized[int] = context.Value("i", 0)
-        arguments = (setup, self._slots, claimed, workers, os.getpid())
-        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=arguments)
+        start_server(Path(setup.tokenizer))
+        self._slots: SynchronizedArray[int] = _CONTEXT.Array("q", 3 * workers)
+        claimed: Synchronized[int] = _CONTEXT.Value("i", 0)
+        arguments = (setup, self._slots, claimed, workers)
+        self._pool = ProcessPoolExecutor(workers, mp_context=_CONTEXT, initializer=_start, initargs=arguments)
 
     def __enter__(self) -> WorkerPool:
         """The pool itself; processes start with the first task."""
@@ -123,14 +151,15 @@ _worker: _Worker | None = None
 
 class _Worker:
     def __init__(self, setup: Setup, slots: SynchronizedArray[int], number: int) -> None:
-        self.setup, self._slots, self._number = setup, slots, number
+        self._slots, self._number = slots, number
+        self.files = TokenizerFiles.read(Path(setup.tokenizer))
         self.folder = Path(tempfile.mkdtemp(prefix=f"worker-{number}-", dir=setup.scratch))
         self.out = open_store(setup.out_uri)
         self.context = PartContext(
             spec=setup.spec,
             source=open_store(setup.source_uri),
             out=self.out,
-            encoder=make_encoder(setup.encoder, setup.files),
+            encoder=fast_encoder(self.files) if setup.encoder == "fastokens" else HuggingFaceEncoder(self.files),
             assembler=Assembler(setup.facts),
             folder=self.folder,
             progress=self.count,
@@ -144,18 +173,23 @@ class _Worker:
         raw[base + 2] += tokens
 
 
-def _start(setup: Setup, slots: SynchronizedArray[int], claimed: Synchronized[int], workers: int, parent: int) -> None:
+def _start(setup: Setup, slots: SynchronizedArray[int], claimed: Synchronized[int], workers: int) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)  # the parent was killed before the line above
-    os.environ.update(RAYON_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")  # one process per core, one thread each
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.update(ONE_THREAD)  # one process per core, one thread each
     with claimed.get_lock():
         number = claimed.value
         claimed.value += 1
     _worker = _Worker(setup, slots, number % workers)
+
+
+def _end_with_parent() -> None:
+    """A killed job leaves no worker behind."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _own() -> _Worker:
@@ -174,4 +208,4 @@ def _run_packing(packing: Packing) -> tuple[str, Shard]:
 
 
 def _run_gate(chunk: Any) -> Any:
-    return compare(chunk, _own().setup.files)
+    return compare(chunk, _own().files)

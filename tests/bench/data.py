@@ -70,8 +70,8 @@ def peer(name: str, corpus: Path, tokenizer: Path, out: Path) -> list[str]:
     return [str(python), str(Path(__file__).with_name("data_peers.py")), name, str(corpus), str(tokenizer / "tokenizer.json"), str(out)]
 
 
-def timed(command: Sequence[str]) -> tuple[float, float]:
-    """(wall seconds, CPU seconds) of a process and its children."""
+def timed(command: Sequence[str]) -> float:
+    """Wall seconds of a process and its children."""
     environment = {
         **os.environ,
         "TOKENIZERS_PARALLELISM": "false",
@@ -79,12 +79,12 @@ def timed(command: Sequence[str]) -> tuple[float, float]:
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": str(ROOT),
     }
-    before, started = os.times(), time.perf_counter()
+    started = time.perf_counter()
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    wall, after = time.perf_counter() - started, os.times()
+    wall = time.perf_counter() - started
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(command[:4])} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
-    return wall, after.children_user + after.children_system - before.children_user - before.children_system
+    return wall
 
 
 def peak_mib(command: Sequence[str]) -> float:
@@ -161,7 +161,7 @@ def gate_seconds(tokenizer: Path) -> float:
             spec=spec,
             source_uri=scratch,
             out_uri=scratch,
-            files=files,
+            tokenizer=str(tokenizer),
             facts=facts(files, spec.tokenizer),
             encoder="huggingface",
             scratch=scratch,
@@ -183,7 +183,7 @@ def main() -> None:
         "ours_hf": lambda out: ours(corpus, tokenizer, out, "--set", 'encoder="huggingface"'),
         **{name: (lambda out, name=name: peer(name, corpus, tokenizer, out)) for name in PEERS},
     }
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    found: dict[str, list[float]] = {name: [] for name in commands}
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         timed(ours(corpus, tokenizer, Path(scratch) / "warm"))  # pays the gate and fills the page cache
         tokens = sum(split.tokens for split in (read_index(Path(scratch) / "warm").splits[name] for name in SPLITS))
@@ -191,16 +191,16 @@ def main() -> None:
             for name, command in commands.items():
                 out = Path(scratch) / f"{name}-{number}"
                 found[name].append(timed(command(out)))
+                print(f"round {number + 1}  {NAMES.get(name, name):40}{found[name][-1]:9.2f} s", flush=True)
                 shutil.rmtree(out, ignore_errors=True)
         memory = peak_mib(ours(corpus, tokenizer, Path(scratch) / "memory"))
     full, floor = cpu_over_floor(corpus, tokenizer)
-    wall = {name: statistics.median(run[0] for run in runs) for name, runs in found.items()}
-    cpu = {name: statistics.median(run[1] for run in runs) for name, runs in found.items()}
+    wall = {name: statistics.median(runs) for name, runs in found.items()}
     what = f"{text_bytes / 1e6:.0f} MB of text, {tokens / 1e6:.1f} M tokens, 2 workers, median of {ROUNDS}"
     print(f"\n{what}; load {os.getloadavg()[0]:.1f} at the end\n")
-    print(f"{'':40}{'wall s':>9}{'CPU s':>9}{'MB/s':>9}{'x ours':>9}")
+    print(f"{'':40}{'wall s':>9}{'MB/s':>9}{'x ours':>9}")
     for name, seconds in wall.items():
-        print(f"{NAMES.get(name, name):40}{seconds:9.2f}{cpu[name]:9.2f}{text_bytes / 1e6 / seconds:9.1f}{seconds / wall['ours']:9.1f}")
+        print(f"{NAMES.get(name, name):40}{seconds:9.2f}{text_bytes / 1e6 / seconds:9.1f}{seconds / wall['ours']:9.1f}")
     fastest = min(PEERS, key=lambda name: wall[name])
     result = {
         "bench": "data",
@@ -209,7 +209,6 @@ def main() -> None:
         "peak_mib": round(memory),
         "gate_s": round(gate_seconds(tokenizer), 1),
         "fastest_peer": fastest,
-        "ratio_cpu": round(min(cpu[name] for name in PEERS) / cpu["ours"], 2),
         "wall_s": {name: round(seconds, 2) for name, seconds in wall.items()},
         "cpu_s": {"parts": round(full, 2), "floor": round(floor, 2)},
     }
