@@ -18,6 +18,11 @@ CDK := node_modules/.bin/cdk
 # jsii warns about the major versions past their end of life that are not named here; Node 20 to 24 are tested.
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 20
 export PIP_NO_INPUT := 1
+# Who has no home folder to write to (a service user, a container) still has the checkout.
+ifneq ($(shell [ -w "$$HOME" ] && echo yes),yes)
+export npm_config_cache := $(CURDIR)/.cache/npm
+export PIP_CACHE_DIR := $(CURDIR)/.cache/pip
+endif
 
 .PHONY: help
 help: ## Show this list
@@ -26,42 +31,49 @@ help: ## Show this list
 # ---- environments ------------------------------------------------------------------------------
 # .venv holds what the CDK app and the command line need; .dev adds torch, the jobs and the tools.
 # .venv-aws is the embedded AWS's own, because it pins botocore. node_modules has the CDK command line.
+# What was interrupted is made anew (pip takes what it finds half-installed for installed): .unfinished is in it until the end.
 
-.PHONY: python-present node-present env
-python-present:
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; set PYTHON=python3.12, for example")'
+VENV = if [ -e $(1)/.unfinished ] || [ ! -x $(1)/bin/pip ]; then $(PYTHON) -m venv --clear $(1); fi; touch $(1)/.unfinished
+NEEDS_GB := 9
+
+.PHONY: python-present node-present disk-present env
+python-present: # the newest that torch's and fastokens' wheels are locked for is 3.13
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed, $(PYTHON) is " + sys.version.split()[0] + "; set PYTHON=python3.12, for example")'
 
 node-present:
-	@node -e 'if (+process.versions.node.split(".")[0] < 20) { console.error("Node 20 or newer is needed, node is " + process.version); process.exit(1) }' \
-	  || { command -v node >/dev/null || echo "Node 20 or newer is needed, and there is no node on PATH" >&2; exit 1; }
+	@command -v node >/dev/null || { echo "Node 20 or newer is needed, and there is no node on PATH" >&2; exit 1; }
+	@node -e 'if (+process.versions.node.split(".")[0] < 20) { console.error("Node 20 or newer is needed, node is " + process.version); process.exit(1) }'
 
-.venv/bin/python: | python-present
-	$(PYTHON) -m venv .venv
+disk-present:
+	@free=$$(df -Pk . | awk 'NR == 2 { print int($$4 / 1e6) }'); [ -e .venv/.dev ] || [ "$$free" -ge $(NEEDS_GB) ] \
+	  || { echo "$(NEEDS_GB) GB are needed here for the environments, and $$free GB are free" >&2; exit 1; }
 
-.venv/.deploy: requirements.txt pyproject.toml | .venv/bin/python
+.venv/.deploy: requirements.txt pyproject.toml | python-present
+	@$(call VENV,.venv)
 	$(BIN)/$(PIP) -r requirements.txt
-	$(BIN)/$(PIP) --no-deps --editable .
-	@touch $@
+	$(BIN)/$(PIP) --quiet --no-deps --editable .
+	@rm .venv/.unfinished && touch $@
 
-.venv/.dev: requirements-dev.txt pyproject.toml | .venv/bin/python
+.venv/.dev: requirements-dev.txt pyproject.toml | python-present disk-present
+	@$(call VENV,.venv)
 	@echo "Installing the jobs' packages (torch and its CUDA libraries are about 7 GB; the first time takes minutes) ..."
 	$(BIN)/$(PIP) -r requirements-dev.txt
-	$(BIN)/$(PIP) --no-deps --editable .
+	$(BIN)/$(PIP) --quiet --no-deps --editable .
 	@.venv/$(COMPILE) .venv || true
-	@touch $@ .venv/.deploy
+	@rm .venv/.unfinished && touch $@ .venv/.deploy
 
 .venv-aws/.done: infra/local/requirements.txt | python-present
-	test -x .venv-aws/bin/python || $(PYTHON) -m venv .venv-aws
+	@$(call VENV,.venv-aws)
 	.venv-aws/bin/$(PIP) -r infra/local/requirements.txt
 	@.venv-aws/$(COMPILE) .venv-aws || true
-	@touch $@
+	@rm .venv-aws/.unfinished && touch $@
 
 node_modules/.done: package.json package-lock.json | node-present
-	npm ci --silent --no-audit --no-fund
+	npm ci --loglevel=error --no-audit --no-fund >/dev/null
 	@touch $@
 
-env: ## Make every environment
-	@$(MAKE) -j3 .venv/.dev .venv-aws/.done node_modules/.done
+env: | python-present node-present disk-present ## Make every environment
+	@$(MAKE) -s -j3 .venv/.dev .venv-aws/.done node_modules/.done
 
 # ---- the embedded AWS --------------------------------------------------------------------------
 
@@ -80,12 +92,18 @@ local-clean: .venv/.deploy ## Stop it and delete its state
 
 # ---- deploying to AWS --------------------------------------------------------------------------
 
-.PHONY: synth deploy
+.PHONY: synth bootstrap deploy destroy
 synth: .venv/.deploy node_modules/.done ## Write cdk.out and install the pretrain command; needs no AWS account
 	$(CDK) synth --quiet -c environment=$(ENVIRONMENT)
 
+bootstrap: .venv/.deploy node_modules/.done ## Prepare the account and region for the CDK, once
+	$(CDK) bootstrap -c environment=$(ENVIRONMENT)
+
 deploy: .venv/.deploy node_modules/.done ## Deploy to the account that the AWS credentials name
 	$(CDK) deploy --all -c environment=$(ENVIRONMENT)
+
+destroy: .venv/.deploy node_modules/.done ## Delete the stacks; with retain_data, bucket, key and images stay
+	$(CDK) destroy --all -c environment=$(ENVIRONMENT)
 
 # ---- checks and tests --------------------------------------------------------------------------
 
@@ -121,6 +139,11 @@ image-check: .venv/.dev ## Build the real Dockerfile without Docker and run both
 check-infra: .venv/.dev node_modules/.done ## Prove stacks, state machine, calls and permissions against AWS's own models
 	@$(BIN)/python -m pytest -q tests/proof
 
+# -- faults: what the deployment promises, tried
+.PHONY: faults
+faults: env ## Every bad input and every fault on an embedded AWS of its own: what happened, what was lost (15 minutes)
+	@PYTHONPATH=. $(BIN)/python tests/faults/run.py $(ARGUMENTS)
+
 # -- data: benches against what people use now
 .PHONY: bench-data bench-loader
 .venv-bench/.done: tests/bench/requirements-peers.txt .venv/.dev
@@ -144,8 +167,8 @@ bench-resume: .venv/.dev ## Jobs killed with SIGKILL and resumed: bitwise equal 
 	@PYTHONPATH=. $(BIN)/python tests/bench/resume.py --trials $(or $(TRIALS),20)
 
 .PHONY: bench-gpu
-bench-gpu: ## The four legs and single changes on one CUDA device (PYTHON=... with torch 2.14; installs nothing)
-	@PYTHONPATH=. $(PYTHON) tests/bench/gpu.py
+bench-gpu: ## Writes docs/gpu-bench.md from one CUDA device: legs, changes, fastest (PYTHON=..., else .venv's; installs nothing)
+	@PYTHONPATH=. $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON)) tests/bench/gpu.py --write docs/gpu-bench.md $(ARGS)
 
 bench-memory: .venv/.dev ## torch's memory tracker over all 32 layers of llama3_8b, which the estimate is compared with
 	@PYTHONPATH=. $(BIN)/python tests/training/memory_tracker.py '{"local_batch_size": 1}'

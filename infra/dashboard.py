@@ -15,6 +15,11 @@ from infra.patrol_metrics import PatrolMetric
 EVERY = cdk.Duration.minutes(names.PERIOD_MINUTES)
 
 
+def dashboard_name(deployment: str, region: str) -> str:
+    """Its name, fixed because the report links to it from a stack that is deployed before; dashboards of all regions share their names."""
+    return f"{deployment}-{region}"
+
+
 def patrol_metric(metric: PatrolMetric, deployment: str, *, statistic: str = "Average") -> cloudwatch.Metric:
     """A metric that patrol publishes."""
     return cloudwatch.Metric(
@@ -42,7 +47,7 @@ def build_dashboard(
         cloudwatch.MathExpression(expression=search.format(name=name), label=name, period=EVERY)
         for name in ("GPUUtilization", "GPUMemoryUtilization")
     ]
-    dashboard = cloudwatch.Dashboard(scope, "Dashboard")
+    dashboard = cloudwatch.Dashboard(scope, "Dashboard", dashboard_name=dashboard_name(deployment, cdk.Stack.of(scope).region))
     dashboard.add_widgets(cloudwatch.AlarmStatusWidget(title="Alarms", alarms=list(alarms), width=24, height=3))
     dashboard.add_widgets(
         cloudwatch.GraphWidget(title="Runs", width=8, left=runs),

@@ -9,6 +9,7 @@ from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from infra import explain, roles
+from infra.dashboard import dashboard_name
 from infra.deployment import VARIABLE
 from infra.image_build import ImageBuild
 from infra.python_function import PythonFunction, function_log
@@ -74,6 +75,6 @@ class Functions(Construct):
             log_group=logs["Report"],
             timeout_minutes=5,  # a long run's metrics are tens of MB
             memory_mb=1024,
-            values={"BUCKET": shared.bucket.bucket_name},
+            values={"BUCKET": shared.bucket.bucket_name, "DASHBOARD": dashboard_name(settings.name, stack.region)},
         )
         self.called = (self.admit, self.triage, self.report)

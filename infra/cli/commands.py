@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import webbrowser
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from infra.cli import compare as comparing
 from infra.cli.exits import CommandError, Exit
@@ -18,14 +18,26 @@ from infra.cli.plan_screen import plan_value, show_checks, show_plan, show_resol
 from infra.cli.preflight import preflight
 from infra.cli.results import download_prefix, fetch_report, show_outcome
 from infra.cli.runs import list_runs, show_runs
+from infra.cli.screen import output
 from infra.cli.start import find_execution, read_input, resolve_input, start_execution, stop_execution
 from infra.cli.target import Target
 from infra.cli.watch import AWS_SECONDS, EMBEDDED_SECONDS
 from infra.cli.watch import watch as watch_run
 from infra.cli.where import on_target
 from infra.layout import RunLayout
+from training.recipes import RECIPES
 
-Recipe = Annotated[str | None, typer.Argument(help="Named starting point; the deployment's default when left out.")]
+NAMES = ", ".join(RECIPES)
+
+
+def recipes() -> list[str]:
+    """For the shell's completion."""
+    return list(RECIPES)
+
+
+Recipe = Annotated[
+    str | None, typer.Argument(help=f"Named starting point: {NAMES}; the deployment's default when left out.", autocompletion=recipes)
+]
 Run = Annotated[str | None, typer.Argument(help="Run id, execution name or ARN; the newest run when left out.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change one value: training.steps=2000")]
 RunId = Annotated[str | None, typer.Option("--run", metavar="ID", help="Name of the run.")]
@@ -43,7 +55,7 @@ def doctor(target: Target, recipe: Recipe = None, settings: Settings = None, inp
     if as_json:
         _echo({"ready": found.ready, "checks": plan_value(found)["checks"]})
     else:
-        show_checks(found.checks, Console())
+        show_checks(found.checks, output())
     if not found.ready:
         raise typer.Exit(int(Exit.FAILED))
 
@@ -62,13 +74,13 @@ def plan(
     if as_json:
         _echo(plan_value(found))
         return
-    console = Console()
+    console = output()
     if full:
         show_resolved(found.spec, console)
     show_plan(found, console)
     red = [check for check in found.checks if check.state == "bad"]
     if red:
-        console.print(f"\nIt would be refused or fail as things are ({len(red)} red):", style="red")
+        console.print(f"\nAs things are it would not start, or would fail ({len(red)} red):", style="red")
         show_checks(tuple(red), console)
 
 
@@ -92,7 +104,7 @@ def start(
         _echo({"execution": name, "execution_arn": execution, "run_id": value.get("run_id") or name})
     else:
         where = " --local" if target.embedded else ""
-        Console().print(f"started {name}" + ("" if watch else f"; watch it: pretrain watch {name}{where}"), highlight=False, soft_wrap=True)
+        output().print(f"started {name}" + ("" if watch else f"; watch it: pretrain watch {name}{where}"), highlight=False, soft_wrap=True)
     if watch:
         _follow(target, execution, plain=plain or as_json)
 
@@ -112,7 +124,8 @@ def logs(
     raw: Annotated[bool, typer.Option("--raw", help="Lines exactly as written.")] = False,
 ) -> None:
     """Print the log of a run's stage."""
-    for line in stage_log(target, find_execution(target, run), stage, follow=follow):
+    say = functools.partial(typer.echo, err=True)
+    for line in stage_log(target, find_execution(target, run), stage, follow=follow, say=say):
         typer.echo(shown(line, raw))
 
 
@@ -125,7 +138,7 @@ def list_(
     if as_json:
         _echo(runs)
     else:
-        show_runs(runs, Console())
+        show_runs(runs, output())
 
 
 @on_target
@@ -139,7 +152,7 @@ def stop(target: Target, run: Run = None, yes: Annotated[bool, typer.Option("--y
     if not yes and not typer.confirm(f"Stop {name}? Its training job writes a checkpoint first; starting the same run id again resumes."):
         raise typer.Exit(int(Exit.DONE))
     stop_execution(target, execution, "pretrain stop")
-    Console().print(f"stopping {name}", highlight=False)
+    output().print(f"stopping {name}", highlight=False)
 
 
 @on_target
@@ -151,7 +164,7 @@ def compare(
     if as_json:
         _echo(value)
     else:
-        comparing.show_comparison(value, Console())
+        comparing.show_comparison(value, output())
 
 
 @on_target
@@ -160,11 +173,19 @@ def report(
     run: Run = None,
     folder: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Where to put it; runs/<run>/ when left out.")] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Fetch a run's report.html and report.json."""
+    """Fetch a run's report.html and report.json; on AWS, the console's pages of the run too."""
     run_id = _run_id(target, run)
     page = fetch_report(target, run_id, folder or Path.cwd() / "runs" / run_id)
-    typer.echo(str(page))
+    links = json.loads(page.with_name("report.json").read_text())["links"]
+    if as_json:
+        _echo({"run_id": run_id, "report": str(page), "links": links})
+    else:
+        typer.echo(str(page))
+        if not target.embedded:  # which has no console
+            for name in ("execution", "logs", "dashboard"):
+                typer.echo(f"{name:9}  {links.get(name, '-')}", err=True)  # $(pretrain report) stays the path alone
     if open_it:
         webbrowser.open(page.resolve().as_uri())
 
@@ -211,12 +232,12 @@ def register(app: typer.Typer) -> None:
 
 
 def _input(recipe: str | None, settings: list[str] | None, run: str | None, file: Path | None) -> dict[str, Any]:
-    return read_input(recipe, settings or [], run, file.read_text() if file else None)
+    return read_input(recipe, settings or [], run, file.read_bytes() if file else None)
 
 
 def _follow(target: Target, execution: str, *, plain: bool) -> None:
     """Watch to the end, say what came of it; a failed run ends with exit code 1."""
-    console = Console()
+    console = output()
     every = EMBEDDED_SECONDS if target.embedded else AWS_SECONDS
     try:
         view = watch_run(Observer(target, execution), console, every=every, plain=plain)

@@ -68,7 +68,8 @@ def show_comparison(value: dict[str, Any], console: Console) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("", no_wrap=True)
     for leg in value["legs"]:
-        table.add_column(leg["name"], justify="right", overflow="fold")
+        name = leg["name"] if console.width > 80 else leg["name"].replace("/", "/\n")  # run over leg, where it is narrow
+        table.add_column(name, justify="right", overflow="fold")
     for title, key, pattern in (*FIGURES, ("ratio", "ratio", "{:.3f}")):
         cells = ["-" if leg[key] is None else pattern.format(leg[key]) for leg in value["legs"]]
         if any(cell != "-" for cell in cells):

@@ -18,9 +18,9 @@ from infra.cli.exits import CommandError, Exit
 from infra.cli.observe import Observer
 from infra.cli.progress import RunView
 from infra.cli.results import download_prefix, fetch_report, show_outcome, show_samples
-from infra.cli.screen import duration
+from infra.cli.screen import duration, say
 from infra.cli.start import read_input, resolve_input, start_execution, stop_execution
-from infra.cli.target import Target, embedded_target, read_settings
+from infra.cli.target import Target, embedded_target, explained, read_settings
 from infra.cli.watch import EMBEDDED_SECONDS, watch
 from infra.layout import RunLayout
 from infra.local import embedded as embedded_aws
@@ -40,7 +40,19 @@ def target_of(embedded: Embedded) -> Target:
         region=embedded.region,
         environment=embedded.environment(),
         settings=read_settings(ENVIRONMENT, embedded_aws.PROJECT),
+        gone=lambda: _gone(embedded),
     )
+
+
+def _gone(embedded: Embedded) -> str | None:
+    """Why this embedded AWS will not answer again; None while its process lives, however busy."""
+    now = embedded_aws.endpoint(embedded.state_dir.parent)
+    if now == embedded.endpoint:
+        return None
+    if now is not None:
+        return f"the embedded AWS was started anew at {now}; give the command again"
+    log = embedded.state_dir / "launcher.log"
+    return f"the embedded AWS is not running any more; its log is {log}, start it again: make local, or pretrain local up"
 
 
 def running_target(root: Path) -> Target | None:
@@ -66,16 +78,17 @@ def run(console: Console, root: Path, *, recipe: str | None, settings: list[str]
             target = target_of(embedded)
             value = read_input(recipe, settings, run_id, None)
             resolve_input(value, target)
-            _deploy(console, embedded)
-            full = os.environ.get("LOCAL_CORPUS") == "full"
-            _step(console, "Text", lambda: embedded_aws.upload_corpus(embedded, target.bucket, full=full), _corpus_words)
-            console.print(f"[dim]{NOTE}[/]", highlight=False)
-            execution = start_execution(target, value)
-            view = watch(Observer(target, execution), console, every=EMBEDDED_SECONDS, plain=plain)
+            with explained(target):
+                _deploy(console, embedded)
+                full = os.environ.get("LOCAL_CORPUS") == "full"
+                _step(console, "Text", lambda: embedded_aws.upload_corpus(embedded, target.bucket, full=full), _corpus_words)
+                say(console, NOTE, style="dim")
+                execution = start_execution(target, value)
+                view = watch(Observer(target, execution), console, every=EMBEDDED_SECONDS, plain=plain)
+                _finish(console, target, view, root, time.monotonic() - began)
         except KeyboardInterrupt:
             _take_down(console, root, target, execution)
             raise
-    _finish(console, target, view, root, time.monotonic() - began)
 
 
 def up(console: Console, root: Path, port: int | None) -> Target:
@@ -136,7 +149,7 @@ def _finish(console: Console, target: Target, view: RunView, root: Path, seconds
     if page is not None:
         console.print(f"\nReport          {_shown(page, root)}", highlight=False, soft_wrap=True)
     if view.status != "SUCCEEDED":
-        raise CommandError("the embedded AWS stays up for a look: pretrain --local logs, or make local-down", Exit.FAILED)
+        raise CommandError("the embedded AWS stays up for a look (pretrain logs --local) until make local-down", Exit.FAILED)
     for leg in view.legs:
         export = folder / leg.name / "export"
         if download_prefix(target, RunLayout(view.run_id).leg_folder(leg.name, "export"), export):
@@ -145,9 +158,8 @@ def _finish(console: Console, target: Target, view: RunView, root: Path, seconds
     if skipped:
         console.print(f"Skipped         {' and '.join(skipped)}: recognised, already there", highlight=False)
     show_samples(view, console)
-    console.print(
-        f"\n{duration(seconds)} in all. The embedded AWS stays up until make local-down or 60 idle minutes.", highlight=False, style="dim"
-    )
+    console.print()
+    say(console, f"{duration(seconds)} in all. The embedded AWS stays up until make local-down or 60 idle minutes.", style="dim")
 
 
 def _corpus_words(corpus: CorpusSummary) -> str:

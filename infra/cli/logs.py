@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from botocore.exceptions import ClientError
 
@@ -16,6 +16,9 @@ from infra.cli.progress import ENDED
 from infra.cli.start import admitted_run_id
 from infra.cli.target import Target
 
+T = TypeVar("T")
+LATE_SECONDS = 5.0
+"""A function's last lines may be written after the execution has ended; the next run's must not be shown."""
 Stage = Literal["admit", "build", "prepare", "train", "report"]
 JOB_GROUPS = {"prepare": ("Processing", "/aws/sagemaker/ProcessingJobs"), "train": ("Training", "/aws/sagemaker/TrainingJobs")}
 
@@ -53,7 +56,7 @@ def job_lines(target: Target, stage: Stage, name: str, *, follow: bool, pause: C
             yield prefix + str(event["message"]).rstrip("\n")
         if ended or not follow:
             return
-        pause(1.0 if target.embedded else 5.0)
+        pause(_pause(target))
 
 
 def _stream_handler(target: Target, group: str, prefix: str, hosts: int) -> Any:
@@ -85,18 +88,19 @@ def group_lines(
     target: Target,
     group: str,
     streams: list[str],
-    since: float,
+    span: tuple[float, float | None],
     ended: Callable[[], bool],
     *,
     follow: bool,
     pause: Callable[[float], None] = time.sleep,
 ) -> Iterator[str]:
-    """Lines of a log group from ``since`` (epoch seconds) on, in order; all streams when none is named."""
+    """Lines of a log group within ``span`` (epoch seconds; None: no end yet), in order; all streams when none is named."""
     seen: set[str] = set()
-    start = int(since * 1000)
+    since, until = span
+    when = {"startTime": int(since * 1000)} | ({"endTime": int(until * 1000)} if until is not None else {})
     while True:
         last = ended()
-        arguments: dict[str, Any] = {"logGroupName": group, "startTime": start} | ({"logStreamNames": streams} if streams else {})
+        arguments: dict[str, Any] = {"logGroupName": group, **when} | ({"logStreamNames": streams} if streams else {})
         try:
             for page in target.client("logs").get_paginator("filter_log_events").paginate(**arguments):
                 for event in page["events"]:
@@ -111,35 +115,62 @@ def group_lines(
                 raise
         if last or not follow:
             return
-        pause(1.0 if target.embedded else 5.0)
+        pause(_pause(target))
 
 
-def stage_log(target: Target, execution_arn: str, stage: Stage, *, follow: bool) -> Iterator[str]:
-    """Lines of one stage of a run."""
-    if stage in JOB_GROUPS:
-        run_id = admitted_run_id(target, execution_arn) or execution_arn.rsplit(":", 1)[-1]
-        yield from job_lines(target, stage, job_name(target, execution_arn, stage, run_id), follow=follow)
-        return
+def stage_log(target: Target, execution_arn: str, stage: Stage, *, follow: bool, say: Callable[[str], None]) -> Iterator[str]:
+    """Lines of one stage of a run; with ``follow`` a stage that is not reached yet is waited for, which ``say`` tells."""
     steps = target.client("stepfunctions")
     execution = steps.describe_execution(executionArn=execution_arn)
 
     def ended() -> bool:
         return str(steps.describe_execution(executionArn=execution_arn)["status"]) in ENDED
 
-    since = execution["startDate"].timestamp()
-    group, streams = _build_log(target, since) if stage == "build" else (_function_group(target, stage), [])
-    yield from group_lines(target, group, streams, since, ended, follow=follow)
+    def job() -> str:
+        run_id = admitted_run_id(target, execution_arn) or execution_arn.rsplit(":", 1)[-1]
+        return job_name(target, execution_arn, stage, run_id)
+
+    def reached(look: Callable[[], T]) -> T:
+        return _reached(look, lambda: not follow or ended(), lambda: say(f"waiting for the {stage} stage ..."), _pause(target))
+
+    if stage in JOB_GROUPS:
+        yield from job_lines(target, stage, reached(job), follow=follow)
+        return
+    stopped = execution.get("stopDate")
+    span = execution["startDate"].timestamp(), stopped.timestamp() + LATE_SECONDS if stopped else None
+    group, streams = reached(lambda: _build_log(target, *span)) if stage == "build" else (_function_group(target, stage), [])
+    yield from group_lines(target, group, streams, span, ended, follow=follow)
 
 
-def _build_log(target: Target, since: float) -> tuple[str, list[str]]:
+def _reached(look: Callable[[], T], last: Callable[[], bool], waiting: Callable[[], None], seconds: float) -> T:
+    """What ``look`` finds, tried again while it is not ``last``; ``waiting`` is called once."""
+    told = False
+    while True:
+        final = last()  # before looking, so that what was started at the very end is found
+        try:
+            return look()
+        except CommandError:
+            if final:
+                raise
+        if not told:
+            waiting()
+            told = True
+        time.sleep(seconds)
+
+
+def _pause(target: Target) -> float:
+    return 1.0 if target.embedded else 5.0
+
+
+def _build_log(target: Target, since: float, until: float | None) -> tuple[str, list[str]]:
     client = target.client("codebuild")
     project = target.output("BuildProjectName")
     ids = client.list_builds_for_project(projectName=project, sortOrder="DESCENDING").get("ids") or []
-    builds = client.batch_get_builds(ids=ids[:5])["builds"] if ids else []
-    recent = [build for build in builds if build["startTime"].timestamp() >= since - 60]
-    if not recent:
-        raise CommandError("this run has built no image: it was there already", Exit.NOT_FOUND)
-    logs = recent[0].get("logs") or {}
+    builds = client.batch_get_builds(ids=ids[:100])["builds"] if ids else []  # as many as one call describes
+    own = [build for build in builds if since <= build["startTime"].timestamp() <= (until or time.time())]
+    if not own:
+        raise CommandError("this run has built no image; it was there already, or the stage is not reached", Exit.NOT_FOUND)
+    logs = max(own, key=lambda build: build["startTime"]).get("logs") or {}
     return str(logs.get("groupName") or f"/aws/codebuild/{project}"), [str(logs["streamName"])] if logs.get("streamName") else []
 
 

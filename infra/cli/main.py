@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import tomllib
 from typing import Annotated
@@ -42,6 +43,7 @@ def print_version(asked: bool) -> None:
 
 @app.callback()
 def common(
+    local: Annotated[bool, typer.Option("--local", help="The embedded AWS of this checkout; also after the command.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=print_version)] = False,
 ) -> None:
     """Pre-train Llama-3-like models with torchtitan on SageMaker: look, start, follow, compare."""
@@ -49,6 +51,9 @@ def common(
 
 def main() -> None:
     """Entry point of the `pretrain` script; typer itself ends wrong command lines with 2 and Ctrl-C with 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for what it lacks
     try:
         app()
     except CommandError as error:
@@ -58,6 +63,8 @@ def main() -> None:
     except (BotoCoreError, ClientError) as error:
         explained = unreachable(error, "AWS")
         fail(explained.sentence, explained.code)
+    except OSError as error:  # a folder that may not be written, a full disk
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error), Exit.FAILED)
 
 
 def fail(sentence: str, code: Exit) -> None:

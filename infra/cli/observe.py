@@ -15,7 +15,7 @@ from infra.cli.logs import job_name
 from infra.cli.progress import RunView, StageView, failure_sentence, read_leg, read_stages
 from infra.cli.start import admitted_run_id
 from infra.cli.target import Target
-from infra.layout import RunLayout
+from infra.layout import RunLayout, index_key
 from infra.prices import on_demand_usd_per_hour
 from training.metric_line import FILE_NAME, parse_line
 from training.spec import TrainingSpec, total_steps
@@ -27,13 +27,14 @@ class Observer:
     """Follows one execution; ``look`` returns how it stands now."""
 
     def __init__(self, target: Target, execution_arn: str) -> None:
-        self._target = target
+        self.target = target
         self._arn = execution_arn
         self._run: dict[str, Any] = {}
         self._rows: dict[str, list[dict[str, float]]] = {}
         self._read: dict[str, int] = {}
         self._run_id = execution_arn.rsplit(":", 1)[-1]
         self._prepare_note = ""
+        self._prepared = ""
 
     def look(self) -> RunView:
         """The run at this moment.
@@ -42,7 +43,7 @@ class Observer:
             CommandError: there is no such execution.
         """
         try:
-            description = self._target.client("stepfunctions").describe_execution(executionArn=self._arn)
+            description = self.target.client("stepfunctions").describe_execution(executionArn=self._arn)
         except ClientError as error:
             if error.response["Error"]["Code"] == "ExecutionDoesNotExist":
                 raise CommandError(f"there is no execution {self._arn}", Exit.NOT_FOUND) from error
@@ -50,7 +51,7 @@ class Observer:
         status = str(description["status"])
         stages = read_stages(self._history(), status)
         if not self._run:
-            self._run_id = _given_run_id(description) or admitted_run_id(self._target, self._arn) or self._run_id
+            self._run_id = _given_run_id(description) or admitted_run_id(self.target, self._arn) or self._run_id
         self._load_run()
         self._read_metrics()
         view = RunView(
@@ -67,7 +68,7 @@ class Observer:
 
     def _history(self) -> list[dict[str, Any]]:
         """All events so far, without the states' inputs and outputs."""
-        pages = self._target.client("stepfunctions").get_paginator("get_execution_history")
+        pages = self.target.client("stepfunctions").get_paginator("get_execution_history")
         reading = pages.paginate(executionArn=self._arn, includeExecutionData=False, PaginationConfig={"PageSize": 1000})
         return [event for page in reading for event in page["events"]]
 
@@ -89,7 +90,7 @@ class Observer:
     def _legs(self) -> list[Any]:
         compute = self._run.get("compute") or {}
         hosts = int(compute.get("instance_count") or 1)
-        price = on_demand_usd_per_hour(str(compute.get("instance_type")), self._target.region)
+        price = on_demand_usd_per_hour(str(compute.get("instance_type")), self.target.region)
         per_hour = price * hosts if price is not None else None
         return [
             read_leg(str(leg["name"]), _steps(leg.get("training") or {}, hosts), self._rows.get(str(leg["name"]), []), per_hour)
@@ -99,15 +100,24 @@ class Observer:
     def _noted(self, stage: StageView) -> StageView:
         if stage.name != "Prepare data" or stage.state not in ("running", "done"):
             return stage
-        if stage.state == "running" or not self._prepare_note:
+        if stage.state == "running":
             self._prepare_note = self._prepare_progress() or self._prepare_note
+        elif not self._prepared:
+            self._prepare_note = self._prepared = self._prepared_words()
         return dataclasses.replace(stage, note=self._prepare_note)
+
+    def _prepared_words(self) -> str:
+        """Documents and tokens of the finished data set, from its index, which is written last; the log may lag behind."""
+        fingerprint = (self._run.get("tokens") or {}).get("fingerprint")
+        splits = _json(self._text(index_key(fingerprint))).get("splits", {}).values() if fingerprint else []
+        documents, tokens = (sum(int(split.get(key) or 0) for split in splits) for key in ("documents", "tokens"))
+        return f"{documents:,} documents, {tokens:,} tokens" if splits else ""
 
     def _prepare_progress(self) -> str:
         """Documents and tokens so far, from the processing job's last progress line."""
         try:
-            logs = self._target.client("logs")
-            job = job_name(self._target, self._arn, "prepare", self._run_id)
+            logs = self.target.client("logs")
+            job = job_name(self.target, self._arn, "prepare", self._run_id)
             streams = logs.describe_log_streams(logGroupName=PROCESSING_LOGS, logStreamNamePrefix=f"{job}/")["logStreams"]
         except (ClientError, CommandError):
             return ""  # no job yet, or nothing said yet: the group is made by the first job
@@ -122,7 +132,7 @@ class Observer:
     def _text(self, key: str, start: int = 0) -> str:
         try:
             arguments = {"Range": f"bytes={start}-"} if start else {}
-            body: bytes = self._target.client("s3").get_object(Bucket=self._target.bucket, Key=key, **arguments)["Body"].read()
+            body: bytes = self.target.client("s3").get_object(Bucket=self.target.bucket, Key=key, **arguments)["Body"].read()
         except ClientError as error:
             if error.response["Error"]["Code"] in ("NoSuchKey", "404", "InvalidRange", "416"):
                 return ""
@@ -132,8 +142,9 @@ class Observer:
 
 def _prepare_words(line: dict[str, Any]) -> str:
     done, total = line.get("done_bytes") or 0, line.get("total_bytes") or 0
-    share = f"{done / total:.0%} of the text, " if total else ""
-    return f"{share}{line.get('documents') or 0:,} documents, {line.get('tokens') or 0:,} tokens"
+    share = f"{done / total:.0%} of the text" if total else ""
+    documents, tokens = line.get("documents") or 0, line.get("tokens") or 0
+    return ", ".join(filter(None, (share, f"{documents:,} documents, {tokens:,} tokens" if documents else "")))
 
 
 def _steps(training: dict[str, Any], hosts: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -10,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from infra.cli.preflight import Check, Preflight, as_value
-from infra.cli.screen import duration
+from infra.cli.screen import duration, say
+from infra.instances import ACCELERATORS, Accelerators
 from infra.run_spec import Leg, RunSpec, as_input
-from training.memory import device_bytes, parameter_count
+from training.memory import estimate, parameter_count
 from training.spec import data_parallel_ranks
 
 MARKS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "bold red")}
@@ -23,7 +25,7 @@ def show_checks(checks: tuple[Check, ...], console: Console) -> None:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(width=1)
     table.add_column(overflow="fold", max_width=34)
-    table.add_column(overflow="fold", ratio=1)
+    table.add_column(overflow="fold")
     for check in checks:
         mark, style = MARKS[check.state]
         table.add_row(Text(mark, style=style), Text(check.name), Text(check.found))
@@ -41,7 +43,7 @@ def show_plan(plan: Preflight, console: Console) -> None:
         highlight=False,
     )
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for title in ("leg", "parameters", "steps", "tokens", "time", "USD", "memory/device"):
+    for title in ("leg", "parameters", "steps", "tokens", "time", "USD"):
         table.add_column(title, justify="left" if title == "leg" else "right", no_wrap=True)
     for leg, cost in zip(spec.legs, costs.legs, strict=True):
         known = leg.training.expected_tokens_per_second_per_device is not None
@@ -52,18 +54,39 @@ def show_plan(plan: Preflight, console: Console) -> None:
             _count(cost.tokens),
             ("" if known else "<= ") + duration(cost.seconds),
             "?" if cost.usd is None else f"{cost.usd:,.2f}",
-            f"{memory_gib(leg, compute.instance_count):,.1f} GiB",
         )
     console.print(table)
+    for line in memory_lines(spec):
+        say(console, line)
     prepare = "none, tokenised already" if plan.data_exists else f"at most ${costs.prepare_max_usd or 0:,.2f}"
-    console.print(f"Preparing data: {prepare}. Estimate ${costs.usd or 0:,.2f}, budget ${spec.budget.max_usd:,.2f}.", highlight=False)
+    say(console, f"Preparing data: {prepare}. Estimate ${costs.usd or 0:,.2f}, budget ${spec.budget.max_usd:,.2f}.")
     skipped = [name for name, there in (("Build image", plan.image_exists), ("Prepare data", plan.data_exists)) if there]
-    console.print(f"Skipped, already there: {', '.join(skipped) or 'nothing'}.", highlight=False)
+    looked = any(check.name == "Image" for check in plan.checks)
+    say(console, f"Skipped, already there: {', '.join(skipped) or 'nothing' if looked else 'not known without the stacks'}.")
 
 
-def memory_gib(leg: Leg, hosts: int) -> float:
-    """GiB that a step needs on each device: state, activations and logits (training/memory.py, which Admit asks too)."""
-    return device_bytes(leg.training, hosts) / 2**30
+def memory_gib(leg: Leg, hosts: int) -> dict[str, float]:
+    """GiB that a step needs on each device, part by part (training/memory.py, which Admit asks too), and in all."""
+    found = estimate(leg.training, hosts)
+    parts = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+    return {name: round(size / 2**30, 3) for name, size in (parts | {"total": found.total}).items()}
+
+
+def memory_lines(spec: RunSpec) -> list[str]:
+    """The memory of a step in words; legs that need the same share a line."""
+    groups: dict[tuple[tuple[str, float], ...], list[str]] = {}
+    for leg in spec.legs:
+        groups.setdefault(tuple(memory_gib(leg, spec.compute.instance_count).items()), []).append(leg.name)
+    device = ACCELERATORS.get(spec.compute.instance_type)
+    return [_memory_line(dict(parts), names if len(groups) > 1 else [], device) for parts, names in groups.items()]
+
+
+def _memory_line(parts: dict[str, float], names: list[str], device: Accelerators | None) -> str:
+    digits = 1 if parts["total"] >= 10 else 2
+    whose = f" ({', '.join(names)})" if names else ""
+    shown = ", ".join(f"{name} {size:.{digits}f}" for name, size in parts.items() if name != "total" and round(size, digits))
+    limit = f" of the {device.name}'s {device.memory_gib:g}" if device else ""
+    return f"Memory per device{whose}: {parts['total']:.{digits}f}{limit} GiB: {shown}."
 
 
 def plan_value(plan: Preflight) -> dict[str, Any]:
@@ -75,7 +98,7 @@ def plan_value(plan: Preflight) -> dict[str, Any]:
         "run": as_input(spec),
         "estimate": plan.estimate.as_value(),
         "skips": {"build_image": plan.image_exists, "prepare_data": plan.data_exists},
-        "memory_gib_per_device": {leg.name: round(memory_gib(leg, spec.compute.instance_count), 3) for leg in spec.legs},
+        "memory_gib_per_device": {leg.name: memory_gib(leg, spec.compute.instance_count) for leg in spec.legs},
         "data_parallel_ranks": ranks,
         "checks": [as_value(check) for check in plan.checks],
     }

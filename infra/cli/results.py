@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from infra.cli.exits import CommandError, Exit
 from infra.cli.progress import RunView
-from infra.cli.screen import duration
+from infra.cli.screen import duration, say
 from infra.cli.target import Target
 from infra.layout import RunLayout
 
@@ -65,19 +65,21 @@ def fetch_report(target: Target, run_id: str, folder: Path) -> Path:
 def show_outcome(view: RunView, console: Console) -> None:
     """What was trained, from the execution's output; why it failed, otherwise."""
     if view.status != "SUCCEEDED":
-        console.print(f"\n[bold red]The run failed.[/] {escape(view.sentence or '')}", highlight=False, soft_wrap=True)
+        how = {"ABORTED": "was stopped", "TIMED_OUT": "took too long and was stopped"}.get(view.status, "failed")
+        console.print(f"\n[bold red]The run {how}.[/] {escape(view.sentence or '')}", highlight=False, soft_wrap=True)
         return
-    console.print(f"\n[bold]{escape(str(view.output.get('headline', 'The run succeeded.')))}[/]", highlight=False)
-    for leg in view.output.get("legs") or []:
-        several = len(view.output["legs"]) > 1
-        for line in leg_lines(leg):
-            console.print(f"  {leg['name'] + ': ' if several else ''}{line}", highlight=False, markup=False, soft_wrap=True)
+    console.print()
+    say(console, str(view.output.get("headline", "The run succeeded.")), style="bold")
+    legs = view.output.get("legs") or []
+    for leg in legs:
+        for line in leg_lines(leg, several=len(legs) > 1):
+            say(console, f"{leg['name'] + ': ' if len(legs) > 1 else ''}{line}", indent=2)
 
 
-def leg_lines(leg: dict[str, Any]) -> list[str]:
-    """A leg's results, one sentence a line."""
+def leg_lines(leg: dict[str, Any], *, several: bool) -> list[str]:
+    """A leg's results, one sentence a line; the headline has the losses of a leg alone."""
     lines = []
-    if leg.get("loss_first") is not None:
+    if several and leg.get("loss_first") is not None:
         lines.append(f"loss {leg['loss_first']:.3f} at first, {leg['loss_last']:.3f} at last, {leg['steps']:,} steps")
     if leg.get("validation_loss") is not None:
         line = f"validation loss {leg['validation_loss']:.3f}"
@@ -99,10 +101,10 @@ def show_samples(view: RunView, console: Console) -> None:
         text = str(sample.get("text") or "")
         if text:
             prompt = str(sample.get("prompt") or "")
-            console.print(
-                "\nA sample, written by that model:" if len(view.output["legs"]) == 1 else f"\nA sample, written by leg {leg['name']}:"
-            )
-            console.print(f"  [bold]{escape(prompt)}[/]{escape(text.removeprefix(prompt))}", highlight=False)
+            writer = "the model" if len(view.output["legs"]) == 1 else f"leg {leg['name']}"
+            console.print()
+            say(console, f"A sample that {writer} wrote" + (f', given "{prompt}":' if prompt else ":"))
+            say(console, prompt + text.removeprefix(prompt), indent=2)
 
 
 def stage_seconds(view: RunView) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+import sys
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
@@ -15,6 +18,7 @@ from infra.cli.progress import LegView, RunView, StageView
 MARKS = {"waiting": ("·", "dim"), "running": (" ", ""), "done": ("✓", "green"), "skipped": ("✓", "dim green"), "failed": ("✗", "bold red")}
 BAR_WIDTH = 16
 NARROW_BAR_WIDTH = 8
+PIPE_WIDTH = 1000
 
 
 def duration(seconds: float | None) -> str:
@@ -27,6 +31,21 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def output(*, stderr: bool = False) -> Console:
+    """Where commands write: as wide as the terminal; in a pipe no line is broken, unless COLUMNS asks for a width."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or os.environ.get("COLUMNS") else PIPE_WIDTH
+    return Console(stderr=stderr, width=width, highlight=False)
+
+
+def say(console: Console, text: str, *, style: str = "", indent: int = 0) -> None:
+    """A sentence as it is, without markup: wrapped between words on a terminal, one line in a pipe."""
+    if console.is_terminal:
+        console.print(Padding(Text(text, style=style), (0, 0, 0, indent)))
+    else:
+        console.print(" " * indent + text, highlight=False, markup=False, soft_wrap=True)
 
 
 class LiveScreen:
@@ -94,6 +113,7 @@ class PlainLines:
     def __init__(self) -> None:
         self._stages: dict[str, tuple[str, str]] = {}
         self._steps: dict[str, int] = {}
+        self._validations: dict[str, float | None] = {}
 
     def lines(self, view: RunView) -> list[str]:
         """New lines, each with the time of day in UTC."""
@@ -107,7 +127,9 @@ class PlainLines:
         for leg in view.legs:
             if leg.step and self._steps.get(leg.name) != leg.step:
                 self._steps[leg.name] = leg.step
-                found.append(_leg_line(leg))
+                new = leg.validation_loss != self._validations.get(leg.name)
+                self._validations[leg.name] = leg.validation_loss
+                found.append(_leg_line(leg, validated=new))
         return [f"{clock}  {line}" for line in found]
 
 
@@ -117,10 +139,10 @@ def _stage_line(stage: StageView, view: RunView) -> str:
     return f"{stage.name} {stage.state}{took}{note}"
 
 
-def _leg_line(leg: LegView) -> str:
+def _leg_line(leg: LegView, *, validated: bool) -> str:
     parts = [f"Train {leg.name}: step {leg.step}/{leg.steps}"]
     parts += [f"loss {leg.loss:.3f}"] if leg.loss is not None else []
-    parts += [f"validation {leg.validation_loss:.3f}"] if leg.validation_loss is not None else []
+    parts += [f"validation {leg.validation_loss:.3f}"] if validated and leg.validation_loss is not None else []
     parts += [f"{leg.tokens_per_second_per_device:,.0f} tokens/s/device"] if leg.tokens_per_second_per_device is not None else []
     parts += [f"MFU {leg.mfu:.1f}%"] if leg.mfu is not None else []
     parts += [f"{duration(leg.eta_seconds)} left"] if leg.eta_seconds is not None and leg.step < leg.steps else []

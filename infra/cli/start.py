@@ -17,7 +17,7 @@ from infra.cli.target import Target
 from infra.run_spec import RunSpec, resolve
 
 
-def read_input(recipe: str | None, settings: Sequence[str], run_id: str | None, file_text: str | None) -> Json:
+def read_input(recipe: str | None, settings: Sequence[str], run_id: str | None, file_text: str | bytes | None) -> Json:
     """An execution's input from the command line: the file first, then recipe, run id and every ``--set``."""
     value: Json = {}
     if file_text is not None:

@@ -7,9 +7,11 @@ account can be read, sent or used by mistake.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,8 @@ class Target:
     settings: Settings
     endpoint: str | None = None
     """None on AWS; the embedded AWS's address otherwise."""
+    gone: Callable[[], str | None] = lambda: None
+    """Asked when there is no answer: why there never will be one (the embedded AWS has ended), or None when trying again can help."""
 
     @property
     def embedded(self) -> bool:
@@ -107,6 +111,16 @@ def _client(target: Target, service: str) -> Any:
         raise unreachable(error, target.endpoint or target.region) from error
 
 
+@contextlib.contextmanager
+def explained(target: Target) -> Iterator[None]:
+    """A call that ``target`` does not answer ends as one sentence."""
+    try:
+        yield
+    except BotoCoreError as error:
+        ended = target.gone()
+        raise CommandError(ended, Exit.UNREACHABLE) if ended else unreachable(error, target.endpoint or target.region) from error
+
+
 def unreachable(error: Exception, where: str) -> CommandError:
     """The sentence for an AWS that refuses or does not answer."""
     if isinstance(error, ClientError):
@@ -140,17 +154,22 @@ def aws_target(*, environment: str, profile: str | None, region: str | None, roo
     except BotoCoreError as error:
         raise unreachable(error, "AWS") from error
     if not session.region_name:
-        raise CommandError("no region: give --region, set AWS_REGION, or region in cdk.json's environment", Exit.UNREACHABLE)
+        raise CommandError(
+            "no region: give --region, set AWS_REGION, or region in cdk.json's environment; --local means the embedded AWS",
+            Exit.UNREACHABLE,
+        )
     return Target(session=session, region=session.region_name, settings=settings, endpoint=os.environ.get("AWS_ENDPOINT_URL") or None)
 
 
-def embedded_target(*, endpoint: str, region: str, environment: dict[str, str], settings: Settings) -> Target:
+def embedded_target(
+    *, endpoint: str, region: str, environment: dict[str, str], settings: Settings, gone: Callable[[], str | None]
+) -> Target:
     """The embedded AWS; ``environment`` holds its credentials (Embedded.environment())."""
     forget_ambient_aws(environment)
     session = boto3.Session(
         aws_access_key_id=environment["AWS_ACCESS_KEY_ID"], aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"], region_name=region
     )
-    return Target(session=session, region=region, settings=settings, endpoint=endpoint)
+    return Target(session=session, region=region, settings=settings, endpoint=endpoint, gone=gone)
 
 
 def forget_ambient_aws(environment: dict[str, str]) -> None:

@@ -10,6 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 from rich.live import Live
 
+from infra.cli.exits import CommandError, Exit
 from infra.cli.observe import Observer
 from infra.cli.progress import RunView
 from infra.cli.screen import LiveScreen, PlainLines
@@ -28,6 +29,9 @@ def watch(
     """Show the run until it ends; returns its last view.
 
     A lost connection or a throttled call is shown and tried again for as long as it takes; everything else is raised.
+
+    Raises:
+        CommandError: nothing will ever answer again, since the embedded AWS has ended.
     """
     if plain or not console.is_terminal:
         return _follow(observer, every, pause, _plain_show(console), lambda text: console.print(text, highlight=False, soft_wrap=True))
@@ -57,6 +61,8 @@ def _follow(
         try:
             view = observer.look()
         except (BotoCoreError, ConnectionError) as error:
+            if ended := observer.target.gone():
+                raise CommandError(ended, Exit.UNREACHABLE) from error
             if not lost:
                 say(f"connection lost ({type(error).__name__}); the run goes on, trying again every {LOST_SECONDS:.0f} s")
             lost = True

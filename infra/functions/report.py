@@ -19,10 +19,10 @@ from infra.report.read import Json, RunFacts, read_run
 
 
 def handler(event: Json, context: object) -> Json:
-    """Entry point of the Lambda function; the environment names the bucket."""
+    """Entry point of the Lambda function; the environment names bucket and dashboard."""
     region = os.environ["AWS_REGION"]
     s3 = boto3.client("s3")
-    facts = read_run(event, bucket=os.environ["BUCKET"], region=region, s3=s3, now=time.time())
+    facts = read_run(event, bucket=os.environ["BUCKET"], region=region, dashboard=os.environ["DASHBOARD"], s3=s3, now=time.time())
     return write_report(facts, s3=s3, usd_per_hour=run_prices(facts.run, region))
 
 

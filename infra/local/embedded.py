@@ -25,6 +25,7 @@ from infra.local.launcher_process import PROJECT as PROJECT
 from infra.local.launcher_process import EmbeddedError as EmbeddedError
 
 STATE_FOLDER = ".local"
+IMAGE_KIND = "image-kind"
 MIN_FREE_BYTES = 2_000_000_000
 """Image snapshots, shards, three checkpoints of 60 MB twice (job folder and S3), with room to spare."""
 
@@ -155,6 +156,12 @@ def status(root: Path | None = None) -> Status:
     )
 
 
+def endpoint(root: Path | None = None) -> str | None:
+    """Where the launcher of ``root/.local`` listens while its process lives, busy or not; None when it is gone."""
+    found = launcher_process.identity(_home(root, make=False))
+    return _embedded(_home(root, make=False), found["port"]).endpoint if found else None
+
+
 def down(root: Path | None = None) -> bool:
     """End the launcher and everything it started, by recorded process id. False when nothing ran."""
     home = _home(root, make=False)
@@ -171,9 +178,12 @@ def down(root: Path | None = None) -> bool:
 
 
 def clean(root: Path | None = None) -> None:
-    """End it and delete its state: stacks, buckets, images, logs."""
+    """End it and delete its state: stacks, buckets, images, logs. Raises EmbeddedError for a .local that is somebody else's."""
+    home = _home(root, make=False)
+    if home.exists() and any(home.iterdir()) and not (home / IMAGE_KIND).exists():
+        raise EmbeddedError(f"{home} holds no embedded AWS, so nothing of it was deleted")  # ~/.local is full of other things
     down(root)
-    shutil.rmtree(_home(root, make=False), ignore_errors=True)
+    shutil.rmtree(home, ignore_errors=True)
 
 
 def _home(root: Path | None, *, make: bool = True) -> Path:
@@ -197,7 +207,7 @@ def _size(home: Path) -> int:
 
 def _check_image_kind(home: Path) -> None:
     """An image tag that exists is not built again: a home whose images are snapshots would go on with them in silence."""
-    wanted, record = os.environ.get("LOCAL_IMAGE") or "snapshot", home / "image-kind"
+    wanted, record = os.environ.get("LOCAL_IMAGE") or "snapshot", home / IMAGE_KIND
     kept = record.read_text() if record.exists() else wanted
     if kept != wanted:
         raise EmbeddedError(

@@ -26,6 +26,8 @@ START_SECONDS = 60.0
 """A cold start takes 2 s; a loaded machine gets this."""
 UNRESPONSIVE_SECONDS = 30.0
 """A launcher that does not answer for so long is not busy but broken."""
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Past any proxy of the shell, which would not find the loopback."""
 DOWN_SECONDS = 30.0
 """Time for jobs to end (SHUTDOWN_GRACE_SECONDS) and for the state to be saved; then SIGKILL."""
 
@@ -71,7 +73,7 @@ def usable(home: Path) -> dict[str, Any] | None:
 
 def _answers(port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/_ministack/ready", timeout=5) as response:
+        with _DIRECT.open(f"http://127.0.0.1:{port}/_ministack/ready", timeout=5) as response:
             return bool(response.status == 200)
     except (OSError, urllib.error.URLError):
         return False

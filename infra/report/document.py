@@ -64,25 +64,28 @@ def headline(facts: RunFacts, figures: list[LegFigures]) -> str:
 
 
 def links(facts: RunFacts) -> Json:
-    """Where to look next: report, logs, dashboard, execution. S3 URIs and console addresses."""
+    """Where to look next: report, execution, logs, dashboard. S3 URIs and console addresses."""
     layout = RunLayout(facts.run_id)
     found: Json = {"report": uri(facts.bucket, layout.report_html), "run": uri(facts.bucket, layout.run_json)}
     if facts.execution_arn:
-        found["execution"] = (
-            f"https://{facts.region}.console.aws.amazon.com/states/home?region={facts.region}#/v2/executions/details/{facts.execution_arn}"
-        )
+        found["execution"] = console_link(facts.region, "states", f"/v2/executions/details/{facts.execution_arn}")
     jobs = [attempt.job_name for leg in facts.legs for attempt in leg.attempts if attempt.job_name]
     if jobs:
         found["logs"] = log_link(facts.region, "/aws/sagemaker/TrainingJobs", jobs[-1])
+    if facts.dashboard:
+        found["dashboard"] = console_link(facts.region, "cloudwatch", f"dashboards/dashboard/{facts.dashboard}")
     return found
+
+
+def console_link(region: str, service: str, page: str) -> str:
+    """Address of a page of the AWS console."""
+    return f"https://{region}.console.aws.amazon.com/{service}/home?region={region}#{page}"
 
 
 def log_link(region: str, group: str, prefix: str) -> str:
     """Console address of the streams of ``group`` whose names begin with ``prefix`` (the console encodes "/" twice, as $252F)."""
-    return (
-        f"https://{region}.console.aws.amazon.com/cloudwatch/home?region={region}#logsV2:log-groups/log-group/"
-        f"{group.replace('/', '$252F')}$3FlogStreamNameFilter$3D{prefix}"
-    )
+    page = f"logsV2:log-groups/log-group/{group.replace('/', '$252F')}$3FlogStreamNameFilter$3D{prefix}"
+    return console_link(region, "cloudwatch", page)
 
 
 def summary(document: Json) -> Json:

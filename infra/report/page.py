@@ -61,6 +61,7 @@ def _parts(document: Json) -> list[str]:
         tables.attempts(document),
         tables.data(document),
         tables.lineage(document),
+        tables.links(document),
     ]
 
 

@@ -71,6 +71,8 @@ class RunFacts:
     region: str
     outcome: str
     """``succeeded`` or ``failed``."""
+    dashboard: str = ""
+    """Name of the deployment's CloudWatch dashboard."""
     now: float
     """When the report was written, epoch seconds."""
     started: float | None = None
@@ -89,7 +91,7 @@ class RunFacts:
     """Explain's output, on failure."""
 
 
-def read_run(event: Mapping[str, Any], *, bucket: str, region: str, s3: Any, now: float) -> RunFacts:
+def read_run(event: Mapping[str, Any], *, bucket: str, region: str, s3: Any, now: float, dashboard: str = "") -> RunFacts:
     """RunFacts of the state machine's event.
 
     Args:
@@ -98,6 +100,7 @@ def read_run(event: Mapping[str, Any], *, bucket: str, region: str, s3: Any, now
         region: for console links and prices.
         s3: a boto3 S3 client.
         now: epoch seconds.
+        dashboard: name of the deployment's dashboard, for its link.
     """
     run_id = str(event["run_id"])
     layout = RunLayout(run_id)
@@ -111,6 +114,7 @@ def read_run(event: Mapping[str, Any], *, bucket: str, region: str, s3: Any, now
         region=region,
         outcome=str(event.get("outcome") or ("failed" if event.get("explanation") else "succeeded")),
         now=now,
+        dashboard=dashboard,
         started=epoch_seconds(event.get("started") or (run.get("admitted") or {}).get("time")),
         execution_arn=event.get("execution_arn"),
         run=run,

@@ -206,6 +206,15 @@ def lineage(document: Json) -> str:
     return _section("Lineage", _table(body) + details)
 
 
+def links(document: Json) -> str:
+    """Where to look further: pages of the AWS console."""
+    titles = (("execution", "Execution"), ("logs", "Logs of the training jobs"), ("dashboard", "Dashboard"))
+    found = [(title, document["links"].get(key)) for key, title in titles]
+    rows = [_row(title, [f'<a href="{escape(address)}">{escape(address)}</a>'], number=False) for title, address in found if address]
+    note = "<p class=note>A run on the embedded AWS has no pages there.</p>"
+    return _section("In the AWS console", _table(rows) + note) if rows else ""
+
+
 def _section(title: str, body: str) -> str:
     return f"<section><h2>{title}</h2>{body}</section>"
 

@@ -120,6 +120,9 @@ class Deployed:
         self.endpoint = None
         self.settings = Settings(default_recipe=default_recipe)
 
+    def gone(self) -> str | None:
+        return None
+
     def client(self, service: str) -> Any:
         return self.clients.get(service) or Denied()
 

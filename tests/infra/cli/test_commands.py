@@ -8,10 +8,13 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 from cli_aws import BEGAN, Deployed, entered, put_run
 from report_runs import event, metrics_lines, result_json, run_json, stored
+from typer.testing import CliRunner
 
-from infra.cli import commands, watch
+from infra.cli import commands, watch, where
 from infra.cli.commands import EXAMPLES
+from infra.cli.main import app
 from infra.cli.observe import Observer
+from infra.cli.target import PROJECT
 from infra.functions.report import write_report
 from infra.report.read import read_run
 
@@ -104,6 +107,38 @@ def test_watch_outlives_a_lost_connection_and_says_so_once(aws, capsys):
     assert pauses == [watch.LOST_SECONDS] * 2
 
 
+def test_watch_ends_with_one_sentence_when_the_embedded_aws_has_ended(aws, pretrain, monkeypatch):
+    finished(aws)
+
+    def refused(self):
+        raise EndpointConnectionError(endpoint_url="http://127.0.0.1:4566")
+
+    monkeypatch.setattr(Observer, "look", refused)
+    aws.gone = lambda: "the embedded AWS is not running any more; its log is .local/launcher.log"
+    result = pretrain("watch", "evening")
+    assert result.code == 5 and result.out == aws.gone()
+
+
+def test_any_command_that_gets_no_answer_says_where_it_asked(aws, pretrain, monkeypatch):
+    def refused(**arguments):
+        raise EndpointConnectionError(endpoint_url="https://states.example")
+
+    monkeypatch.setattr(aws.states, "describe_execution", refused)
+    result = pretrain("logs", "arn:aws:states:us-west-2:111122223333:execution:pretrain:evening", "--stage", "admit")
+    assert result.code == 5 and result.out.startswith("us-west-2 does not answer: Could not connect")
+
+
+def test_finished_preparation_shows_what_its_index_says(aws):
+    run = run_json()
+    put_run(aws, run, {})
+    index = {"splits": {"train": {"documents": 61_000, "tokens": 2_100_000}, "validation": {"documents": 600, "tokens": 20_000}}}
+    aws.s3.objects[f"tokens/{run['tokens']['fingerprint']}/index.json"] = json.dumps(index).encode()
+    events = [*DONE[:3], entered("Prepare data", 3), entered("Train legs", 12)]
+    arn = aws.states.add("evening", events=events, input='{"run_id": "evening"}')
+    stage = Observer(aws, arn).look().stages[2]
+    assert (stage.state, stage.note) == ("done", "61,600 documents, 2,120,000 tokens")
+
+
 def test_metrics_are_read_on_from_where_the_last_look_ended(aws):
     run = run_json()
     put_run(aws, run, {"main": metrics_lines(50, 5)})
@@ -145,7 +180,7 @@ def test_unknown_run_is_not_found(aws, pretrain):
 def put_report(aws: Deployed, run_id: str, speed: float, lr: float) -> None:
     run = run_json(run_id, training={"optimizer": {"lr": lr}})
     s3 = stored(run, {"main": (metrics_lines(150, 5), result_json(tokens_per_second_per_device=speed))})
-    facts = read_run(event(run_id), bucket="bucket", region="us-east-1", s3=s3, now=1_790_000_400.0)
+    facts = read_run(event(run_id), bucket="bucket", region="us-east-1", dashboard="pretrain-us-east-1", s3=s3, now=1_790_000_400.0)
     write_report(facts, s3=s3, usd_per_hour=lambda instance_type: 1.0)
     aws.s3.objects.update(s3.objects)
 
@@ -169,7 +204,10 @@ def test_compare_with_a_run_without_report_says_which(aws, pretrain):
 def test_report_is_fetched_beside_its_data(aws, pretrain, tmp_path):
     put_report(aws, "evening", 9000.0, 0.003)
     result = pretrain("report", "evening", "--to", str(tmp_path / "out"))
-    assert result.code == 0 and result.out.strip() == str(tmp_path / "out" / "report.html")
+    assert result.code == 0 and result.out.splitlines()[0] == str(tmp_path / "out" / "report.html")
+    assert "dashboard  https://us-east-1.console.aws.amazon.com/cloudwatch/home?region=us-east-1#dashboards/" in result.out
+    links = json.loads(pretrain("report", "evening", "--to", str(tmp_path / "out"), "--json").out)["links"]
+    assert set(links) == {"report", "run", "execution", "logs", "dashboard"}
     assert json.loads((tmp_path / "out" / "report.json").read_text())["run_id"] == "evening"
 
 
@@ -200,6 +238,41 @@ def test_every_command_has_an_example_that_parses(aws, monkeypatch, pretrain):
         assert result.code != 2, (example, result.out)
         reached.append(name)
     assert reached == list(EXAMPLES) and set(EXAMPLES) <= {command.name for command in _commands()}
+
+
+@pytest.mark.parametrize("name", ["run", "up", "status", "down", "clean"])
+def test_every_local_command_has_an_example(pretrain, name):
+    assert f"Example: pretrain local {name}" in pretrain("local", name, "--help").out
+
+
+def test_local_may_stand_before_the_command_and_after_it(aws, pretrain, monkeypatch):
+    asked: list[bool] = []
+    monkeypatch.setattr(where, "choose_target", lambda **options: (asked.append(options["local"]), aws)[1])
+    for words in (("list",), ("list", "--local"), ("--local", "list")):
+        assert pretrain(*words).code == 0
+    assert asked == [False, True, True]
+
+
+def test_completion_knows_commands_and_recipes(monkeypatch):
+    def completed(words: str, number: int) -> str:
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(number))
+        monkeypatch.setenv("_PRETRAIN_COMPLETE", "complete_bash")
+        return CliRunner().invoke(app, prog_name="pretrain").output
+
+    assert completed("pretrain wa", 1).split() == ["watch"]
+    assert completed("pretrain plan llama3", 2).split() == ["llama3_8b", "llama3_70b"]
+
+
+def test_checkout_is_found_from_a_folder_in_it_and_never_a_strangers_local(monkeypatch, tmp_path):
+    deep = tmp_path / "clone" / "docs"
+    deep.mkdir(parents=True)
+    (tmp_path / "clone" / "cdk.json").write_text("{}")
+    (tmp_path / ".local").mkdir()
+    monkeypatch.chdir(deep)
+    assert where.checkout() == tmp_path / "clone"
+    monkeypatch.chdir(tmp_path)
+    assert where.checkout() == PROJECT
 
 
 def _commands():

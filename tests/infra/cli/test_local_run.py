@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
 import io
 import json
 import os
 import signal
+import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +18,10 @@ from rich.console import Console
 
 from infra.cli import local
 from infra.cli.exits import CommandError, Exit
+from infra.local import embedded, launcher_process
 from infra.local.corpus import CorpusSummary
+from infra.local.embedded import Embedded, EmbeddedError
+from infra.local.launcher import write_identity
 
 SAMPLE = {"prompt": "The name of the", "text": " bucket [optional] that holds it"}
 LEG = {"name": "main", "steps": 100, "loss_first": 8.8, "loss_last": 4.8, "validation_loss": 5.1, "unigram_entropy": 6.5, "sample": SAMPLE}
@@ -61,9 +67,9 @@ def test_second_run_says_what_was_trained_and_what_was_skipped(machine, monkeypa
     said = machine.said()
     assert machine.calls == ["up", "deploy", "upload_corpus", "start"]
     for words in (
-        "does not execute the Dockerfile", "loss 8.800 at first, 4.800 at last", "1.400 nats below the text's unigram entropy of 6.500",
+        "does not execute the Dockerfile", "loss 8.800 to 4.800", "1.400 nats below the text's unigram entropy of 6.500",
         "Build image and Prepare data: recognised, already there", ".local/runs/evening/report.html", ".local/runs/evening/main/export/",
-        "The name of the bucket [optional] that holds it", "stays up until make local-down",
+        'given "The name of the":\n  The name of the bucket [optional] that holds it\n', "stays up until make local-down",
     ):  # fmt: skip
         assert words in said
     assert (machine.root / ".local/runs/evening/main/export/config.json").read_bytes() == b"{}"
@@ -85,9 +91,12 @@ def test_interrupt_stops_the_run_and_then_the_embedded_aws(machine, monkeypatch,
         raise AssertionError("the signal did not interrupt")
 
     monkeypatch.setattr(local, "watch", interrupted)
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt):
-        run(machine)
+    before, kept = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:  # a suite in the background of a script has SIGINT ignored
+        with pytest.raises(KeyboardInterrupt):
+            run(machine)
+    finally:
+        signal.signal(signal.SIGINT, kept)
     assert len(machine.aws.states.stopped) == 1 and machine.calls[-1] == "down"
     assert "Nothing is left running." in machine.said()
     assert signal.getsignal(signal.SIGTERM) == before
@@ -97,3 +106,42 @@ def test_wrong_setting_is_refused_before_anything_is_deployed(machine):
     with pytest.raises(CommandError) as error:
         local.run(machine.console, machine.root, recipe=None, settings=["training.stepz=1"], run_id=None, plain=True)
     assert error.value.code == Exit.REFUSED and machine.calls == ["up"]
+
+
+def test_embedded_aws_that_died_is_told_from_one_that_is_busy(tmp_path):
+    aws = Embedded(endpoint="http://127.0.0.1:4566", state_dir=tmp_path / ".local")
+    assert "not running any more; its log is" in (local._gone(aws) or "")
+    write_identity(folder(tmp_path), 4566)  # this very process stands for the launcher: it lives, and answers nothing
+    assert local._gone(aws) is None
+    write_identity(folder(tmp_path), 4567)
+    assert "started anew at http://127.0.0.1:4567" in (local._gone(aws) or "")
+
+
+def test_clean_leaves_a_strangers_local_folder_alone(tmp_path):
+    (folder(tmp_path) / "share").mkdir()
+    with pytest.raises(EmbeddedError, match="holds no embedded AWS"):
+        embedded.clean(tmp_path)
+    assert (tmp_path / ".local" / "share").is_dir()
+
+
+def folder(root: Path) -> Path:
+    home = root / ".local"
+    home.mkdir(exist_ok=True)
+    return home
+
+
+def test_loopback_is_asked_past_a_proxy_of_the_shell(monkeypatch):
+    class Ready(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+    with http.server.HTTPServer(("127.0.0.1", 0), Ready) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert launcher_process._answers(server.server_port)
+        server.shutdown()

@@ -142,6 +142,19 @@ def test_handler_reads_its_bucket_and_region_from_the_environment(monkeypatch):
     s3 = stored(run_json(), {"main": (metrics_lines(10), result_json())})
     monkeypatch.setenv("BUCKET", "bucket")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("DASHBOARD", "pretrain-us-east-1")
     monkeypatch.setattr(report_function.boto3, "client", lambda service: s3)
     output = report_function.handler(event(), None)
     assert output["outcome"] == "succeeded" and "runs/evening/report.json" in s3.objects
+
+
+def test_final_output_and_page_lead_to_execution_logs_and_dashboard():
+    s3 = stored(run_json(), {"main": (metrics_lines(10), result_json())})
+    facts = read_run(event(), bucket="bucket", region="us-west-2", dashboard="pretrain-us-west-2", s3=s3, now=START)
+    links = write_report(facts, s3=s3, usd_per_hour=lambda instance_type: None)["links"]
+    console = "https://us-west-2.console.aws.amazon.com"
+    assert links["dashboard"] == f"{console}/cloudwatch/home?region=us-west-2#dashboards/dashboard/pretrain-us-west-2"
+    assert links["execution"].startswith(f"{console}/states/home?region=us-west-2#/v2/executions/details/arn:aws:states:")
+    assert links["logs"].endswith("$252Faws$252Fsagemaker$252FTrainingJobs$3FlogStreamNameFilter$3Devening-main-1")
+    page = s3.objects["runs/evening/report.html"].decode()
+    assert all(f'href="{links[name]}"' in page for name in ("execution", "logs", "dashboard"))
