@@ -83,9 +83,19 @@ def _layer_config(linear: Any, recipe: Float8, emulate: bool) -> Any:
 def precompute_scales(optimizers: Any, model_parts: list[nn.Module], parallel_dims: Any) -> None:
     """ModelSpec's ``post_optimizer_build_fn``: after each step, all scales of the next gather with one all-reduce."""
 
+    kept: dict[int, torch.Tensor] = {}  # by model part; torchao's scales are views into one vector
+
     def after_step(*_: Any) -> None:
-        for part in model_parts:
+        for number, part in enumerate(model_parts):
             precompute_float8_dynamic_scale_for_fsdp(part)
+            weights = [weight for module in part.modules() for weight in _gathered(module) if weight._precomputed_scale is not None]
+            if not weights:
+                continue
+            scales = torch.stack([weight._precomputed_scale for weight in weights])
+            # Always in the same memory: a captured CUDA graph reads the scales where they were when it was captured.
+            kept[number] = kept[number].copy_(scales) if number in kept else scales
+            for weight, scale in zip(weights, kept[number], strict=True):
+                weight._precomputed_scale = scale
 
     optimizers.register_step_post_hook(after_step)
 

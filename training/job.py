@@ -21,8 +21,8 @@ from data_prep.failure import write_failure
 from training.checks import check_job
 from training.cluster import network_environment, torchrun_arguments
 from training.cuda_driver import compat_environment
-from training.failure import JobFailure, Unexpected
-from training.leg_job import LegJob, read_job
+from training.failure import JobFailure, Preempted, Unexpected
+from training.leg_job import STOP_FILE, LegJob, read_job
 from training.rank_notes import cause, read_notes
 from training.smoke import smoke_test
 
@@ -65,8 +65,12 @@ def run_job(job: LegJob) -> None:
     if job.cluster.size > 1 and spec.device == "cuda":
         modules.insert(0, "training.fabric")
     for module in modules:
-        if _run_ranks(job, module) != 0:
-            raise cause(read_notes(job.rank_notes), job.cluster.current_host)
+        code = _run_ranks(job, module)
+        notes = read_notes(job.rank_notes)
+        if (job.rank_notes / STOP_FILE).exists() and not notes and (code != 0 or module != modules[-1]):
+            raise Preempted("stopped on request before a step had ended; the newest checkpoint, where there is one, stands")
+        if code != 0:
+            raise cause(notes, job.cluster.current_host)
 
 
 def rank_command(job: LegJob, module: str = "training.train") -> list[str]:
@@ -95,7 +99,7 @@ def _run_ranks(job: LegJob, module: str) -> int:
 
     def stop(number: int, frame: object) -> None:
         nonlocal deadline
-        (job.rank_notes / "stop").touch()
+        (job.rank_notes / STOP_FILE).touch()
         deadline = time.monotonic() + STOP_SECONDS
         os.write(2, b"Stop requested: a final checkpoint follows the running step\n")
 

@@ -22,6 +22,7 @@ from training.cluster import Cluster, read_cluster
 from training.failure import BadInput
 from training.spec import TrainingSpec, tokens_per_step, total_steps
 
+STOP_FILE = "stop"  # in the folder of the ranks' notes: the job was asked to stop
 CHECKPOINTS, METRICS, TENSORBOARD, EXPORT = "checkpoints", "metrics", "tensorboard", "export"
 """Folders below /opt/ml/checkpoints; the same names follow runs/<run>/<leg>/ in S3."""
 

@@ -14,7 +14,7 @@ from torchtitan.protocols.model_spec import ModelSpec
 from data_prep.strict import Json, to_json
 from training import cpu_device, float8
 from training.checkpoints import LegCheckpoints
-from training.leg_job import CHECKPOINTS, METRICS, TENSORBOARD, LegJob
+from training.leg_job import CHECKPOINTS, METRICS, STOP_FILE, TENSORBOARD, LegJob
 from training.loader import ShardLoader
 from training.memory import LOSS_CHUNKS, chunks_loss
 from training.metrics import LegMetrics
@@ -69,7 +69,7 @@ def trainer_config(job: LegJob, *, validation_tokens: int) -> LegTrainer.Config:
         debug=DebugConfig(seed=spec.seed, deterministic=spec.deterministic, enable_structured_logging=False),
         hang_after_median_steps=spec.hang_after_median_steps,
         diagnostics=str(job.diagnostics),
-        stop_file=str(job.rank_notes / "stop"),
+        stop_file=str(job.rank_notes / STOP_FILE),
     )
 
 

@@ -52,7 +52,12 @@ class StopAgreement:
 
 
 class LegTrainer(Trainer):
-    """Trains one leg to its last step, or to an agreed stop with a final checkpoint."""
+    """Trains one leg to its last step, or to an agreed stop with a final checkpoint.
+
+    Nothing here waits for the device: the stop is agreed on between hosts' CPUs, the watchdog reads a clock. Loss and norm are
+    looked at where torchtitan brings them to the host anyway, at logged steps; the step before a checkpoint is always one of
+    them, so numbers that are none are noticed a logging interval late at most, and never saved.
+    """
 
     @dataclass(kw_only=True, slots=True)
     class Config(Trainer.Config):

@@ -1,189 +1,209 @@
-"""One CUDA device: the reference's four legs, then single changes to the fastest, on a Llama-3 8B-shaped model.
+"""One CUDA device: the reference's four legs, single changes to the last, and the fastest combination of what helped.
 
-    make bench-gpu [PYTHON=/path/to/python]      installs nothing; needs torch 2.14, torchtitan 0.3.0, torchao 0.18
+    make bench-gpu [PYTHON=/path/to/python]      writes docs/gpu-bench.md; installs nothing
 
-As many of the 32 layers as training.memory says fit. Every measurement is a process of its own, so that memory and compiled
-code are its own too; rounds go through the legs in turn, so that what the device does meanwhile meets all. The all-gather
-leg gathers over one device: it shows the cost of its casts and none of what it saves between devices.
+PYTHON needs torchtitan 0.3.0 with torch 2.14 and torchao 0.18, or with torch 2.11 to 2.13 (torchao 0.17) and the stand-ins of
+gpu_torch_2_11.py. The model is Llama-3 8B with as many of its 32 layers as training.memory says fit. Every measurement is a process of
+its own, so that memory and compiled code are its own too; rounds go through the settings in turn, so that what the device
+does meanwhile meets all. What was measured is kept in a file, and an interrupted bench goes on from it.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from data_prep.strict import merge, parse
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
+
+from gpu_document import document, tables
+from gpu_settings import CHANGES, FIRST_LEG, LAST_LEG, LEGS, base_settings
+
+from data_prep.strict import Json, merge, parse
 from training.memory import estimate
-from training.recipes import RECIPES, REFERENCE_ABLATION
 from training.spec import TrainingSpec
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "training"))  # leg_corpus, which measure() imports
+GAIN = 1.01  # a change counts as a help from one per cent on: less is within what two processes differ by
+TIMEOUT_SECONDS = 1800  # autotuning times thousands of kernels before the first step
+TEXT_BYTES = 4_000_000
+COMMAND = "make bench-gpu"
 
-LEGS: dict[str, dict[str, Any]] = {leg["name"]: leg["training"] for leg in REFERENCE_ABLATION}
-CHANGES: dict[str, dict[str, Any]] = {
-    "batch 1": {"local_batch_size": 1},
-    "batch 4": {"local_batch_size": 4},
-    "checkpoint nothing": {"activation_checkpointing": "none"},
-    "checkpoint blocks": {"activation_checkpointing": "full"},
-    "FlexAttention": {"attention": "flex"},
-    "FP8 rowwise": {"float8": "rowwise"},
-    "FP8 tensorwise, gather in BF16": {"float8": "tensorwise"},
-    "no FP8": {"float8": "off"},
-}
-"""Each is one change to the last leg."""
-FILL = 0.85  # of the device's memory: the estimate is within 15 %, and fragmentation takes some
+Row = dict[str, Any]
 
 
-def base_settings(device: str, memory_bytes: int) -> dict[str, Any]:
-    """llama3_8b's settings on one device, with as many layers as fit; a tiny shape where there is no CUDA device."""
-    shared = {
-        "processes_per_host": 1,
-        "checkpoint": {"interval_steps": 1_000_000},
-        "export": {"enabled": False},
-        "log_interval_steps": 1_000_000,
-    }
-    if device == "cpu":
-        tiny = {"dim": 64, "layers": 2, "heads": 4, "kv_heads": 2, "ffn_dim": 192, "vocab_size": 400, "max_sequence_length": 64}
-        small = {"device": "cpu", "precision": "float32", "sequence_length": 64, "checkpoint": {"async_mode": "disabled"}}
-        return merge(merge(RECIPES["llama3_8b"]["training"], shared), {"model": tiny, **small, "steps": 1000})
-    settings = merge(RECIPES["llama3_8b"]["training"], {**shared, "steps": 1000})
-    return merge(settings, {"model": {"layers": layers_that_fit(settings, memory_bytes)}})
+class Bench:
+    """Measures settings, each in a process of its own, and keeps the results."""
+
+    def __init__(self, base: dict[str, Any], folder: Path, *, rounds: int, steps: int, warmup: int) -> None:
+        self.base, self.folder = base, folder
+        self.rounds, self.steps, self.warmup = rounds, steps, warmup
+        self.kept = folder / "results.json"
+        self.results: dict[str, list[Row]] = json.loads(self.kept.read_text()) if self.kept.exists() else {}
+
+    def run(self, leg: str, names: list[str], turn: int) -> Row:
+        """The measurement number ``turn`` of a leg with the named changes, from the file or anew."""
+        request = {"settings": merge(self.base, LEGS[leg]), "names": names, "steps": self.steps, "warmup": self.warmup}
+        if self.base["device"] == "cpu":
+            request["settings"] = merge(request["settings"], {"compile": False})
+        key = json.dumps(request, sort_keys=True)
+        done = self.results.setdefault(key, [])
+        if len(done) <= turn:
+            done.append(self._measured(request) | {"estimate_gib": self._estimate(request)})
+            self.kept.write_text(json.dumps(self.results))
+            what = done[-1].get("failed") or f"{done[-1]['tokens_per_second']:.0f} tokens/s"
+            print(f"  {' + '.join([leg, *names])}: {what}", flush=True)
+        return done[turn]
+
+    def _estimate(self, request: dict[str, Any]) -> float | None:
+        settings = request["settings"]
+        for name in request["names"]:
+            if CHANGES[name].titan is not None:
+                return None
+            settings = merge(settings, CHANGES[name].training)
+        return None if settings["device"] == "cpu" else estimate(parse(TrainingSpec, settings), 1).total / 2**30
+
+    def _measured(self, request: dict[str, Any]) -> Row:
+        environment = dict(os.environ)
+        for name in request["names"]:
+            environment |= CHANGES[name].environment
+            if CHANGES[name].needs_compile and not request["settings"]["compile"]:
+                return {"failed": "needs torch.compile, which is left out on CPUs"}
+        command = [sys.executable, str(HERE / "gpu_measure.py"), json.dumps({**request, "tokens": str(tokens_channel(self.folder))})]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            return {"failed": f"not done after {TIMEOUT_SECONDS // 60} minutes"}
+        last = done.stdout.strip().splitlines()[-1:] or [""]
+        if done.returncode != 0 or not last[0].startswith("{"):
+            return {"failed": f"ended with {done.returncode}: {' '.join(done.stderr.split())[-120:]}"}
+        row: Row = json.loads(last[0])
+        if "failed" in row:
+            (self.folder / "failures.log").open("a").write(f"{request['names']}\n{done.stderr}\n")
+        return row
+
+    def legs(self, names: dict[str, tuple[str, list[str]]]) -> dict[str, Row]:
+        """Medians over rounds that go through all settings in turn. ``names``: row to leg and changes."""
+        runs: dict[str, list[Row]] = {row: [] for row in names}
+        for turn in range(self.rounds):
+            for row, (leg, changes) in names.items():
+                if not any("failed" in run for run in runs[row]):
+                    runs[row].append(self.run(leg, changes, turn))
+        return {row: middle(found) for row, found in runs.items()}
+
+    def combine(self, last: Row, found: dict[str, Row]) -> tuple[list[str], list[tuple[str, Row]]]:
+        """Greedy: what helped alone, best first, is added one by one and stays when it helps on top. Names kept, and each try."""
+        ranked = sorted((name for name in found if speed(found[name]) >= GAIN * speed(last)), key=lambda name: -speed(found[name]))
+        kept: list[str] = []
+        tries: list[tuple[str, Row]] = []
+        best = speed(last)
+        for name in ranked:
+            if any(CHANGES[name].group == CHANGES[other].group for other in kept):
+                continue
+            row = found[name] if not kept else self.run(LAST_LEG, [*kept, name], 0)
+            tries.append((" + ".join([*kept, name]), row))
+            if speed(row) >= GAIN * best:
+                kept, best = [*kept, name], speed(row)
+        return kept, tries
 
 
-def layers_that_fit(settings: dict[str, Any], memory_bytes: int) -> int:
-    """The largest number of layers whose estimate stays below FILL of the memory."""
-    for layers in range(RECIPES["llama3_8b"]["training"]["model"]["layers"], 0, -1):
-        spec = parse(TrainingSpec, merge(settings, {"model": {"layers": layers}}))
-        if estimate(spec, 1).total < FILL * memory_bytes:
-            return layers
-    raise SystemExit("Not one layer of Llama-3 8B fits this device")
+def speed(row: Row) -> float:
+    """Tokens/s; 0 for a setting that does not run."""
+    return float(row.get("tokens_per_second", 0.0))
 
 
-def measure(settings: dict[str, Any], steps: int, warmup: int) -> dict[str, Any]:
-    """One leg in this process: median step, loss after the last step, peak memory."""
-    from leg_corpus import documents, write_channel, write_job
-    from train import stepper
-
-    if settings["device"] == "cpu":
-        from training.cpu_device import select_cpu
-
-        select_cpu()
-    import torch
-
-    from training.leg_job import read_job
-    from training.titan_config import trainer_config
-
-    cuda = settings["device"] == "cuda"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(probe.getsockname()[1]))
-    with tempfile.TemporaryDirectory(prefix="bench-gpu-") as folder:
-        base = Path(folder)
-        write_job(base, merge(settings, {"log_interval_steps": warmup + steps}))  # the last step's loss, and no other work
-        write_channel(base / "input/data/tokens", documents(2_000_000), vocab_size=400)
-        trainer = trainer_config(read_job(base), validation_tokens=0).build()
-        step = stepper(trainer)
-        for _ in range(warmup):
-            step()
-        seconds = []
-        for _ in range(steps):
-            begin = time.perf_counter()
-            step()
-            if cuda:
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - begin)
-        metrics = trainer.metrics_processor
-        losses = [row["loss"] for row in metrics.file.rows() if "loss" in row]
-        rate = settings["local_batch_size"] * settings["sequence_length"] / statistics.median(seconds)
-        peak = metrics.peak
-        return {
-            "tokens_per_second": rate,
-            "mfu": 100 * metrics.num_flops_per_token * rate / peak if peak else None,
-            "memory_gib": metrics.device_memory_monitor.get_peak_stats().max_reserved_gib,
-            "loss": losses[-1] if losses else None,
-            "device": metrics.device_memory_monitor.device_name,
-        }
+def middle(runs: list[Row]) -> Row:
+    """The run of the median speed, or the first that failed."""
+    failed = [run for run in runs if "failed" in run]
+    return failed[0] if failed else {**runs[0], "tokens_per_second": statistics.median(run["tokens_per_second"] for run in runs)}
 
 
-def in_own_process(settings: dict[str, Any], steps: int, warmup: int) -> dict[str, Any] | None:
-    """``measure`` in a fresh process; None when the setting does not run here (out of memory, most often)."""
-    command = [sys.executable, str(Path(__file__)), "--leg", json.dumps(settings), "--steps", str(steps), "--warmup", str(warmup)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(HERE.parents[1])})
-    if done.returncode != 0:
-        print(f"  does not run: {done.stderr.strip().splitlines()[-1][:160] if done.stderr.strip() else 'no word'}", flush=True)
-        return None
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def tokens_channel(folder: Path) -> Path:
+    """A tokens channel of text that every Python has; made once."""
+    from corpus import package_files
+    from leg_corpus import write_channel
+
+    channel = folder / "tokens"
+    if not (channel / "index.json").exists():
+        texts, total = [], 0
+        for text in package_files():
+            texts.append(text)
+            total += len(text)
+            if total > TEXT_BYTES:
+                break
+        write_channel(channel, texts, vocab_size=400)
+    return channel
 
 
-def compare(named: dict[str, dict[str, Any]], base: dict[str, Any], *, rounds: int, steps: int, warmup: int) -> dict[str, dict[str, Any]]:
-    """Medians of each named change over rounds that go through all of them in turn."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in named}
-    for _ in range(rounds):
-        for name, changes in named.items():
-            result = in_own_process(merge(base, changes), steps, warmup)
-            found[name] += [result] if result else []
+def bench(base: dict[str, Any], folder: Path, *, rounds: int, steps: int, warmup: int, only: list[str]) -> Json:
+    """Everything, as one JSON value."""
+    runs = Bench(base, folder, rounds=rounds, steps=steps, warmup=warmup)
+    legs = runs.legs({name: (name, []) for name in LEGS})
+    changes = {name: runs.run(LAST_LEG, [name], 0) for name in only}
+    kept, tries = runs.combine(legs[LAST_LEG], changes)
+    final = runs.legs({FIRST_LEG: (FIRST_LEG, []), LAST_LEG: (LAST_LEG, []), "fastest": (LAST_LEG, kept)}) if kept else {}
+    eager = speed(legs[FIRST_LEG])
+    fp8 = max(speed(legs[name]) for name in LEGS if name.startswith("float8"))
+    best = max([fp8, *(speed(row) for row in final.values())])
+    machine = next((row["machine"] for row in [*legs.values(), *changes.values()] if "machine" in row), {})
     return {
-        name: {**runs[0], "tokens_per_second": statistics.median(run["tokens_per_second"] for run in runs)}
-        for name, runs in found.items()
-        if runs
+        "date": datetime.date.today().isoformat(),
+        "machine": machine,
+        "layers": base["model"]["layers"],
+        "batch": base["local_batch_size"],
+        "sequence_length": base["sequence_length"],
+        "rounds": rounds,
+        "steps": steps,
+        "legs": legs,
+        "changes": changes,
+        "combination": {"kept": kept, "tries": tries, "measured": final},
+        "fp8_over_eager": round(fp8 / eager, 3) if eager else None,
+        "best_over_eager": round(best / eager, 3) if eager else None,
     }
 
 
-def table(rows: dict[str, dict[str, Any]], first: str) -> str:
-    """Markdown: tokens/s, ratio to ``first``, MFU, memory, loss."""
-    lines = ["| setting | tokens/s | ratio | MFU % | memory GiB | loss |", "|---|---|---|---|---|---|"]
-    reference = rows[first]["tokens_per_second"]
-    for name, row in rows.items():
-        mfu = "unknown" if row["mfu"] is None else f"{row['mfu']:.1f}"
-        loss = "-" if row["loss"] is None else f"{row['loss']:.4f}"
-        speed = row["tokens_per_second"]
-        lines.append(f"| {name} | {speed:.0f} | {speed / reference:.3f} | {mfu} | {row['memory_gib']:.1f} | {loss} |")
-    return "\n".join(lines)
-
-
-def main(rounds: int, steps: int, warmup: int, device: str) -> int:
-    """Both tables and one JSON line."""
+def main(arguments: argparse.Namespace) -> int:
+    """Measure, print the tables and one JSON line, write the document."""
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
+    if arguments.device == "cuda" and not torch.cuda.is_available():
         print("There is no CUDA device here; `--device cpu` runs the bench's logic on a tiny model.", file=sys.stderr)
         return 1
-    memory = torch.cuda.get_device_properties(0).total_memory if device == "cuda" else 0
-    base = base_settings(device, memory)
-    legs = {name: {**changes, "compile": False} for name, changes in LEGS.items()} if device == "cpu" else LEGS
-    found = compare(legs, base, rounds=rounds, steps=steps, warmup=warmup)
-    name = next(iter(found.values()))["device"]
-    print(f"\n{name}, torch {torch.__version__}, {base['model']['layers']} layers\n\n{table(found, 'baseline')}")
-    summary = {"layers": base["model"]["layers"], "legs": found}
-    if device == "cuda":
-        last = list(LEGS)[-1]
-        changed = compare({last: {}} | CHANGES, merge(base, LEGS[last]), rounds=1, steps=steps, warmup=warmup)
-        print(f"\nOne change each to {last}:\n\n{table(changed, last)}")
-        summary["changes"] = changed
-    print(json.dumps(summary))
+    memory = torch.cuda.get_device_properties(0).total_memory if arguments.device == "cuda" else 0
+    arguments.keep.mkdir(parents=True, exist_ok=True)
+    found = bench(
+        base_settings(arguments.device, memory),
+        arguments.keep,
+        rounds=arguments.rounds,
+        steps=arguments.steps,
+        warmup=arguments.warmup,
+        only=arguments.only or list(CHANGES),
+    )
+    print(f"\n{tables(found)}\n")
+    if arguments.write:
+        arguments.write.write_text(document(found))
+    print(json.dumps(found))
     return 0
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--rounds", type=int, default=3)
+    result.add_argument("--steps", type=int, default=20, help="timed steps of a measurement, a multiple of 5")
+    result.add_argument("--warmup", type=int, default=5)
+    result.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    result.add_argument("--only", action="append", choices=list(CHANGES), help="measure this change (several times: these)")
+    result.add_argument("--keep", type=Path, default=Path(".cache/bench/gpu"), help="folder of what is measured; remove it to begin anew")
+    result.add_argument("--write", type=Path, help="write the finished document here")
+    return result
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--leg", help="settings of one leg as JSON: measure it in this process")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--warmup", type=int, default=5)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    chosen = parser.parse_args()
-    if chosen.leg:
-        print(json.dumps(measure(json.loads(chosen.leg), chosen.steps, chosen.warmup)))
-        sys.exit(0)
-    sys.exit(main(chosen.rounds, chosen.steps, chosen.warmup, chosen.device))
+    sys.exit(main(parser().parse_args()))

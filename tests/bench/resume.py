@@ -16,11 +16,12 @@ import shutil
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 
-from job_runs import TINY, JobRun, Leg, saving_now, tiny_channel
+from job_runs import TINY, JobRun, Leg, tiny_channel
 
 from data_prep.failure import read_failure
 from data_prep.shards import read_index
@@ -29,26 +30,41 @@ LAST_STEP = 24
 ROUNDING = 1e-4  # relative: other ranks sum the same samples in another order
 
 
-def killed(leg: Leg, random_source: random.Random, *, while_saving: bool) -> JobRun:
-    """An attempt killed at a random moment after a random step."""
-    run = leg.start()
-    target = random_source.randint(1, LAST_STEP - 2)
-    run.wait_until(lambda: run.step() >= target and (not while_saving or saving_now(run)))
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One killed and resumed leg."""
+
+    bitwise: bool
+    """Losses, gradient norms and exported weights are those of the undisturbed leg."""
+    while_saving: bool
+    killed_after_step: int
+    before_epoch_end: bool
+    """So that the resumed attempt goes over it."""
+
+
+def kill(run: JobRun, source: random.Random, *, while_saving: bool) -> int:
+    """SIGKILL at a random moment after a random step; the last step logged.
+
+    Raises:
+        SystemExit: the job ended by itself before.
+    """
+    target = source.randint(1, LAST_STEP - 6)  # a checkpoint follows, of step 20 at the latest
+    if not (run.wait_until_saving(target) if while_saving else run.wait_until(lambda: run.step() >= target)):
+        raise SystemExit(f"the job ended before it was killed: {run.log()}")
     if not while_saving:
-        time.sleep(random_source.uniform(0.0, 0.3))
+        time.sleep(source.uniform(0.0, 0.3))
     run.process.kill()
     run.process.wait()
-    return run
+    return run.step()
 
 
-def trial(root: Path, tokens: Path, whole: JobRun, seed: int) -> tuple[bool, str]:
-    """One killed and resumed leg; whether it is bitwise the undisturbed one, and where it was killed."""
-    leg, source, while_saving = Leg(root, tokens), random.Random(seed), seed % 2 == 0
-    first = killed(leg, source, while_saving=while_saving)
-    place = f"killed {'while saving ' if while_saving else ''}after step {first.step()}"
+def trial(root: Path, tokens: Path, whole: JobRun, seed: int, epoch_end: int) -> Trial:
+    """Kill a leg, resume it, compare."""
+    leg, while_saving = Leg(root, tokens), seed % 2 == 0
+    after = kill(leg.start(), random.Random(seed), while_saving=while_saving)
     last = leg.start()
-    done = last.finish() == 0
-    return done and last.losses() == whole.losses() and last.export_hash() == whole.export_hash(), place
+    same = last.finish() == 0 and last.losses() == whole.losses() and last.export_hash() == whole.export_hash()
+    return Trial(bitwise=same, while_saving=while_saving, killed_after_step=after, before_epoch_end=after < epoch_end)
 
 
 def rank_changes(root: Path, tokens: Path, whole: JobRun) -> bool:
@@ -99,12 +115,17 @@ def main(trials: int, seed: int) -> int:
         whole = Leg(root / "whole", tokens).start()
         if whole.finish() != 0:
             raise SystemExit(whole.log())
-        bitwise = 0
+        ends, found = epoch_end(tokens), []
         for number in range(trials):
-            same, place = trial(root / f"trial-{number}", tokens, whole, seed + number)
-            bitwise += same
-            print(f"trial {number + 1:3}  {'bitwise' if same else 'DIFFERS'}  {place}", flush=True)
+            found.append(trial(root / f"trial-{number}", tokens, whole, seed + number, ends))
+            verdict, when = "bitwise" if found[-1].bitwise else "DIFFERS", "while saving " if found[-1].while_saving else ""
+            print(f"trial {number + 1:3}  {verdict}  killed {when}after step {found[-1].killed_after_step}", flush=True)
             shutil.rmtree(root / f"trial-{number}", ignore_errors=True)
+        bitwise = sum(one.bitwise for one in found)
+        counts = {
+            "while_saving": sum(one.while_saving for one in found),
+            "across_epoch_end": sum(one.before_epoch_end for one in found),
+        }
         rest = {
             "rank_changes_to_rounding": rank_changes(root / "ranks", tokens, whole),
             "truncated_falls_back_bitwise": truncated(root / "truncated", tokens, whole, seed),
@@ -112,7 +133,7 @@ def main(trials: int, seed: int) -> int:
         }
         for name, good in rest.items():
             print(f"{name:30} {'yes' if good else 'NO'}", flush=True)
-        print(json.dumps({"trials": trials, "bitwise": bitwise, "epoch_ends_in_step": epoch_end(tokens), **rest}))
+        print(json.dumps({"trials": trials, "bitwise": bitwise, **counts, "epoch_ends_in_step": ends, **rest}))
         return 0 if bitwise == trials and all(rest.values()) else 1
     finally:
         shutil.rmtree(root, ignore_errors=True)

@@ -68,14 +68,18 @@ class JobRun:
         """Loss and gradient norm of each step."""
         return {row["step"]: (row["loss"], row["grad_norm"]) for row in self.rows() if "loss" in row}
 
-    def wait_until(self, condition: Callable[[], bool], timeout: float = 180.0) -> bool:
-        """True when the condition came true while the job lived."""
+    def wait_until(self, condition: Callable[[], bool], timeout: float = 180.0, *, every: float = 0.02) -> bool:
+        """True when the condition came true while the job lived; looked at ``every`` so many seconds."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline and self.process.poll() is None:
             if condition():
                 return True
-            time.sleep(0.002)
+            time.sleep(every)
         return condition()
+
+    def wait_until_saving(self, after_step: int) -> bool:
+        """True when a checkpoint was being written after a step; that lasts milliseconds."""
+        return self.wait_until(lambda: self.step() >= after_step) and self.wait_until(lambda: saving_now(self), every=0.002)
 
     def step(self) -> int:
         """Last step logged."""

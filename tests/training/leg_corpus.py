@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import botocore
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -27,6 +26,8 @@ LLAMA3_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1
 
 def documents(limit_bytes: int) -> Iterator[str]:
     """Paragraphs of botocore's service models, in a fixed order."""
+    import botocore  # not everyone who makes a channel of another text has it
+
     total, seen = 0, set()
     for path in sorted(Path(botocore.__file__).parent.glob("data/*/*/service-2.json.gz")):
         for text in _paragraphs(json.loads(gzip.decompress(path.read_bytes()))):

@@ -31,7 +31,7 @@ def peak_bytes(changes: dict[str, object]) -> int:
     from torchtitan.distributed import utils as dist_utils
     from torchtitan.models.llama3.sharding import set_llama3_sharding_config
 
-    from training import titan_config
+    from training import float8, titan_config
 
     spec = spec_of(changes)
     dist_utils.init_distributed(CommConfig(mode="fake_backend", trace_buf_size=0))
@@ -39,6 +39,7 @@ def peak_bytes(changes: dict[str, object]) -> int:
     dims = ParallelDims.from_config(parallelism, RANKS)
     dist_utils.set_spmd_backend(parallelism.spmd_backend)
     description = titan_config.model_spec(spec.model)
+    float8.convert(description.model, spec.float8, emulate=False, compiled=False)
     for layer in description.model.layers:
         layer.attention.rope = dataclasses.replace(layer.attention.rope, max_seq_len=spec.sequence_length)
     set_llama3_sharding_config(description.model, enable_sp=True)

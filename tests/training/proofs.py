@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from data_prep.shards import read_index
-from training.failure import LossDiverged
+from training.failure import JobFailure, LossDiverged
 from training.leg_job import read_job
 from training.titan_config import trainer_config
 from training.trainer import LegTrainer
@@ -26,12 +26,15 @@ def build(base: str, flex: bool = False) -> LegTrainer:
 
 
 def train(base: str, flex: bool = False) -> dict[str, Any]:
-    """Train to the end; the losses and norms of each logged step (the writing rank has them), and the weights' sum."""
+    """Train to the end; the losses and norms of each logged step (the writing rank has them), and whether chance had a part."""
     trainer = build(base, flex)
+    generator = torch.get_rng_state()
     try:
         trainer.train()
+        drew = not torch.equal(torch.get_rng_state(), generator)
         rows = trainer.metrics_processor.file.rows() if trainer.metrics_processor.writes else []
-        return {"rows": [row for row in rows if "loss" in row], "validation": [row for row in rows if "validation_loss" in row]}
+        losses, validation = ([row for row in rows if name in row] for name in ("loss", "validation_loss"))
+        return {"rows": losses, "validation": validation, "drew_random_numbers": drew}
     finally:
         trainer.close()
         dist.destroy_process_group()
@@ -53,13 +56,25 @@ def initial_weights(base: str) -> dict[str, Any]:
 
 
 def train_flex(base: str) -> dict[str, Any]:
-    """``train`` with FlexAttention, whose CPU backward torch refuses at the door although its eager kernels have one."""
+    """``train`` with FlexAttention's eager kernels; torch refuses their CPU backward at the door although they have one.
+
+    Everything that would be compiled runs as it is written: what is proven is arithmetic and layout.
+    """
     import torch.nn.attention.flex_attention as flex
-    from torchtitan.models.common.attention import FlexAttention
 
     flex._validate_device = lambda *_: None  # type: ignore[attr-defined]
-    FlexAttention._compiled_flex_attn = staticmethod(flex.flex_attention)
+    torch.compiler.set_stance("force_eager")
     return train(base, flex=True)
+
+
+def refusal(base: str) -> str:
+    """The sentence with which training refuses to begin."""
+    trainer = build(base)
+    try:
+        trainer.train()
+    except JobFailure as failure:
+        return str(failure)
+    return "it trains"
 
 
 def train_then_spoil(base: str, step: int) -> dict[str, Any]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from job_runs import TINY, JobRun, Leg, saving_now, start_job
+from job_runs import TINY, JobRun, Leg, start_job
 from leg_corpus import write_job
+from rank_group import RankServer
 
 from data_prep.failure import read_failure
 from data_prep.strict import merge
@@ -25,15 +26,43 @@ def whole(channel: Path, tmp_path_factory: pytest.TempPathFactory) -> JobRun:
     return run
 
 
+@dataclass(frozen=True)
+class Interrupted:
+    """Three attempts at one leg."""
+
+    stopped: JobRun
+    """Got SIGTERM after step 7, between checkpoints."""
+    killed: JobRun
+    """Went on from there, and got SIGKILL while saving step 15."""
+    damaged: int
+    """The newest whole checkpoint it left, cut short since."""
+    last: JobRun
+    """Went on from the one before that to the end."""
+
+
 @pytest.fixture(scope="module")
-def stopped(channel: Path, tmp_path_factory: pytest.TempPathFactory) -> Leg:
-    """A leg whose first attempt got SIGTERM after step 7, between checkpoints."""
-    leg = Leg(tmp_path_factory.mktemp("stopped"), channel)
-    run = leg.start()
-    assert run.wait_until(lambda: run.step() >= 7), run.log()
-    run.process.send_signal(signal.SIGTERM)
-    assert run.finish() == 1
-    return leg
+def interrupted(channel: Path, tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
+    """A leg to which everything happens."""
+    leg = Leg(tmp_path_factory.mktemp("interrupted"), channel)
+    stopped = leg.start()
+    assert stopped.wait_until(lambda: stopped.step() >= 7), stopped.log()
+    stopped.process.send_signal(signal.SIGTERM)
+    assert stopped.finish() == 1
+    killed = leg.start()
+    assert killed.wait_until_saving(after_step=14), killed.log()
+    killed.process.kill()
+    killed.process.wait()
+    whole = [path.parent for path in (killed.kept / "checkpoints").glob("step-*/.metadata")]
+    newest = max(whole, key=step_of)
+    part = next(newest.glob("*.distcp"))
+    part.write_bytes(part.read_bytes()[:-100])
+    last = leg.start()
+    assert last.finish() == 0, last.log()
+    return Interrupted(stopped, killed, step_of(newest), last)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def checkpoints(run: JobRun) -> list[str]:
@@ -66,54 +95,39 @@ def test_tensorboards_own_reader_finds_the_losses(whole: JobRun) -> None:
     assert found == pytest.approx({step: loss for step, (loss, _) in whole.losses().items()})
 
 
-def test_killed_while_saving_resumes_from_the_checkpoint_before_bit_by_bit(whole: JobRun, channel: Path, tmp_path: Path) -> None:
-    leg = Leg(tmp_path, channel)
-    run = leg.start()
-    assert run.wait_until(lambda: run.step() >= 9 and saving_now(run)), run.log()
-    run.process.kill()
-    run.process.wait()
-    resumed = leg.start()
-    assert resumed.finish() == 0, resumed.log()
-    assert resumed.losses() == whole.losses()
-    assert resumed.export_hash() == whole.export_hash()
-
-
-def test_sigterm_saves_the_running_step_and_says_that_a_retry_resumes(stopped: Leg) -> None:
-    assert stopped.last is not None
-    failure = read_failure(stopped.last.failure())
+def test_sigterm_saves_the_running_step_and_says_that_a_retry_resumes(interrupted: Interrupted) -> None:
+    stopped = interrupted.stopped
+    failure = read_failure(stopped.failure())
     assert failure is not None
     assert (failure.name, failure.retry) == ("Preempted", "retry")
-    last = stopped.last.step()
-    assert last < 24
-    assert f"step-{last}" in checkpoints(stopped.last)
+    assert stopped.step() < 24
+    assert f"step-{stopped.step()}" in checkpoints(stopped)
+    assert f"step-{stopped.step()}" in checkpoints(interrupted.killed)  # it came along to the next attempt
+    assert "passed over" not in interrupted.killed.log()
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over_and_the_rest_is_bit_by_bit(whole: JobRun, stopped: Leg, tmp_path: Path) -> None:
-    assert stopped.last is not None
-    kept = tmp_path / "kept"
-    shutil.copytree(stopped.last.kept, kept / "checkpoints")
-    newest = kept / "checkpoints" / "checkpoints" / f"step-{stopped.last.step()}"
-    part = next(newest.glob("*.distcp"))
-    part.write_bytes(part.read_bytes()[:-100])
-    leg = Leg(tmp_path, stopped.tokens, last=JobRun(kept, stopped.last.process))
-    run = leg.start()
-    assert run.finish() == 0, run.log()
-    result = json.loads((run.kept / "metrics" / "result.json").read_text())
-    assert result["resumed_from"] == 5
-    assert "bytes of" in result["checkpoints_passed_over"][str(stopped.last.step())]
-    assert run.losses() == whole.losses()
-    assert run.export_hash() == whole.export_hash()
+def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(interrupted: Interrupted) -> None:
+    result = json.loads((interrupted.last.kept / "metrics" / "result.json").read_text())
+    before = [step for step in map(step_of, (interrupted.killed.kept / "checkpoints").glob("step-*")) if step < interrupted.damaged]
+    assert result["resumed_from"] == max(before)
+    assert "bytes of" in result["checkpoints_passed_over"][str(interrupted.damaged)]
+    assert f"step-{interrupted.damaged} is passed over" in interrupted.last.log()
 
 
-def test_a_checkpoint_of_another_model_is_refused_in_a_sentence(stopped: Leg, tmp_path: Path) -> None:
-    assert stopped.last is not None
-    leg = Leg(tmp_path, stopped.tokens, last=stopped.last)
-    run = leg.start({"model": {"ffn_dim": 256}})
-    assert run.finish() == 1
-    failure = read_failure(run.failure())
-    assert failure is not None
-    assert (failure.name, failure.retry) == ("CheckpointMismatch", "stop")
-    assert "model.ffn_dim was 192 there and is 256 here" in failure.sentence
+def test_stopped_killed_while_saving_and_damaged_it_ends_bit_by_bit_like_the_undisturbed_leg(
+    whole: JobRun, interrupted: Interrupted
+) -> None:
+    assert interrupted.last.losses() == whole.losses()
+    assert interrupted.last.export_hash() == whole.export_hash()
+
+
+def test_a_checkpoint_of_another_model_is_refused_in_a_sentence(whole: JobRun, ranks: RankServer, channel: Path, tmp_path: Path) -> None:
+    write_job(tmp_path, merge(TINY, {"processes_per_host": 1, "local_batch_size": 4, "model": {"ffn_dim": 256}}))
+    (tmp_path / "input" / "data" / "tokens").symlink_to(channel)
+    (tmp_path / "checkpoints").symlink_to(whole.kept)
+    (failure,) = ranks.run("proofs:refusal", world=1, base=str(tmp_path))
+    assert failure.startswith("CheckpointMismatch (stop): ")
+    assert "model.ffn_dim was 192 there and is 256 here" in failure
 
 
 def test_two_hosts_train_one_leg_and_a_lost_one_ends_it_for_a_retry(channel: Path, tmp_path: Path) -> None:

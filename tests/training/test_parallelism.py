@@ -43,6 +43,8 @@ def losses(
     write_job(base, merge(training, {"processes_per_host": world}))
     (base / "input" / "data" / "tokens").symlink_to(channel)
     answers = ranks.run(f"proofs:{function}", world=world, base=str(base))
+    # Nothing random is left once the weights are set (the order of samples is computed), so checkpoints need no generator's state.
+    assert not any(value["drew_random_numbers"] for value in answers)
     (answer,) = [value for value in answers if value["rows"]]
     steps = [number for row in answer["rows"] for number in (row["loss"], row["grad_norm"])]
     return [*steps, *(row["validation_loss"] for row in answer["validation"])]

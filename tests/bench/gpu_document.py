@@ -1,0 +1,104 @@
+"""docs/gpu-bench.md, from what the GPU bench measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from gpu_settings import CHANGES, FILL, FIRST_LEG, LAST_LEG
+
+AIMS = {"fp8_over_eager": 1.38, "best_over_eager": 1.6}
+
+Row = dict[str, Any]
+
+
+def document(found: dict[str, Any]) -> str:
+    """The whole page."""
+    machine = found["machine"]
+    peak = machine.get("peak_flops")
+    cuda = f", CUDA {machine['cuda']}" if machine.get("cuda") else ""
+    return "\n".join(
+        [
+            "# Speed on GPUs",
+            "",
+            "Written by `make bench-gpu`; do not edit.",
+            "",
+            f"{found['date']}, one {machine['device']} ({machine['memory_gib']:.0f} GiB): torch {machine['torch']}{cuda}, "
+            f"torchtitan {machine['torchtitan']}, torchao {machine['torchao']}.",
+            f"Llama-3 8B with {found['layers']} of its 32 layers (what fits {FILL:.0%} of the memory by the estimate), "
+            f"{found['sequence_length']} tokens, batch {found['batch']}.",
+            f"Medians of {found['rounds']} rounds of {found['steps']} steps, every measurement in its own process.",
+            "",
+            tables(found),
+            "",
+            "How to read them:",
+            "",
+            f"- **MFU** is against {peak / 1e12:.1f} TFLOP/s, the device's dense BF16 peak, for FP8 too."
+            if peak
+            else "- **MFU** is unknown: the dense BF16 peak of this device is not in training/metrics.py.",
+            "- **memory** is the largest amount that PyTorch reserved in any step but the first, **estimate** what training/memory.py",
+            "  says, where it knows the setting.",
+            f"- **parity** is the last step's loss over that of `{FIRST_LEG}`, less one; `-` where a step sees other samples.",
+            "- **float8_allgather gathers over one device**: this is the cost of its casts, without what it saves between devices.",
+            "- Fewer layers make embedding and output layer a larger share of a step than in the whole model.",
+            "",
+        ]
+    )
+
+
+def tables(found: dict[str, Any]) -> str:
+    """The legs, the changes, the combination, and whether the aims are met."""
+    legs, changes, combination = found["legs"], found["changes"], found["combination"]
+    parts = ["## The reference's four legs", "", table(legs, legs[FIRST_LEG], legs[FIRST_LEG])]
+    if changes:
+        rows = {LAST_LEG: legs[LAST_LEG], **changes}
+        parts += ["", f"## One change each to {LAST_LEG}", "", table(rows, legs[LAST_LEG], legs[FIRST_LEG])]
+        notes = [f"- {name}: {CHANGES[name].note}." for name in changes if CHANGES[name].note]
+        parts += ["", *notes] if notes else []
+        parts += ["", "## What helped, together", "", *_combination(combination, legs)]
+    parts += ["", *(_aim(name, found[name]) for name in AIMS)]
+    return "\n".join(parts)
+
+
+def _combination(combination: dict[str, Any], legs: dict[str, Row]) -> Iterable[str]:
+    tries = dict(combination["tries"])
+    if not combination["kept"]:
+        return [f"No single change made {LAST_LEG} faster by one per cent."]
+    first = combination["measured"].get(FIRST_LEG, legs[FIRST_LEG])
+    return [
+        "Each change that helped alone was added to those before it, best first, and kept where it helped on top:",
+        "",
+        table(tries, legs[LAST_LEG], legs[FIRST_LEG], names=tries),
+        "",
+        f"Fastest found: **{LAST_LEG} + {' + '.join(combination['kept'])}**, measured in turn with the first and last leg:",
+        "",
+        table(combination["measured"], first, first, names=combination["kept"]),
+    ]
+
+
+def table(rows: dict[str, Row], reference: Row, eager: Row, *, names: Iterable[str] = ()) -> str:
+    """Markdown: tokens/s, ratio to ``reference``, MFU, memory, loss and its parity with ``eager``; why, for what does not run.
+
+    ``names``: what a row that is no change of its own is made of; where other samples are among it, no loss is compared.
+    """
+    lines = ["| setting | tokens/s | ratio | MFU % | memory GiB | estimate GiB | loss | parity |", "|---|---|---|---|---|---|---|---|"]
+    for name, row in rows.items():
+        if "failed" in row:
+            lines.append(f"| {name} | {row['failed'].replace('|', '/')} | | | | | | |")
+            continue
+        made_of = name.split(" + ") if name != "fastest" else list(names)
+        same = all(CHANGES[part].same_samples for part in made_of if part in CHANGES)
+        ratio = f"{row['tokens_per_second'] / reference['tokens_per_second']:.3f}" if "failed" not in reference else "-"
+        parity = f"{100 * (row['loss'] / eager['loss'] - 1):+.2f} %" if same and "failed" not in eager else "-"
+        mfu = "unknown" if row["mfu"] is None else f"{row['mfu']:.1f}"
+        estimate = f"{row['estimate_gib']:.1f}" if row.get("estimate_gib") else "-"
+        memory = f"{row['memory_gib']:.1f} | {estimate}"
+        lines.append(f"| {name} | {row['tokens_per_second']:.0f} | {ratio} | {mfu} | {memory} | {row['loss']:.4f} | {parity} |")
+    return "\n".join(lines)
+
+
+def _aim(name: str, value: float | None) -> str:
+    what = {"fp8_over_eager": "FP8 over eager BF16", "best_over_eager": "Best setting over eager BF16"}[name]
+    if value is None:
+        return f"- {what}: not known, since {FIRST_LEG} did not run."
+    return f"- {what}: {value:.3f}; the aim is {AIMS[name]}, {'met' if value >= AIMS[name] else 'missed'}."
