@@ -6,7 +6,12 @@ which 2.11 has, its default SPMD backend needs the first, and its chunked loss n
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+import types
 from typing import Any
+
+DATASETS = {"datasets": ("Dataset", "load_dataset"), "datasets.distributed": ("split_dataset_by_node",)}
 
 
 def torch_version() -> tuple[int, ...]:
@@ -17,7 +22,7 @@ def torch_version() -> tuple[int, ...]:
 
 
 def install() -> None:
-    """Put the stand-ins in place; before anything of torchtitan is imported."""
+    """Put in place what is missing; before anything of torchtitan is imported."""
     import torch.distributed as dist
     import torch.distributed.fsdp as fsdp
 
@@ -29,6 +34,11 @@ def install() -> None:
         fsdp.DataParallelMeshDims = DataParallelMeshDims
     if not hasattr(dist, "set_timeout"):
         dist.set_timeout = lambda timeout, group=None: None  # one device waits for nobody
+    if importlib.util.find_spec("datasets") is None:  # torchtitan imports it for its own loader, which the bench does not use
+        for name, contents in DATASETS.items():
+            module = types.ModuleType(name)
+            module.__dict__.update(dict.fromkeys(contents))
+            sys.modules[name] = module
 
 
 def adapt(config: Any) -> None:
