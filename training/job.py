@@ -26,6 +26,12 @@ from training.leg_job import STOP_FILE, LegJob, read_job
 from training.rank_notes import cause, read_notes
 from training.smoke import smoke_test
 
+CUDA_ENVIRONMENT = {
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # as torchtitan's own launcher, run_train.sh: less memory lost to fragments
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+}
+"""The ranks' defaults on GPUs; what the container's environment says goes before."""
+
 STOP_SECONDS = 110.0  # SageMaker kills the container 120 s after SIGTERM
 _PR_SET_PDEATHSIG = 1
 
@@ -67,8 +73,11 @@ def run_job(job: LegJob) -> None:
     for module in modules:
         code = _run_ranks(job, module)
         notes = read_notes(job.rank_notes)
-        if (job.rank_notes / STOP_FILE).exists() and not notes and (code != 0 or module != modules[-1]):
-            raise Preempted("stopped on request before a step had ended; the newest checkpoint, where there is one, stands")
+        if (job.rank_notes / STOP_FILE).exists() and not notes:
+            if module != modules[-1]:
+                raise Preempted("stopped on request before training began")
+            if code != 0:
+                raise Preempted(f"stopped on request, and ended before a step and its checkpoint were done ({STOP_SECONDS:.0f} s at most)")
         if code != 0:
             raise cause(notes, job.cluster.current_host)
 
@@ -83,9 +92,10 @@ def rank_environment(job: LegJob) -> dict[str, str]:
     """The ranks' environment: this process's, with the network of the hosts and one CPU thread per core and rank."""
     cores = len(os.sched_getaffinity(0))
     threads = max(1, cores // job.spec.processes_per_host) if job.spec.device == "cpu" else 1
-    settings = {"OMP_NUM_THREADS": str(threads), "TORCH_NCCL_DUMP_ON_TIMEOUT": "1", "PYTHONUNBUFFERED": "1"}
-    compat = compat_environment(os.environ) if job.spec.device == "cuda" else {}
-    return {**os.environ, **settings, **network_environment(job.cluster, job.spec.device), **compat}
+    settings = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **network_environment(job.cluster, job.spec.device)}
+    if job.spec.device != "cuda":
+        return {**os.environ, **settings}
+    return {**CUDA_ENVIRONMENT, **os.environ, **settings, **compat_environment(os.environ)}
 
 
 def _run_ranks(job: LegJob, module: str) -> int:

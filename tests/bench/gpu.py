@@ -14,6 +14,7 @@ import argparse
 import datetime
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from gpu_document import document, tables
 from gpu_settings import CHANGES, FIRST_LEG, LAST_LEG, LEGS, base_settings
 
 from data_prep.strict import Json, merge, parse
+from training.job import CUDA_ENVIRONMENT
 from training.memory import estimate
 from training.spec import TrainingSpec
 
@@ -70,7 +72,7 @@ class Bench:
         return None if settings["device"] == "cpu" else estimate(parse(TrainingSpec, settings), 1).total / 2**30
 
     def _measured(self, request: dict[str, Any]) -> Row:
-        environment = dict(os.environ)
+        environment = CUDA_ENVIRONMENT | os.environ  # as the ranks of a job have it
         for name in request["names"]:
             environment |= CHANGES[name].environment
             if CHANGES[name].needs_compile and not request["settings"]["compile"]:
@@ -176,10 +178,12 @@ def main(arguments: argparse.Namespace) -> int:
         print("There is no CUDA device here; `--device cpu` runs the bench's logic on a tiny model.", file=sys.stderr)
         return 1
     memory = torch.cuda.get_device_properties(0).total_memory if arguments.device == "cuda" else 0
-    arguments.keep.mkdir(parents=True, exist_ok=True)
+    name = torch.cuda.get_device_name(0) if arguments.device == "cuda" else "CPU"
+    folder = arguments.keep / re.sub(r"[^A-Za-z0-9.]+", "-", f"{name} torch {torch.__version__}")
+    folder.mkdir(parents=True, exist_ok=True)
     found = bench(
         base_settings(arguments.device, memory),
-        arguments.keep,
+        folder,
         rounds=arguments.rounds,
         steps=arguments.steps,
         warmup=arguments.warmup,
@@ -200,7 +204,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--warmup", type=int, default=5)
     result.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     result.add_argument("--only", action="append", choices=list(CHANGES), help="measure this change (several times: these)")
-    result.add_argument("--keep", type=Path, default=Path(".cache/bench/gpu"), help="folder of what is measured; remove it to begin anew")
+    result.add_argument("--keep", type=Path, default=Path(".cache/bench/gpu"), help="where results are kept; remove it to begin anew")
     result.add_argument("--write", type=Path, help="write the finished document here")
     return result
 

@@ -105,3 +105,20 @@ def weights_in_state(base: str) -> dict[str, list[str]]:
     trainer.close()
     dist.destroy_process_group()
     return {"parameters": sorted(kinds), "checkpoint": sorted(seen)}
+
+
+def scales(base: str, steps: int) -> dict[str, int]:
+    """In how many places the FP8 scales of the next gather were after each of so many steps, and how many sets of values."""
+    trainer = build(base)
+    batches = trainer.batch_generator(trainer.dataloader)
+    places, values = set(), set()
+    for _ in range(steps):
+        trainer.step += 1
+        trainer.train_step(batches)
+        held = [parameter._local_tensor for parameter in trainer.model_parts[0].parameters()]
+        found = [tensor._precomputed_scale for tensor in held if hasattr(tensor, "_precomputed_scale")]
+        places.add(tuple(scale.data_ptr() for scale in found))
+        values.add(tuple(scale.item() for scale in found))
+    trainer.close()
+    dist.destroy_process_group()
+    return {"places": len(places), "values": len(values)}

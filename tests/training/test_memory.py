@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from memory_tracker import spec_of
+from rank_group import RankServer
 
 from data_prep.strict import merge, parse
 from training.memory import device_bytes, estimate, parameter_count
@@ -36,13 +35,10 @@ def test_estimate_of_llama3_8b_is_what_the_tracker_measured(changes: dict[str, o
     assert found == pytest.approx(gib, rel=TOLERANCE)
 
 
-def test_estimate_is_what_the_tracker_measures_now() -> None:
-    changes = {"local_batch_size": 1, "model": {"layers": 4}}
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
-    command = [sys.executable, str(HERE / "memory_tracker.py"), json.dumps(changes)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    measured = json.loads(done.stdout.splitlines()[-1])["peak_gib"]
-    assert estimate(spec_of(changes), 1, chunked=False).tensors / 2**30 == pytest.approx(measured, rel=TOLERANCE)  # type: ignore[arg-type]
+def test_estimate_is_what_the_tracker_measures_now(ranks: RankServer) -> None:
+    changes: dict[str, object] = {"local_batch_size": 1, "model": {"layers": 4}}
+    (measured,) = ranks.run("memory_tracker:peak_bytes", world=1, changes=changes)
+    assert estimate(spec_of(changes), 1, chunked=False).tensors == pytest.approx(measured, rel=TOLERANCE)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("recipe", "hosts", "billions"), [("llama3_8b", 1, 8.03), ("llama3_70b", 8, 70.55)])
