@@ -32,6 +32,7 @@ from training.memory import estimate
 from training.spec import TrainingSpec
 
 HERE = Path(__file__).resolve().parent
+BLOCK_STEPS = 5  # timed together, so that the device waits for the host as little as in training
 GAIN = 1.01  # a change counts as a help from one per cent on: less is within what two processes differ by
 TIMEOUT_SECONDS = 1800  # autotuning times thousands of kernels before the first step
 TEXT_BYTES = 4_000_000
@@ -51,7 +52,13 @@ class Bench:
 
     def run(self, leg: str, names: list[str], turn: int) -> Row:
         """The measurement number ``turn`` of a leg with the named changes, from the file or anew."""
-        request = {"settings": merge(self.base, LEGS[leg]), "names": names, "steps": self.steps, "warmup": self.warmup}
+        request = {
+            "settings": merge(self.base, LEGS[leg]),
+            "names": names,
+            "steps": self.steps,
+            "warmup": self.warmup,
+            "block": BLOCK_STEPS,
+        }
         if self.base["device"] == "cpu":
             request["settings"] = merge(request["settings"], {"compile": False})
         key = json.dumps(request, sort_keys=True)
@@ -185,7 +192,7 @@ def main(arguments: argparse.Namespace) -> int:
         base_settings(arguments.device, memory),
         folder,
         rounds=arguments.rounds,
-        steps=arguments.steps,
+        steps=arguments.blocks * BLOCK_STEPS,
         warmup=arguments.warmup,
         only=arguments.only or list(CHANGES),
     )
@@ -200,7 +207,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--rounds", type=int, default=3)
-    result.add_argument("--steps", type=int, default=20, help="timed steps of a measurement, a multiple of 5")
+    result.add_argument("--blocks", type=int, default=4, help=f"of {BLOCK_STEPS} timed steps in a measurement; the median counts")
     result.add_argument("--warmup", type=int, default=5)
     result.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     result.add_argument("--only", action="append", choices=list(CHANGES), help="measure this change (several times: these)")

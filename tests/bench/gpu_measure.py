@@ -26,8 +26,6 @@ from train import stepper
 
 from data_prep.strict import merge
 
-BLOCK_STEPS = 5
-
 
 def trainer_config(base: Path, settings: dict[str, Any], names: list[str], steps: int) -> Any:
     """Trainer.Config of a leg with the named changes; the tokens channel must be under ``base``. Loss is logged at ``steps``."""
@@ -50,7 +48,7 @@ def trainer_config(base: Path, settings: dict[str, Any], names: list[str], steps
     return config
 
 
-def measure(base: Path, settings: dict[str, Any], names: list[str], steps: int, warmup: int) -> dict[str, Any]:
+def measure(base: Path, settings: dict[str, Any], names: list[str], steps: int, warmup: int, block: int) -> dict[str, Any]:
     """Tokens/s of the median block, MFU, peak memory of all but the first step, loss of the last step."""
     config = trainer_config(base, settings, names, warmup + steps)
     import torch
@@ -62,12 +60,12 @@ def measure(base: Path, settings: dict[str, Any], names: list[str], steps: int, 
         step()
     wait()
     seconds = []
-    for _ in range(steps // BLOCK_STEPS):
+    for _ in range(steps // block):
         begin = time.perf_counter()
-        for _ in range(BLOCK_STEPS):
+        for _ in range(block):
             step()
         wait()
-        seconds.append((time.perf_counter() - begin) / BLOCK_STEPS)
+        seconds.append((time.perf_counter() - begin) / block)
     metrics = trainer.metrics_processor
     last = metrics.file.rows()[-1]
     assert last["step"] == warmup + steps
