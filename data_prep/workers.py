@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import connection, forkserver
+from multiprocessing import connection, forkserver, util
 from multiprocessing.sharedctypes import Synchronized, SynchronizedArray
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +35,7 @@ from data_prep.tokenizer import TokenizerFiles
 
 T = TypeVar("T")
 POLL_SECONDS = 0.2
+LONGEST_TMPDIR = 107 - len("/pymp-12345678/listener-12345678")
 ONE_THREAD = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OPENBLAS_NUM_THREADS": "1"}
 _CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -60,6 +61,7 @@ def start_server(tokenizer: Path) -> None:
     Args:
         tokenizer: local folder of the tokenizer's files. Workers of another tokenizer load their own.
     """
+    _keep_sockets_short()
     given = {FOLDER_VARIABLE: str(tokenizer), **ONE_THREAD}
     before = {name: os.environ.get(name) for name in given}
     os.environ.update(given)
@@ -72,6 +74,17 @@ def start_server(tokenizer: Path) -> None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def _keep_sockets_short() -> None:
+    """The server's socket lies in a folder of its own below TMPDIR, and a socket's path has 107 bytes at most (unix(7))."""
+    if len(tempfile.gettempdir()) <= LONGEST_TMPDIR:
+        return
+    before, tempfile.tempdir = tempfile.tempdir, "/tmp"
+    try:
+        util.get_temp_dir()  # made once per process, and removed at its end
+    finally:
+        tempfile.tempdir = before
 
 
 def memory_bound_mib(spec: DataSpec, files: TokenizerFiles) -> int:

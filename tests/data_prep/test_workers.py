@@ -19,7 +19,8 @@ def shares(folder, found):
     from data_prep import preload
     from data_prep.tokenizer import TokenizerFiles
     encoder = preload.fast_encoder(TokenizerFiles.read(Path(folder)))
-    found.put((preload._shared is not None and encoder is preload._shared[1], encoder.encode(["the learning rate of training"])[0].tolist()))
+    shared = preload._shared is not None and encoder is preload._shared[1]
+    found.put((shared, encoder.encode(["the learning rate of training"])[0].tolist()))
 
 if __name__ == "__main__":
     import multiprocessing
@@ -40,11 +41,13 @@ def test_the_job_s_tokenizer_is_loaded_once_and_another_one_is_not_mistaken_for_
     (tmp_path / "other").mkdir()
     for name, content in other.named():
         (tmp_path / "other" / name).write_bytes(content)
+    deep = tmp_path / ("deep" * 30)  # no socket's path may be that long
+    deep.mkdir()
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     done = subprocess.run(
         [sys.executable, str(program), str(tokenizer_folder), str(tmp_path / "other")],
-        env=job_environment(), capture_output=True, text=True, timeout=120,
+        env=job_environment({"TMPDIR": str(deep)}), capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
