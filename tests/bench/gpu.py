@@ -50,8 +50,8 @@ class Bench:
         self.kept = folder / "results.json"
         self.results: dict[str, list[Row]] = json.loads(self.kept.read_text()) if self.kept.exists() else {}
 
-    def run(self, leg: str, names: list[str], turn: int) -> Row:
-        """The measurement number ``turn`` of a leg with the named changes, from the file or anew."""
+    def run(self, leg: str, names: list[str], turn: int = 0, *, phase: str = "") -> Row:
+        """The measurement number ``turn`` of a leg with the named changes, from the file or anew; phases share no results."""
         request = {
             "settings": merge(self.base, LEGS[leg]),
             "names": names,
@@ -61,7 +61,7 @@ class Bench:
         }
         if self.base["device"] == "cpu":
             request["settings"] = merge(request["settings"], {"compile": False})
-        key = json.dumps(request, sort_keys=True)
+        key = phase + json.dumps(request, sort_keys=True)
         done = self.results.setdefault(key, [])
         if len(done) <= turn:
             done.append(self._measured(request) | {"estimate_gib": self._estimate(request)})
@@ -97,13 +97,13 @@ class Bench:
             (self.folder / "failures.log").open("a").write(f"{request['names']}\n{done.stderr}\n")
         return row
 
-    def legs(self, names: dict[str, tuple[str, list[str]]]) -> dict[str, Row]:
+    def legs(self, names: dict[str, tuple[str, list[str]]], *, phase: str = "") -> dict[str, Row]:
         """Medians over rounds that go through all settings in turn. ``names``: row to leg and changes."""
         runs: dict[str, list[Row]] = {row: [] for row in names}
         for turn in range(self.rounds):
             for row, (leg, changes) in names.items():
                 if not any("failed" in run for run in runs[row]):
-                    runs[row].append(self.run(leg, changes, turn))
+                    runs[row].append(self.run(leg, changes, turn, phase=phase))
         return {row: middle(found) for row, found in runs.items()}
 
     def combine(self, last: Row, found: dict[str, Row]) -> tuple[list[str], list[tuple[str, Row]]]:
@@ -115,7 +115,7 @@ class Bench:
         for name in ranked:
             if any(CHANGES[name].group == CHANGES[other].group for other in kept):
                 continue
-            row = found[name] if not kept else self.run(LAST_LEG, [*kept, name], 0)
+            row = found[name] if not kept else self.run(LAST_LEG, [*kept, name])
             tries.append((" + ".join([*kept, name]), row))
             if speed(row) >= GAIN * best:
                 kept, best = [*kept, name], speed(row)
@@ -125,6 +125,11 @@ class Bench:
 def speed(row: Row) -> float:
     """Tokens/s; 0 for a setting that does not run."""
     return float(row.get("tokens_per_second", 0.0))
+
+
+def ratio(row: Row, reference: Row) -> float:
+    """Speed over another's; 0 when either does not run."""
+    return speed(row) / speed(reference) if speed(reference) else 0.0
 
 
 def middle(runs: list[Row]) -> Row:
@@ -154,12 +159,12 @@ def bench(base: dict[str, Any], folder: Path, *, rounds: int, steps: int, warmup
     """Everything, as one JSON value."""
     runs = Bench(base, folder, rounds=rounds, steps=steps, warmup=warmup)
     legs = runs.legs({name: (name, []) for name in LEGS})
-    changes = {name: runs.run(LAST_LEG, [name], 0) for name in only}
+    changes = {name: runs.run(LAST_LEG, [name]) for name in only}
     kept, tries = runs.combine(legs[LAST_LEG], changes)
-    final = runs.legs({FIRST_LEG: (FIRST_LEG, []), LAST_LEG: (LAST_LEG, []), "fastest": (LAST_LEG, kept)}) if kept else {}
-    eager = speed(legs[FIRST_LEG])
-    fp8 = max(speed(legs[name]) for name in LEGS if name.startswith("float8"))
-    best = max([fp8, *(speed(row) for row in final.values())])
+    together = {FIRST_LEG: (FIRST_LEG, []), LAST_LEG: (LAST_LEG, []), "fastest": (LAST_LEG, kept)}
+    final = runs.legs(together, phase="final ") if kept else {}
+    fp8 = max((ratio(legs[name], legs[FIRST_LEG]) for name in LEGS if name.startswith("float8")), default=0.0)
+    best = max(fp8, ratio(final["fastest"], final[FIRST_LEG])) if final else fp8
     machine = next((row["machine"] for row in [*legs.values(), *changes.values()] if "machine" in row), {})
     return {
         "date": datetime.date.today().isoformat(),
@@ -172,8 +177,8 @@ def bench(base: dict[str, Any], folder: Path, *, rounds: int, steps: int, warmup
         "legs": legs,
         "changes": changes,
         "combination": {"kept": kept, "tries": tries, "measured": final},
-        "fp8_over_eager": round(fp8 / eager, 3) if eager else None,
-        "best_over_eager": round(best / eager, 3) if eager else None,
+        "fp8_over_eager": round(fp8, 3) or None,
+        "best_over_eager": round(best, 3) or None,
     }
 
 
@@ -196,6 +201,9 @@ def main(arguments: argparse.Namespace) -> int:
         warmup=arguments.warmup,
         only=arguments.only or list(CHANGES),
     )
+    if not found["machine"]:
+        print(f"Nothing ran; {folder / 'failures.log'} says why.", file=sys.stderr)
+        return 1
     print(f"\n{tables(found)}\n")
     if arguments.write:
         arguments.write.write_text(document(found))
