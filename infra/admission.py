@@ -201,7 +201,8 @@ def _checked(
         for line in lines
         if not line.enough and not (unknown and line.limit is None)
     )
-    problems.extend(checks.budget_problems(spec, costs))
+    if costs.usd is not None or not types:  # nor a price
+        problems.extend(checks.budget_problems(spec, costs))
     return lines, token
 
 
