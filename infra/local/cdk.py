@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,8 +27,11 @@ class CdkError(RuntimeError):
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Variables that keep the CDK quiet and its caches inside the embedded AWS's folder."""
-    return {
+    """Variables that keep the CDK quiet and its files inside the embedded AWS's folder, whose disk space was looked at."""
+    homeless = not os.access(os.environ.get("HOME", ""), os.W_OK)  # else the person's own cache saves unpacking the CDK once more
+    cache = {"JSII_RUNTIME_PACKAGE_CACHE_ROOT": str(home / "jsii")} if homeless else {}
+    return cache | {
+        "TMPDIR": str(home / "tmp"),  # where jsii unpacks itself
         "CDK_HOME": str(home / "cdk-home"),
         "CDK_DISABLE_CLI_TELEMETRY": "true",
         "CDK_DISABLE_VERSION_CHECK": "1",
@@ -123,6 +127,9 @@ def _run(command: list[str], folder: Path, variables: dict[str, str], on_line: C
 
 
 def _reason(lines: list[str]) -> str:
-    """The lines that say why, at most three."""
+    """Why, in the CDK's words: the resources that failed, else the lines that tell of an error; at most three."""
+    failed = [line.rpartition(" | ")[2].strip() for line in lines if re.search(r"\| (CREATE|UPDATE|DELETE)_FAILED ", line)]
+    if failed:
+        return " | ".join(list(dict.fromkeys(failed))[:3])
     telling = [line.strip() for line in lines if "rror" in line or "ailed" in line or "❌" in line]
     return " | ".join((telling or [line for line in lines if line.strip()])[-3:]) or "it said nothing"

@@ -13,35 +13,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from infra.local import seams
+from infra.local.cancellation import Scope
 
 Json = dict[str, Any]
 MAX_CAUSE = 32_768  # characters of an error's cause that Step Functions keeps
 MAX_DATA_BYTES = 262_144  # of one state's input, result or output, as UTF-8
-
-
-class Scope:
-    """Work that can be cancelled as a whole: an execution, a Map, a task with a time limit. Cancelling reaches inner scopes."""
-
-    def __init__(self, parent: Scope | None) -> None:
-        self._event, self._parent = threading.Event(), parent
-        self.first_error: Exception | None = None
-
-    def cancel(self, error: Exception | None = None) -> None:
-        """End it; the first error is remembered."""
-        if not self._event.is_set():
-            self.first_error = error
-            self._event.set()
-
-    @property
-    def is_cancelled(self) -> bool:
-        """It, or what it is part of, was cancelled."""
-        return self._event.is_set() or (self._parent is not None and self._parent.is_cancelled)
-
-    def sleep(self, seconds: float) -> None:
-        """Wait, but not beyond a cancellation."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0 and not self.is_cancelled:
-            self._event.wait(min(left, 0.2))  # outer scopes are looked at between two waits
 
 
 _scope: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("scope", default=None)

@@ -3,7 +3,8 @@
     {"stopped_as": "error",
      "faults": [{"id": "1", "on": "CreateTrainingJob", "match": "run-7-", "times": 2, "error": "ThrottlingException"},
                 {"id": "2", "on": "TrainingJob", "match": "run-7-main-1", "outcome": "CapacityError"},
-                {"id": "3", "on": "TrainingJob", "match": "", "outcome": "Pending", "seconds": 4}]}
+                {"id": "3", "on": "TrainingJob", "match": "", "outcome": "Pending", "seconds": 4},
+                {"id": "4", "on": "TrainingJob", "match": "run-8-", "outcome": "Spot", "after": "\\"step\\": 12,"}]}
 
 ``on`` names an API operation (the call fails with ``error``) or TrainingJob, ProcessingJob (the job fares as ``outcome``
 says). ``match`` is a regular expression searched in the job's name. Each fault happens ``times`` times.
@@ -16,11 +17,11 @@ import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from data_prep.strict import Json, parse, to_json
+from data_prep.strict import Bounds, Json, parse, to_json
 
-Outcome = Literal["CapacityError", "InternalServerError", "Pending", "Stopped", "Spot"]
+Outcome = Literal["CapacityError", "InternalServerError", "Pending", "Stopped", "Spot", "TimeLimit"]
 FILE = "faults.json"
 
 
@@ -41,9 +42,15 @@ class Fault:
     message: str = "Rate exceeded"
     """Its message."""
     outcome: Outcome | None = None
-    """What becomes of the job: ``Stopped`` and ``Spot`` (an interruption) after ``seconds`` of running, ``Pending`` for ``seconds``."""
+    """What becomes of the job: ``Stopped``, ``Spot`` (an interruption) and ``TimeLimit`` (MaxRuntimeInSeconds is over) while it runs,
+    ``InternalServerError`` before it starts, or while it runs when ``after`` is given, ``Pending`` for ``seconds``."""
     seconds: float = 0.0
-    """See ``outcome``."""
+    """How long the job is pending, or has run when the fault happens."""
+    after: str = ""
+    """Regular expression: a running training job's fault happens at the first line of its output that holds it, not by ``seconds``."""
+    times_faster: Annotated[float, Bounds(1.0)] = 1.0
+    """Pending time passes this many times faster, and the job's CreationTime moves back by what was left out: the shortest
+    MaxPendingTimeInSeconds is half an hour."""
 
 
 @dataclass(frozen=True, kw_only=True)

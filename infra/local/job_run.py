@@ -126,7 +126,9 @@ class JobRun:
     def pending(self, fault: Fault, limit: float | None) -> bool:
         """Wait for capacity as long as the fault says; True when the limit or a stop ended the waiting."""
         seconds = fault.seconds if limit is None else min(fault.seconds, limit)
-        stopped = self.stop_requested.wait(seconds)
+        stopped = self.stop_requested.wait(seconds / fault.times_faster)
+        if not stopped:
+            self.record["CreationTime"] -= seconds - seconds / fault.times_faster
         return stopped or (limit is not None and fault.seconds > limit)
 
     # -- pieces -------------------------------------------------------------------------------------

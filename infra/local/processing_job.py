@@ -9,7 +9,7 @@ from infra.local.job_logs import LogStream
 from infra.local.job_process import Host
 from infra.local.job_run import JobFailed, JobRun, instance_hosts, now
 from infra.local.s3_folders import ChannelError, download_prefix, upload_folder
-from infra.local.training_job import CAPACITY_ERROR
+from infra.local.training_job import CAPACITY_ERROR, SERVICE_FAULT
 
 DEFAULT_MAX_SECONDS = 86_400  # what SageMaker takes when the request names no limit
 
@@ -27,7 +27,7 @@ class ProcessingRun(JobRun):
         if fault is not None and fault.outcome == "CapacityError":
             raise JobFailed(CAPACITY_ERROR)
         if fault is not None and fault.outcome == "InternalServerError":
-            raise JobFailed("InternalServerError: We encountered an internal error. Please try again.")
+            raise JobFailed(SERVICE_FAULT)
         if fault is not None and fault.outcome == "Pending" and self.pending(fault, None):
             return "Stopped"
         program = self.image(self.record["AppSpecification"]["ImageUri"])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import re
 import threading
 from pathlib import Path
-from typing import Any
 
+from infra.local.faults import Fault
 from infra.local.job_logs import LogStream, MetricScanner
 from infra.local.job_process import Host
 from infra.local.job_run import JobFailed, JobRun, Json, instance_hosts, now
@@ -15,6 +16,7 @@ from infra.local.s3_folders import ChannelError, CheckpointSync, download_manife
 CAPACITY_ERROR = (
     "CapacityError: Unable to provision requested ML compute capacity. Please retry using a different ML instance type or after some time."
 )
+SERVICE_FAULT = "InternalServerError: We encountered an internal error. Please try again."
 MAX_FINAL_METRICS = 40  # metric definitions a training job may have
 
 
@@ -25,6 +27,8 @@ class TrainingRun(JobRun):
     log_group = "/aws/sagemaker/TrainingJobs"
     interrupted = False
     """Spot capacity was taken away and none came back within MaxWaitTimeInSeconds."""
+    faulted = False
+    """SageMaker ended the job by a fault of its own."""
 
     def show(self, status: str, message: str = "") -> None:
         """Enter a secondary status: the last transition ends, a new one begins."""
@@ -55,11 +59,11 @@ class TrainingRun(JobRun):
         code = self._train(program, hosts, fault)
         return self._conclude(hosts, code, fault)
 
-    def _before_start(self, fault: Any) -> str | None:
+    def _before_start(self, fault: Fault) -> str | None:
         if fault.outcome == "CapacityError":
             raise JobFailed(CAPACITY_ERROR)
-        if fault.outcome == "InternalServerError":
-            raise JobFailed("InternalServerError: We encountered an internal error. Please try again.")
+        if fault.outcome == "InternalServerError" and not fault.after:
+            raise JobFailed(SERVICE_FAULT)
         if fault.outcome == "Pending":
             self.show("Pending", "Waiting for capacity")
             if self.pending(fault, self.record["StoppingCondition"].get("MaxPendingTimeInSeconds")):
@@ -110,18 +114,21 @@ class TrainingRun(JobRun):
 
     # -- run -------------------------------------------------------------------------------------------
 
-    def _train(self, program: Path, hosts: list[str], fault: Any) -> int:
+    def _train(self, program: Path, hosts: list[str], fault: Fault | None) -> int:
         algorithm = self.record["AlgorithmSpecification"]
         command = tuple(algorithm.get("ContainerEntrypoint") or ["train"]) + tuple(algorithm.get("ContainerArguments") or [])
         network = not self.record.get("EnableNetworkIsolation", False)
         metrics = MetricScanner(algorithm.get("MetricDefinitions") or [])
-        begun = int(now())
+        begun, struck = int(now()), threading.Event()
         streams = {host: LogStream(self.client("logs"), self.log_group, f"{self.name}/{host}-{begun}") for host in hosts}
         syncs = [self._checkpoints(host, streams[host]) for host in hosts if "CheckpointConfig" in self.record]
 
         def on_line(host: str, line: str) -> None:
             streams[host].write(line)
             metrics.scan(line)
+            if fault is not None and fault.after and not struck.is_set() and re.search(fault.after, line):
+                struck.set()
+                self._strike(fault)
 
         containers = [
             Host(
@@ -139,7 +146,7 @@ class TrainingRun(JobRun):
                 sync.start()
             self.show("Training", "Training image download completed. Training in progress.")
             limit = self.record["StoppingCondition"].get("MaxRuntimeInSeconds", 86_400)
-            code = self.run_hosts(program, containers, network=network, max_seconds=limit, after_start=lambda: self._interrupt_later(fault))
+            code = self.run_hosts(program, containers, network=network, max_seconds=limit, after_start=lambda: self._strike_later(fault))
             self.record["TrainingEndTime"] = now()
             self.show("Uploading", "Uploading generated training model")
             for sync in syncs:
@@ -157,15 +164,26 @@ class TrainingRun(JobRun):
         folder.mkdir(parents=True, exist_ok=True)
         return CheckpointSync(self.client("s3"), folder, config["S3Uri"], on_error=stream.write)
 
-    def _interrupt_later(self, fault: Any) -> None:
-        if fault is not None and fault.outcome in ("Stopped", "Spot"):
-            timer = threading.Timer(fault.seconds, self.stop)
+    def _strike_later(self, fault: Fault | None) -> None:
+        if fault is not None and not fault.after and fault.outcome in ("Stopped", "Spot", "TimeLimit"):
+            timer = threading.Timer(fault.seconds, self._strike, (fault,))
             timer.daemon = True
             timer.start()
 
+    def _strike(self, fault: Fault) -> None:
+        """Let a fault of a running job happen."""
+        if fault.outcome == "TimeLimit":
+            self._time_out()
+        elif fault.outcome == "InternalServerError":
+            self.faulted = True
+            if self.process is not None:
+                self.process.kill()
+        else:
+            self.stop()
+
     # -- out -------------------------------------------------------------------------------------------
 
-    def _conclude(self, hosts: list[str], code: int, fault: Any) -> str:
+    def _conclude(self, hosts: list[str], code: int, fault: Fault | None) -> str:
         """Upload what is left and say how it ended, in SageMaker's words."""
         s3, first = self.client("s3"), self.ml(hosts[0])
         output = self.record["OutputDataConfig"]["S3OutputPath"].rstrip("/") + f"/{self.name}/output/"
@@ -175,6 +193,8 @@ class TrainingRun(JobRun):
             self.record["ModelArtifacts"] = {"S3ModelArtifacts": output + "model.tar.gz"}
         if fault is not None and fault.outcome == "Spot":
             self.interrupted = True
+        if self.faulted:
+            raise JobFailed(SERVICE_FAULT)
         if stopped:
             return "Stopped"
         if code == 0:

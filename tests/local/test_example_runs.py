@@ -185,6 +185,33 @@ def test_injected_throttling_fails_the_call(example: Example) -> None:
     assert "Error Code: ThrottlingException" in ended["cause"]
 
 
+@pytest.mark.parametrize(
+    ("outcome", "ending"),
+    [
+        ("TimeLimit", ("Stopped", "MaxRuntimeExceeded")),
+        ("Spot", ("Stopped", "MaxWaitTimeExceeded")),
+        ("InternalServerError", ("Failed", "Failed")),
+    ],
+)
+def test_injected_fault_strikes_at_a_line_of_the_running_job(example: Example, outcome: Any, ending: tuple[str, str]) -> None:
+    example.aws.inject(Fault(id=f"{outcome} in step 2", on="TrainingJob", outcome=outcome, after='"step": 2'))
+    execution = example.start({"name": "main", "behaviour": "wait"}, start_at="train")
+    job = json.loads(example.wait(execution)["cause"])
+    assert (job["TrainingJobStatus"], job["SecondaryStatus"]) == ending
+    assert job["TrainingStartTime"]
+    assert processes_of(execution) == []
+
+
+def test_pending_time_passes_faster_and_shows_whole_in_the_record(example: Example) -> None:
+    example.aws.inject(Fault(id="long", on="TrainingJob", outcome="Pending", seconds=3600, times_faster=10_000))
+    example.aws.client("sagemaker").create_training_job(
+        **minimal_job("waits-long") | {"StoppingCondition": {"MaxRuntimeInSeconds": 60, "MaxPendingTimeInSeconds": 1800}}
+    )
+    job = wait_for_job(example, "waits-long")
+    assert (job["TrainingJobStatus"], "TrainingStartTime" in job) == ("Stopped", False)
+    assert 1800 <= (job["LastModifiedTime"] - job["CreationTime"]).total_seconds() < 1900
+
+
 def test_pending_job_shows_it_and_goes_on(example: Example) -> None:
     example.aws.inject(Fault(id="pending", on="TrainingJob", outcome="Pending", seconds=1.0))
     execution = example.start({"name": "main", "behaviour": "go"}, start_at="train")
