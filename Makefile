@@ -22,6 +22,7 @@ export PIP_NO_INPUT := 1
 ifneq ($(shell [ -w "$$HOME" ] && echo yes),yes)
 export npm_config_cache := $(CURDIR)/.cache/npm
 export PIP_CACHE_DIR := $(CURDIR)/.cache/pip
+export JSII_RUNTIME_PACKAGE_CACHE_ROOT := $(CURDIR)/.cache/jsii
 endif
 
 .PHONY: help
@@ -31,9 +32,11 @@ help: ## Show this list
 # ---- environments ------------------------------------------------------------------------------
 # .venv holds what the CDK app and the command line need; .dev adds torch, the jobs and the tools.
 # .venv-aws is the embedded AWS's own, because it pins botocore. node_modules has the CDK command line.
-# What was interrupted is made anew (pip takes what it finds half-installed for installed): .unfinished is in it until the end.
+# What was interrupted is made anew, since pip may take what is half there for installed: .unfinished is in it
+# until pip has ended. What pip itself gave up (no network, no disk) goes on from there.
 
 VENV = if [ -e $(1)/.unfinished ] || [ ! -x $(1)/bin/pip ]; then $(PYTHON) -m venv --clear $(1); fi; touch $(1)/.unfinished
+INSTALL = $(1)/bin/$(PIP) $(2) || { rm $(1)/.unfinished; exit 1; }
 NEEDS_GB := 9
 
 .PHONY: python-present node-present disk-present env
@@ -50,21 +53,21 @@ disk-present:
 
 .venv/.deploy: requirements.txt pyproject.toml | python-present
 	@$(call VENV,.venv)
-	$(BIN)/$(PIP) -r requirements.txt
-	$(BIN)/$(PIP) --quiet --no-deps --editable .
+	$(call INSTALL,.venv,-r requirements.txt)
+	$(call INSTALL,.venv,--quiet --no-deps --editable .)
 	@rm .venv/.unfinished && touch $@
 
 .venv/.dev: requirements-dev.txt pyproject.toml | python-present disk-present
 	@$(call VENV,.venv)
 	@echo "Installing the jobs' packages (torch and its CUDA libraries are about 7 GB; the first time takes minutes) ..."
-	$(BIN)/$(PIP) -r requirements-dev.txt
-	$(BIN)/$(PIP) --quiet --no-deps --editable .
+	$(call INSTALL,.venv,-r requirements-dev.txt)
+	$(call INSTALL,.venv,--quiet --no-deps --editable .)
 	@.venv/$(COMPILE) .venv || true
 	@rm .venv/.unfinished && touch $@ .venv/.deploy
 
 .venv-aws/.done: infra/local/requirements.txt | python-present
 	@$(call VENV,.venv-aws)
-	.venv-aws/bin/$(PIP) -r infra/local/requirements.txt
+	$(call INSTALL,.venv-aws,-r infra/local/requirements.txt)
 	@.venv-aws/$(COMPILE) .venv-aws || true
 	@rm .venv-aws/.unfinished && touch $@
 

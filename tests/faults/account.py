@@ -1,0 +1,171 @@
+"""The account that faults happen in: an embedded AWS of its own with the real stacks, and what a proof asks of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # conftest, test_one_run
+
+from conftest import EmbeddedStacks
+from test_one_run import processes_of
+
+from infra.local.faults import Fault
+from training.metric_line import parse_line
+
+T = TypeVar("T")
+Json = dict[str, Any]
+WAIT_SECONDS = 900.0  # for a run of a minute: two cores may be shared with much else, and a fault that hangs must still end
+
+
+class Unexpected(AssertionError):
+    """A fault led to something else than it should."""
+
+
+def expect(what: str, found: object, wanted: object) -> None:
+    """Raises Unexpected with both values when they differ."""
+    if found != wanted:
+        raise Unexpected(f"{what} is {found!r}, and should be {wanted!r}")
+
+
+def expect_words(text: str, *words: str) -> None:
+    """Raises Unexpected with the words that ``text`` lacks."""
+    missing = [word for word in words if word not in text]
+    if missing:
+        raise Unexpected(f"{missing} missing in: {text}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """An execution that has ended."""
+
+    status: str
+    error: str
+    cause: str
+    states: list[str]
+    verdicts: list[str]
+    """What triage said of each attempt that did not complete."""
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account(EmbeddedStacks):
+    """The deployed stacks, with the faults that are on order in them."""
+
+    _faults: list[Fault] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def order(self, run: str, *faults: Fault, stopped_as: Literal["error", "return"] = "error") -> None:
+        """Order faults for the jobs of one run, beside those of other runs; ``stopped_as`` holds for all from now on."""
+        with self._lock:
+            self._faults.extend(replace(fault, id=f"{run}-{number}", match=f"^{run}-") for number, fault in enumerate(faults))
+            self.aws.inject(*self._faults, stopped_as=stopped_as)
+
+    # -- runs --------------------------------------------------------------------------------------------
+
+    def run(self, value: Json) -> Ended:
+        """Start an execution and wait for its end."""
+        return self.ended(self.start(value))
+
+    def ended(self, execution: str) -> Ended:
+        """The execution once it has ended."""
+        described = self.wait(execution, WAIT_SECONDS)
+        return Ended(
+            status=described["status"],
+            error=described.get("error", ""),
+            cause=described.get("cause", ""),
+            states=self.states(execution),
+            verdicts=[str(output["says"]) for output in self._outputs_of(execution, ("Triage", "Triage preparation"))],
+            seconds=(described["stopDate"] - described["startDate"]).total_seconds(),
+        )
+
+    def _outputs_of(self, execution: str, states: tuple[str, ...]) -> list[Json]:
+        pages = self.client("stepfunctions").get_paginator("get_execution_history").paginate(executionArn=execution)
+        exits = [event.get("stateExitedEventDetails") or {} for page in pages for event in page["events"]]
+        return [json.loads(left["output"]) for left in exits if left.get("name") in states]
+
+    def until(self, look: Callable[[], T | None], what: str, *, every: float = 0.01) -> T:
+        """What ``look`` finds, once it finds something; it looks ``every`` so many seconds, a training step takes some 0.05."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while time.monotonic() < deadline:
+            if found := look():
+                return found
+            time.sleep(every)
+        raise Unexpected(f"{what} did not happen within {WAIT_SECONDS:.0f} s")
+
+    # -- jobs --------------------------------------------------------------------------------------------
+
+    def training_jobs(self, run: str) -> list[Json]:
+        """Descriptions of the run's training jobs, oldest first."""
+        sagemaker = self.client("sagemaker")
+        pages = sagemaker.get_paginator("list_training_jobs").paginate(NameContains=f"{run}-", SortOrder="Ascending")
+        return [
+            sagemaker.describe_training_job(TrainingJobName=job["TrainingJobName"])
+            for page in pages
+            for job in page["TrainingJobSummaries"]
+        ]
+
+    def processing_jobs(self, run: str) -> list[Json]:
+        """Descriptions of the run's processing jobs."""
+        sagemaker = self.client("sagemaker")
+        listed = sagemaker.list_processing_jobs(NameContains=f"{run}-")["ProcessingJobSummaries"]
+        return [sagemaker.describe_processing_job(ProcessingJobName=job["ProcessingJobName"]) for job in listed]
+
+    def lines(self, kind: str, job: str) -> dict[str, list[str]]:
+        """A job's output by host."""
+        logs, group = self.client("logs"), f"/aws/sagemaker/{kind}Jobs"
+        found: dict[str, list[str]] = {}
+        for stream in logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{job}/")["logStreams"]:
+            token: Json = {}
+            messages = found.setdefault(stream["logStreamName"].split("/")[1].rpartition("-")[0], [])
+            while True:
+                page = logs.get_log_events(logGroupName=group, logStreamName=stream["logStreamName"], startFromHead=True, **token)
+                messages += [event["message"] for event in page["events"]]
+                if not page["events"]:
+                    break
+                token = {"nextToken": page["nextForwardToken"]}
+        return found
+
+    def steps_of(self, job: str) -> list[int]:
+        """Steps that a training job logged while it ran, whatever became of its files."""
+        rows = [parse_line(line) for lines in self.lines("Training", job).values() for line in lines]
+        return sorted({int(row["step"]) for row in rows if row and "loss" in row})
+
+    def step_now(self, run: str) -> int:
+        """Last step that the run's job has written to its own disk, once a whole checkpoint lies there too; else 0."""
+        steps = [0]
+        for kept in (self.aws.state_dir / "jobs" / "training").glob(f"{run}-*/algo-1/ml/checkpoints"):
+            if any(kept.glob("checkpoints/step-*/.metadata")):
+                with contextlib.suppress(OSError):  # the job has ended and its folder is going
+                    lines = (kept / "metrics" / "metrics.jsonl").read_text().splitlines()
+                    steps += [int(row["step"]) for line in lines if (row := parse_line(line))]
+        return max(steps)
+
+    def processes(self, run: str, mark: str = "") -> list[int]:
+        """Process ids of the run's training jobs, those whose environment holds ``mark`` as well."""
+        return processes_of(run, mark.encode())
+
+    # -- what is kept ------------------------------------------------------------------------------------
+
+    def keys(self, prefix: str) -> dict[str, str]:
+        """ETags by key below ``prefix``."""
+        pages = self.client("s3").get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+        return {item["Key"].removeprefix(prefix): item["ETag"] for page in pages for item in page.get("Contents", [])}
+
+    def read(self, key: str) -> bytes:
+        """An object's content."""
+        return bytes(self.client("s3").get_object(Bucket=self.bucket, Key=key)["Body"].read())
+
+    def metrics(self, run: str) -> list[dict[str, float]]:
+        """The run's metrics lines so far."""
+        if "main/metrics/metrics.jsonl" not in self.keys(f"runs/{run}/"):
+            return []
+        text = self.read(f"runs/{run}/main/metrics/metrics.jsonl").decode(errors="replace")
+        return [row for line in text.splitlines() if (row := parse_line(line)) and "loss" in row]

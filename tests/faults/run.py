@@ -1,0 +1,87 @@
+"""Every bad input and every fault, through real executions of the real stacks on an embedded AWS of its own.
+
+    make faults             # ARGUMENTS="--docs docs/faults.md" puts the table into the document, too
+
+Deploys with the real CDK command line into a temporary folder, injects each fault, and checks what became of it: the
+states, the classed sentence, the attempts, and what was lost, step by step against a run that nothing disturbed. Prints
+a table (docs/faults.md shows one) and one JSON line; exit code 1 when any row is not as it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import capacity
+import deployments
+import killed
+import refusals
+import rounds
+import small_run
+import stopped
+from account import Account
+from table import Proof, Row, markdown, proven, summary
+
+from infra.local import embedded
+
+BEGIN, END = "<!-- faults: make faults -->", "<!-- end of faults -->"
+AT_ONCE = 3
+"""Runs that go on side by side: most of a fault's time is spent waiting, on two cores or on twenty."""
+
+
+def side_by_side(proofs: Sequence[Proof], account: Account) -> list[Row]:
+    """Rows of several proofs at once, in the proofs' order."""
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        return [row for rows in pool.map(lambda proof: proven(proof, account), proofs) for row in rows]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for no run: they end with the embedded AWS
+
+
+def every_fault(root: Path) -> list[Row]:
+    """Deploy, inject, look."""
+    aws = embedded.up(root)
+    rows = proven(deployments.first_deployment_without_quota, Account(aws=aws, outputs={}))
+    account = Account(aws=aws, outputs=deployments.deploy(aws, schedule_enabled=False))
+    small_run.upload_sources(account)
+    rows += proven(capacity.undisturbed, account)
+    for proof in refusals.PROOFS:  # one by one: each looks at all that is created and told meanwhile
+        rows += proven(proof, account)
+    rows += proven(deployments.schedule_without_quota, account)
+    rows += side_by_side((*rounds.PROOFS, *capacity.PROOFS, *killed.PROOFS, *stopped.PROOFS), account)
+    rows += side_by_side(stopped.RETURNED, account)
+    return rows
+
+
+def main() -> int:
+    """Run everything; 1 when a row is not as expected."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--docs", type=Path, help="put the table into this document, too")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the embedded AWS must not outlive a terminated proof
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        try:
+            rows = every_fault(Path(folder))
+        except embedded.EmbeddedError as error:
+            print(error, file=sys.stderr)
+            return 1
+        finally:
+            embedded.clean(Path(folder))
+    table = markdown(rows)
+    print(f"\n{table}\n")
+    if options.docs:
+        before, _, rest = options.docs.read_text().partition(BEGIN)
+        options.docs.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")
+    print(summary(rows, time.monotonic() - began))
+    return 0 if all(row.good for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
