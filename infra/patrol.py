@@ -79,7 +79,7 @@ def check_quotas(schedules: list[Json], default_recipe: str, beat: Beat, clients
         spec = resolve(schedule["input"], default_recipe=default_recipe)
         lines: list[Line] = table(wants(spec, prepared=False), clients.quotas, clients.sagemaker)
         # A daily check asks whether the account may run it at all, not whether something runs at this minute.
-        short = [line for line in lines if line.limit is None or line.limit < line.want.count]
+        short = [line for line in lines if not line.possible]
         rows[schedule["name"]] = [line.row(region) for line in lines]
         if schedule["watched"]:
             missing.extend(f"{schedule['name']}: {line.message(region)}" for line in short)

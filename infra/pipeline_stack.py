@@ -18,6 +18,7 @@ from infra.functions_construct import Functions
 from infra.image_build import ImageBuild
 from infra.network_stack import NetworkStack
 from infra.python_function import log_retention
+from infra.quota_gate import QuotaGate
 from infra.schedules import Schedules
 from infra.settings import Settings
 
@@ -63,6 +64,8 @@ class PipelineStack(cdk.Stack):
         )
         self.machine = self._machine(settings, foundation, retention)
         self.schedules = Schedules(self, "Schedules", settings=settings, machine=self.machine)
+        if settings.refuse_missing_quotas:
+            self.schedules.node.add_dependency(QuotaGate(self, "QuotaGate", settings=settings))
         cdk.CfnOutput(self, "StateMachineArn", value=self.machine.state_machine_arn)
         cdk.CfnOutput(self, "BuildProjectName", value=self.build.project.project_name)
 

@@ -49,6 +49,11 @@ class Line:
         """Whether the wanted instances fit."""
         return self.limit is not None and self.limit - self.used >= self.want.count
 
+    @property
+    def possible(self) -> bool:
+        """Whether the account may have them at all, whatever is in use at this minute."""
+        return self.limit is not None and self.limit >= self.want.count
+
     def link(self, region: str) -> str:
         """Console page to ask for more."""
         return f"https://{region}.console.aws.amazon.com/servicequotas/home/services/sagemaker/quotas/{self.code}"

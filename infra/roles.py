@@ -170,6 +170,11 @@ def patrol_role(scope: Construct, shared: Shared, log_group_arn: str, *, prunes:
     )
 
 
+def quotas_role(scope: Construct, log_group_arn: str) -> iam.Role:
+    """The quota check of a deployment: reads quotas and what is in use, and nothing of the deployment's own."""
+    return _function(scope, "QuotasRole", log_group_arn, _see_quotas(scope))
+
+
 def build_role(scope: Construct, shared: Shared, *, context_arn: str, asset_bucket_arn: str, log_group_arn: str) -> iam.Role:
     """Build image: reads the build context, pulls the base, pushes the two images and the cache."""
     push = ("ecr:CompleteLayerUpload", "ecr:InitiateLayerUpload", "ecr:PutImage", "ecr:UploadLayerPart")
@@ -210,7 +215,11 @@ def prepare_role(scope: Construct, shared: Shared, source_buckets: Sequence[str]
 
 
 def training_role(scope: Construct, shared: Shared, *, in_vpc: bool) -> iam.Role:
-    """Train: SageMaker itself reads the channels and syncs the checkpoints for the job; the isolated container calls nothing."""
+    """Train: SageMaker itself reads the channels and syncs the checkpoints for the job; the isolated container calls nothing.
+
+    It writes legs' folders only: run.json, lock.json and the report lie one level higher.
+    """
+    legs = f"{RUNS_PREFIX}*/*/*"
     return new_role(
         scope,
         "TrainingRole",
@@ -218,8 +227,8 @@ def training_role(scope: Construct, shared: Shared, *, in_vpc: bool) -> iam.Role
         [
             *_job_basics(scope, shared, "/aws/sagemaker/TrainingJobs", in_vpc=in_vpc),
             allow("s3:GetObject", on=shared.objects(f"{TOKENS_PREFIX}*", f"{RUNS_PREFIX}*"), because=PREFIX),
-            allow("s3:PutObject", "s3:AbortMultipartUpload", on=shared.objects(f"{RUNS_PREFIX}*", f"{JOBS_PREFIX}*"), because=PREFIX),
-            allow("s3:DeleteObject", on=shared.objects(f"{RUNS_PREFIX}*"), because=PREFIX),
+            allow("s3:PutObject", "s3:AbortMultipartUpload", on=shared.objects(legs, f"{JOBS_PREFIX}*"), because=PREFIX),
+            allow("s3:DeleteObject", on=shared.objects(legs), because=PREFIX),
             _key_through_s3(scope, shared, "kms:Decrypt", "kms:GenerateDataKey"),
         ],
     )

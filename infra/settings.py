@@ -112,6 +112,9 @@ class Settings:
     """Other buckets that runs may read text from; their owners grant it too when they are another account's."""
     alarms: AlarmSettings = dataclasses.field(default_factory=AlarmSettings)
     """Thresholds."""
+    refuse_missing_quotas: bool = False
+    """Fail the deployment when the account's quotas do not allow the default recipe or an enabled schedule. Without it the output
+    ``QuotaCheck`` and a daily check say so."""
     checkpoint_days: Annotated[int, Bounds(1, 3650)] | None = None
     """Delete checkpoints this many days after they were written, the newest of each leg excepted; null keeps all."""
     cold_storage_days: Annotated[int, Bounds(30, 3650)] | None = 30

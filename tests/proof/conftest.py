@@ -50,15 +50,15 @@ def needs(synthesised, names, runs):
 
 @pytest.fixture(scope="session")
 def watched(tmp_path_factory):
-    """A deployment whose options give Patrol all its work: enabled schedules, pruned checkpoints."""
-    settings = settings_of(checkpoint_days=30)
+    """A deployment whose options give Patrol all its work (enabled schedules, pruned checkpoints) and look at its quotas."""
+    settings = settings_of(checkpoint_days=30, refuse_missing_quotas=True)
     schedules = tuple(dataclasses.replace(schedule, enabled=True) for schedule in settings.schedules)
     return synthesise(tmp_path_factory.mktemp("watched"), dataclasses.replace(settings, schedules=schedules))
 
 
 @pytest.fixture(scope="session")
 def patrolled(watched):
-    """Patrol's rounds over an account with running jobs: its outcomes, and the world with its calls."""
+    """Patrol's rounds and the quota check over an account with running jobs: their outcomes, and the world with their calls."""
     return rounds(watched)
 
 

@@ -40,6 +40,10 @@ def test_checker_finds_nothing(found, checker):
     assert found[checker] == []
 
 
+def test_cfn_lint_finds_nothing_in_the_options_either(watched):
+    assert findings.cfn_lint(watched.templates) == []
+
+
 def validated_app(folder):
     """An app as app.py makes it: cdk.json's own context, so CloudFormation's rules too, and cdk-nag."""
     app = cdk.App(context=context(), outdir=str(folder))
@@ -103,6 +107,8 @@ def test_no_secret_in_what_is_kept_in_the_repository():
         ".git",
         ".venv",
         ".venv-aws",
+        ".venv-bench",
+        ".cache",
         "node_modules",
         ".local",
         "cdk.out",

@@ -67,16 +67,16 @@ def test_nothing_is_granted_that_no_call_uses(synthesised, needs):
     assert stale == []
 
 
-def test_patrols_calls_are_allowed_and_nothing_else_is_granted_to_it(watched, patrolled):
-    """On the deployment with the options that give it work; the default one grants less."""
+def test_the_calls_of_patrol_and_quota_check_are_allowed_and_nothing_else_is_granted_to_them(watched, patrolled):
+    """On the deployment with the options that give them work; the default one grants less, and has no quota check."""
     assert {name: outcome for name, outcome in patrolled.outcomes.items() if isinstance(outcome, Failure)} == {}
     assert patrolled.world.wrong == []
     names = Names(watched.templates)
     wanted = [*of_api_calls(names, patrolled.world.calls, patrolled.world.missing), *of_services(names, watched.policies)]
-    wanted = [need for need in wanted if "Patrol" in need.request.principal]
+    wanted = [need for need in wanted if re.search("Patrol|Quotas", need.request.principal)]
     decisions = decide([(watched.policies, need.request) for need in wanted])
     assert [f"{need.request} ({need.because})" for need, d in zip(wanted, decisions, strict=True) if not d.allowed] == []
-    assert [str(grant) for grant in unused(watched.policies, wanted) if "Patrol" in grant.role] == []
+    assert [str(grant) for grant in unused(watched.policies, wanted) if re.search("Patrol|Quotas", grant.role)] == []
 
 
 def test_wildcards_are_only_where_a_service_has_no_resources(synthesised):
@@ -90,7 +90,7 @@ def test_every_aws_call_in_the_functions_code_was_made_on_some_path(synthesised,
     worlds = [(synthesised, run.world) for _, run in runs.values()] + [(watched, patrolled.world)]
     made = {(_handler(synthesis, call.role), call.operation) for synthesis, world in worlds for call in world.calls}
     found = {}
-    for function in synthesised.templates.resources("AWS::Lambda::Function"):
+    for function in watched.templates.resources("AWS::Lambda::Function"):
         module = function.properties["Handler"].rsplit(".", 1)[0]
         for call in calls_in(modules_of(module, ROOT), ROOT):
             found.setdefault((module.rsplit(".", 1)[-1], call.operation), str(call))

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from admission_values import Jobs, Quotas
 from small_s3 import NOW, SmallS3
-from test_admission_parts import Jobs, Quotas
 
 from infra import patrol_metrics as names
 from infra.job_requests import job_name

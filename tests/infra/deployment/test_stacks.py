@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 from typing import Any
 
@@ -62,11 +63,14 @@ def test_the_secret_is_created_without_a_value(default: Synthesised) -> None:
     assert "GenerateSecretString" not in secret
 
 
-def test_no_stack_needs_a_custom_resource(default: Synthesised, example: Synthesised) -> None:
-    for synthesised in (default, example):
-        for stack in ("foundation", "pipeline", "monitoring"):
-            kinds = {resource["Type"] for resource in synthesised.template(stack).to_json()["Resources"].values()}
-            assert not [kind for kind in kinds if kind.startswith("Custom::") or "CustomResource" in kind]
+def test_no_stack_needs_a_custom_resource_but_the_quota_check_of_a_setting(default: Synthesised, example: Synthesised) -> None:
+    def custom(synthesised: Synthesised) -> list[str]:
+        every = [synthesised.template(stack).to_json()["Resources"].values() for stack in ("foundation", "pipeline", "monitoring")]
+        kinds = [resource["Type"] for stack in every for resource in stack]
+        return [kind for kind in kinds if kind.startswith("Custom::") or "CustomResource" in kind]
+
+    assert custom(default) == []
+    assert custom(example) == ["Custom::QuotaCheck"]
 
 
 def test_roles_are_passed_to_sagemaker_only(default: Synthesised) -> None:
@@ -102,6 +106,15 @@ def test_only_the_preparation_may_read_the_token(default: Synthesised) -> None:
     readers = {name for name, s in statements(default) if "secretsmanager:GetSecretValue" in s["Action"]}
     assert len(readers) == 1
     assert next(iter(readers)).startswith("PrepareRole")
+
+
+def test_training_writes_legs_folders_and_nothing_else_of_a_run(default: Synthesised) -> None:
+    writes = [s for name, s in statements(default) if name.startswith("TrainingRole") and "s3:PutObject" in s["Action"]]
+    patterns = [json.dumps(resource).rpartition("/runs/")[2].rstrip('"]}') for s in writes for resource in s["Resource"]]
+    patterns = [f"runs/{pattern}" for pattern in patterns if pattern]
+    assert any(fnmatch.fnmatchcase("runs/r/main/checkpoints/step-8/.metadata", pattern) for pattern in patterns)
+    for kept in ("run.json", "lock.json", "report.json", "report.html"):
+        assert not any(fnmatch.fnmatchcase(f"runs/r/{kept}", pattern) for pattern in patterns)
 
 
 def test_schedules_ship_disabled_with_the_scheduled_time_in_their_input(default: Synthesised) -> None:
@@ -150,7 +163,8 @@ def test_the_jobs_security_group_admits_itself_whole_as_efa_needs(example: Synth
 
 def test_jobs_join_the_network_through_the_deployment_value(example: Synthesised) -> None:
     functions = resources(example.template("pipeline"), "AWS::Lambda::Function")
-    values = [json.dumps(f["Environment"]["Variables"]["DEPLOYMENT"]) for f in functions if "DEPLOYMENT" in f["Environment"]["Variables"]]
+    variables = [function.get("Environment", {}).get("Variables", {}) for function in functions]
+    values = [json.dumps(given["DEPLOYMENT"]) for given in variables if "DEPLOYMENT" in given]
     assert len(values) == 1
     assert "subnets" in values[0]
     assert "file_system_id" in values[0]

@@ -1,10 +1,11 @@
-"""Patrol beside the machine: its own code on an account in which a run is going on and old checkpoints lie."""
+"""Patrol and the quota check beside the machine: their own code on an account in which a run is going on and old checkpoints lie."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 from infra.layout import RunLayout
 from offline.execution import Outcome
@@ -20,14 +21,14 @@ LONG_AGO = timedelta(days=400)
 
 @dataclass(frozen=True)
 class Rounds:
-    """What Patrol did."""
+    """What Patrol and the quota check did."""
 
     outcomes: dict[str, Outcome]
     world: World
 
 
 def rounds(synthesis: Synthesis) -> Rounds:
-    """One round over running jobs, one daily check."""
+    """One round over running jobs, one daily check, one deployment that looks at its quotas."""
     pipeline = Pipeline(synthesis)
     run = pipeline.run(Scenario(input=LOCAL, tokens=True))
     world = run.world
@@ -52,4 +53,10 @@ def rounds(synthesis: Synthesis) -> Rounds:
     outcomes["with metrics"] = pipeline.invoke(patrol, {}, world)
     world.quotas, world.default_quotas = {}, world.quotas
     outcomes["daily, quotas never raised"] = pipeline.invoke(patrol, {"check": "daily"}, world)
+    (check,) = synthesis.templates.resources("Custom::QuotaCheck")
+    request = {"RequestType": "Create", "ResponseURL": "https://answer", "StackId": "s", "RequestId": "r", "LogicalResourceId": "l"}
+    with mock.patch("urllib.request.urlopen"):  # the answer goes to CloudFormation
+        outcomes["deployment"] = pipeline.invoke(
+            check.properties["ServiceToken"], {**request, "ResourceProperties": check.properties}, world
+        )
     return Rounds(outcomes, world)

@@ -177,7 +177,7 @@ class Pipeline:
         function = self.functions[function_arn]
         module, name = function.properties["Handler"].rsplit(".", 1)
         handler = getattr(importlib.import_module(module), name)
-        variables = function.properties["Environment"]["Variables"]
+        variables = function.properties.get("Environment", {}).get("Variables", {})
         environment = {**variables, "AWS_REGION": world.region, "AWS_DEFAULT_REGION": world.region, "PATH": os.environ["PATH"]}
         event = json.loads(json.dumps(event))
         with (

@@ -1,0 +1,69 @@
+"""The quota check of a deployment: CloudFormation asks through a custom resource, the answer fails the stack or lets it go on.
+
+The event and the answer are CloudFormation's (custom resource request and response objects); the resource keeps nothing,
+so deleting it always succeeds and its physical id never changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from data_prep.strict import Json
+from infra.quotas import Want, table
+
+PHYSICAL_ID = "quota-check"
+MAX_REASON = 1500  # characters: CloudFormation takes an answer of 4,096 bytes, ids and escapes included
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Instances that somebody will ask for."""
+
+    who: str
+    """The default recipe, or a schedule by its name."""
+    want: Want
+
+    def as_value(self) -> Json:
+        """For the resource's property."""
+        return {"who": self.who, **dataclasses.asdict(self.want)}
+
+    @classmethod
+    def from_value(cls, value: Json) -> Claim:
+        """A claim that ``as_value`` wrote."""
+        given = dict(value)
+        return cls(who=given.pop("who"), want=Want(**given))
+
+
+def missing(claims: list[Claim], quotas: Any, sagemaker: Any, region: str) -> list[str]:
+    """A sentence for each claim that the account's quotas can never meet; what is in use at this minute does not count."""
+    sentences = []
+    for claim in claims:
+        (line,) = table([claim.want], quotas, sagemaker)
+        if not line.possible:
+            sentences.append(f"{claim.who}: {line.message(region)}")
+    return sentences
+
+
+def reason(event: Json, quotas: Any, sagemaker: Any, region: str) -> str | None:
+    """Why the deployment must fail; None lets it go on. An error while looking is a reason too: silence would be an hour's wait."""
+    if event["RequestType"] == "Delete":
+        return None
+    try:
+        claims = [Claim.from_value(value) for value in json.loads(event["ResourceProperties"]["Claims"])]
+        found = missing(claims, quotas, sagemaker, region)
+    except Exception as error:
+        return f"the quotas could not be looked at: {type(error).__name__}: {error}"
+    return f"{'; '.join(found)} (setting refuse_missing_quotas)" if found else None
+
+
+def answer(event: Json, why: str | None) -> Json:
+    """The response object."""
+    return {
+        "Status": "FAILED" if why else "SUCCESS",
+        "Reason": (why or "every quota is large enough")[:MAX_REASON],
+        "PhysicalResourceId": event.get("PhysicalResourceId", PHYSICAL_ID),
+        **{key: event[key] for key in ("StackId", "RequestId", "LogicalResourceId")},
+    }
