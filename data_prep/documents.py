@@ -19,7 +19,7 @@ import orjson
 from data_prep.failure import BadInput, CorruptSource
 from data_prep.plan import Segment
 from data_prep.spec import DataSpec
-from data_prep.store import READ_BYTES, Store
+from data_prep.store import READ_BYTES, Source
 
 Reason = Literal["empty", "invalid_utf8", "lone_surrogates", "too_long", "corrupt_record"]
 EXAMPLES_PER_REASON = 3
@@ -58,7 +58,7 @@ class SegmentReader:
     """Reads the documents of one segment."""
 
     def __init__(
-        self, store: Store, segment: Segment, spec: DataSpec, skipped: Skipped, on_read: Callable[[int], None] = lambda count: None
+        self, store: Source, segment: Segment, spec: DataSpec, skipped: Skipped, on_read: Callable[[int], None] = lambda count: None
     ) -> None:
         self.store, self.segment, self.spec, self.skipped = store, segment, spec, skipped
         self._on_read = on_read

@@ -1,4 +1,4 @@
-"""Hugging Face repositories at a pinned commit, streamed: their listing, and their files as a read-only store.
+"""Hugging Face repositories at a pinned commit, streamed: their listing, and their files as a source.
 
 Plain HTTPS (``HF_ENDPOINT`` moves it, as it does for huggingface_hub): the tree API lists, ``resolve`` streams with ranges,
 and a connection that breaks goes on from where it was. The token comes from Secrets Manager when the job runs.
@@ -6,12 +6,12 @@ and a connection that breaks goes on from where it was. The token comes from Sec
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
@@ -19,8 +19,9 @@ import urllib3
 
 from data_prep.failure import AccessDenied, BadInput, CorruptSource, StoreUnavailable
 from data_prep.fingerprint import SourceObject
+from data_prep.range_reader import RangeReader
 from data_prep.sources import HubReference, parse_hub
-from data_prep.store import READ_BYTES, Store
+from data_prep.store import READ_BYTES, Source
 
 ATTEMPTS = 8
 FIRST_WAIT_SECONDS = 1.0  # doubled each time: about two minutes in all, as long as the hub's rate limit window
@@ -51,8 +52,8 @@ def hub_token() -> str | None:
     return str(value)
 
 
-class HubStore(Store):
-    """A repository at a commit, or a folder of it. Read-only."""
+class HubStore(Source):
+    """A repository at a commit, or a folder of it."""
 
     def __init__(
         self,
@@ -96,11 +97,11 @@ class HubStore(Store):
 
     def open(self, item: SourceObject, start: int = 0) -> BinaryIO:
         """Stream from byte ``start``."""
-        return io.BufferedReader(_HubReader(self, item, start), READ_BYTES)
+        return io.BufferedReader(self._ranges(item, start), READ_BYTES)
 
     def open_seekable(self, item: SourceObject) -> BinaryIO:
         """Open for random access."""
-        return io.BufferedReader(_HubReader(self, item, 0), READ_BYTES)
+        return io.BufferedReader(self._ranges(item), READ_BYTES)
 
     def get_range(self, item: SourceObject, start: int, count: int) -> bytes:
         """Bytes ``start`` to ``start + count`` of a file."""
@@ -119,21 +120,8 @@ class HubStore(Store):
             raise CorruptSource(f"{name} gave {len(content)} bytes for {last + 1 - start} at {start}; the hub's copy is incomplete")
         return content
 
-    def write(self, key: str, content: bytes) -> None:
-        """Put a small object, whole."""
-        raise NotImplementedError("a hub repository is only read")
-
-    def put(self, path: Path, key: str) -> None:
-        """Move a finished local file in, whole."""
-        raise NotImplementedError("a hub repository is only read")
-
-    def delete(self, prefix: str) -> None:
-        """Remove everything below a prefix."""
-        raise NotImplementedError("a hub repository is only read")
-
-    def sizes(self, prefix: str) -> dict[str, int]:
-        """Sizes by key."""
-        return {item.key: item.size for item in self.listing() if item.key.startswith(prefix)}
+    def _ranges(self, item: SourceObject, start: int = 0) -> RangeReader:
+        return RangeReader(functools.partial(self.get_range, item), item.size, start)
 
     def _url(self, key: str) -> str:
         return self._files + quote(self._prefix + key)
@@ -194,33 +182,6 @@ def _next_page(link: str) -> str | None:
         if 'rel="next"' in relation:
             return target.strip().strip("<>")
     return None
-
-
-class _HubReader(io.RawIOBase):
-    """A repository's file; every read is one ranged GET."""
-
-    def __init__(self, store: HubStore, item: SourceObject, start: int) -> None:
-        super().__init__()
-        self._store, self._item, self._at = store, item, start
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._item.size}[whence] + offset
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        content = self._store.get_range(self._item, self._at, len(buffer))
-        buffer[: len(content)] = content
-        self._at += len(content)
-        return len(content)
 
 
 def open_repository(uri: str) -> HubStore:

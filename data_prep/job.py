@@ -25,10 +25,11 @@ from data_prep.fingerprint import SourceListing
 from data_prep.instances import Instances
 from data_prep.prepare import Job, prepare
 from data_prep.shards import ShardIndex
-from data_prep.sources import identify, list_source, parse_hub, select
+from data_prep.source_access import identified, open_source
 from data_prep.spec import DataSpec
-from data_prep.store import LocalStore, Store, open_store, s3_client
+from data_prep.store import LocalStore, open_store, s3_client
 from data_prep.strict import SpecError, merge, parse
+from data_prep.verify import main as verify
 
 GATES = "gates/"
 
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     try:
         if given[:1] == ["verify"]:
-            return _verify(given[1:])
+            return verify(given[1:])
         if given == ["--check"]:
             return _check()
         return _in_container() if in_container else _by_hand(given)
@@ -80,7 +81,7 @@ def _in_container() -> int:
         raise BadInput(f"{path} does not read as a run ({type(error).__name__}: {error}); Admit writes it") from None
     spec = parse(DataSpec, data, "data")
     client = s3_client()
-    listing, found = _identify(spec, client)
+    listing, found = identified(spec, client)
     if found != admitted:
         raise SourceChanged(
             f"{spec.source} or the tokenizer changed since the run was admitted (fingerprint {found}, admitted {admitted}); start a new run"
@@ -107,7 +108,7 @@ def _by_hand(arguments: Sequence[str]) -> int:
     options = _options(arguments)
     spec = parse(DataSpec, _spec_json(options), "data")
     client = s3_client() if _needs_s3(spec, options.out) else None
-    listing, found = _identify(spec, client)
+    listing, found = identified(spec, client)
     index = _run(spec, listing, found, out_uri=options.out, gates_uri=options.gates, instances=Instances(), client=client)
     if index is not None:
         print(summary(index, options.out))
@@ -173,40 +174,18 @@ def summary(index: ShardIndex, out: str) -> str:
 # -- both ------------------------------------------------------------------------------------------
 
 
-def _identify(spec: DataSpec, client: Any) -> tuple[SourceListing, str]:
-    """The listing to read and the fingerprint; a hub data set's commit stands for its listing in the fingerprint."""
-    identified = identify(spec, client)
-    return _from_hub(spec) or identified.listing, identified.fingerprint
-
-
-def listed(spec: DataSpec, client: Any = None) -> SourceListing:
-    """What the source holds, wherever it is."""
-    if client is None and spec.source.startswith("s3://"):
-        client = s3_client()
-    return _from_hub(spec) or list_source(spec.source, spec.include, client, any_ending=spec.format != "auto")
-
-
-def _from_hub(spec: DataSpec) -> SourceListing | None:
-    if parse_hub(spec.source) is None:
-        return None
-    from data_prep.hub import open_repository
-
-    objects = select(open_repository(spec.source).listing(), spec.source, spec.include, any_ending=spec.format != "auto")
-    return SourceListing(spec.source, tuple(sorted(objects)))
-
-
 def _run(
     spec: DataSpec, listing: SourceListing, name: str, *, out_uri: str, gates_uri: str, instances: Instances, client: Any
 ) -> ShardIndex | None:
     out = open_store(out_uri, client)
-    source: Store = open_store(listing.uri, client)
     parent = out.root / ".work" if isinstance(out, LocalStore) else None  # same file system: a finished part is a rename
     if parent is not None:
         parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="scratch-", dir=parent, ignore_cleanup_errors=True) as scratch:
         job = Job(
-            spec=spec, listing=listing, fingerprint=name, source=source, out=out, gates=open_store(gates_uri, client),
-            scratch=Path(scratch), workers=spec.workers_per_instance or _cores(), instances=instances, say=_say, s3_client=client,
+            spec=spec, listing=listing, fingerprint=name, source=open_source(listing.uri, client), out=out,
+            gates=open_store(gates_uri, client), scratch=Path(scratch),
+            workers=spec.workers_per_instance or _cores(), instances=instances, say=_say, s3_client=client,
         )  # fmt: skip
         return prepare(job)
 
@@ -217,12 +196,6 @@ def _cores() -> int:
 
 def _say(sentence: str) -> None:
     print(sentence, flush=True)
-
-
-def _verify(arguments: Sequence[str]) -> int:
-    from data_prep.verify import main as verify
-
-    return verify(arguments)
 
 
 def _check() -> int:

@@ -21,7 +21,7 @@ from data_prep.encode import Assembler, Encoder
 from data_prep.plan import Part
 from data_prep.shards import SPLITS, Ends, Shard, ShardWriter, Tokens
 from data_prep.spec import DataSpec
-from data_prep.store import Store, disk_errors
+from data_prep.store import Source, Store, disk_errors
 from data_prep.strict import Bounds
 
 WORK_PREFIX = ".work/"
@@ -95,7 +95,7 @@ class PartContext:
     """What every part of a job shares inside one worker."""
 
     spec: DataSpec
-    source: Store
+    source: Source
     out: Store
     encoder: Encoder
     assembler: Assembler

@@ -32,7 +32,7 @@ from data_prep.progress import Counts, Progress
 from data_prep.shards import INDEX_FILE, SPLITS, ShardIndex, Splits, TokenizerFacts, dtype_for, index_bytes, parse_index
 from data_prep.sources import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from data_prep.spec import DataSpec, fingerprinted
-from data_prep.store import Store
+from data_prep.store import Source, Store
 from data_prep.strict import SpecError, parse, to_json
 from data_prep.tokenizer import TokenizerFiles, facts
 from data_prep.tokenizer_source import obtain
@@ -51,7 +51,7 @@ class Job:
     spec: DataSpec
     listing: SourceListing
     fingerprint: str
-    source: Store
+    source: Source
     out: Store
     gates: Store
     """Where the encoders' comparison is kept, for all data sets."""

@@ -7,6 +7,7 @@ throttling and broken connections with backoff by itself; what still fails after
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import os
 import shutil
@@ -22,6 +23,7 @@ from botocore.exceptions import ConnectionClosedError, IncompleteReadError, Read
 
 from data_prep.failure import AccessDenied, DiskFull, SourceChanged
 from data_prep.fingerprint import SourceObject
+from data_prep.range_reader import RangeReader
 from data_prep.sources import PreconditionFailed, local_etag, local_path, s3_errors, split_s3
 
 READ_BYTES = 4 << 20
@@ -31,14 +33,30 @@ BROKEN_BODY = (ReadTimeoutError, ConnectionClosedError, IncompleteReadError, Res
 S3_ATTEMPTS = 10  # with exponential backoff up to 20 s each: rides out minutes of "503 Slow Down"
 
 
-class Store(ABC):
-    """A folder of objects with ``/`` in their keys."""
+class Source(ABC):
+    """A folder of objects with ``/`` in their keys, to read from."""
 
     uri: str
 
     @abstractmethod
     def read(self, key: str) -> bytes:
         """A whole small object. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def open(self, item: SourceObject, start: int = 0) -> BinaryIO:
+        """Stream an object from byte ``start``.
+
+        Raises:
+            SourceChanged: it is not the object that was listed (ETag), or is gone.
+        """
+
+    @abstractmethod
+    def open_seekable(self, item: SourceObject) -> BinaryIO:
+        """The same for random access."""
+
+
+class Store(Source):
+    """The same, to write to as well."""
 
     @abstractmethod
     def write(self, key: str, content: bytes) -> None:
@@ -55,18 +73,6 @@ class Store(ABC):
     @abstractmethod
     def delete(self, prefix: str) -> None:
         """Remove every object whose key begins with ``prefix`` (a folder, ending in "/")."""
-
-    @abstractmethod
-    def open(self, item: SourceObject, start: int = 0) -> BinaryIO:
-        """Stream an object from byte ``start``.
-
-        Raises:
-            SourceChanged: it is not the object that was listed (ETag), or is gone.
-        """
-
-    @abstractmethod
-    def open_seekable(self, item: SourceObject) -> BinaryIO:
-        """The same for random access."""
 
     def exists(self, key: str) -> bool:
         """Whether the object is there."""
@@ -224,11 +230,11 @@ class S3Store(Store):
 
     def open(self, item: SourceObject, start: int = 0) -> BinaryIO:
         """Stream from byte ``start``."""
-        return io.BufferedReader(_RangeReader(self, item, start), RANGE_BYTES)
+        return io.BufferedReader(self._ranges(item, start), RANGE_BYTES)
 
     def open_seekable(self, item: SourceObject) -> BinaryIO:
         """Open for random access."""
-        return io.BufferedReader(_RangeReader(self, item, 0), RANGE_BYTES)
+        return io.BufferedReader(self._ranges(item), RANGE_BYTES)
 
     def get_range(self, item: SourceObject, start: int, count: int) -> bytes:
         """Bytes ``start`` to ``start + count`` of the object that was listed."""
@@ -244,6 +250,9 @@ class S3Store(Store):
         except FileNotFoundError:
             raise changed(self.uri, item.key, "was removed") from None
 
+    def _ranges(self, item: SourceObject, start: int = 0) -> RangeReader:
+        return RangeReader(functools.partial(self.get_range, item), item.size, start)
+
     def _get(self, **request: str) -> bytes:
         """GetObject with its body. The client retries until the response begins; a body that breaks off is asked for again here."""
         for wait in BODY_WAITS:
@@ -254,34 +263,6 @@ class S3Store(Store):
                 time.sleep(wait)
         last: bytes = self.client.get_object(**request)["Body"].read()
         return last
-
-
-class _RangeReader(io.RawIOBase):
-    """An S3 object as a file: every read is one ranged GET under the listed ETag, so a broken one repeats without a gap."""
-
-    def __init__(self, store: S3Store, item: SourceObject, start: int) -> None:
-        super().__init__()
-        self._store, self._item, self._at = store, item, start
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._item.size}[whence]
-        self._at = base + offset
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        content = self._store.get_range(self._item, self._at, len(buffer))
-        buffer[: len(content)] = content
-        self._at += len(content)
-        return len(content)
 
 
 def _transfer() -> Any:
@@ -300,10 +281,6 @@ def s3_client() -> Any:
 
 def open_store(uri: str, client: Any = None) -> Store:
     """The store that a URI names."""
-    if uri.startswith("hf://"):
-        from data_prep.hub import open_repository
-
-        return open_repository(uri)
     if uri.startswith("s3://"):
         return S3Store(uri, client if client is not None else s3_client())
     return LocalStore(uri)

@@ -20,13 +20,13 @@ from data_prep.sources import (
     split_s3,
 )
 from data_prep.spec import DataSpec, TokenizerTraining
-from data_prep.store import Store
+from data_prep.store import Source
 from data_prep.tokenizer import TokenizerFiles, train
 
 MAX_SAMPLED_OBJECTS = 256  # opening an object costs a request; that many already show what a source is like
 
 
-def obtain(spec: DataSpec, source: Store, plan: Sequence[Part], s3_client: Any, say: Callable[[str], None]) -> TokenizerFiles:
+def obtain(spec: DataSpec, source: Source, plan: Sequence[Part], s3_client: Any, say: Callable[[str], None]) -> TokenizerFiles:
     """The tokenizer's files.
 
     Raises:
@@ -70,7 +70,7 @@ def _optional(read: Callable[[], bytes]) -> bytes | None:
         return None
 
 
-def _sample(spec: DataSpec, source: Store, plan: Sequence[Part], settings: TokenizerTraining) -> Iterator[str]:
+def _sample(spec: DataSpec, source: Source, plan: Sequence[Part], settings: TokenizerTraining) -> Iterator[str]:
     """Text taken evenly over the source: from each segment its share of ``sample_bytes``, from its beginning."""
     segments = [segment for part in plan for segment in part.segments]
     step = max(1, len(segments) // MAX_SAMPLED_OBJECTS)

@@ -21,9 +21,10 @@ from data_prep.failure import BadInput, CorruptShard
 from data_prep.fingerprint import SourceListing
 from data_prep.prepare import Job, prepare
 from data_prep.shards import SPLITS, Shard, ShardIndex, Split, check_shard, open_ends, open_tokens, read_index
+from data_prep.source_access import listed, open_source
 from data_prep.sources import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from data_prep.spec import DataSpec
-from data_prep.store import LocalStore, open_store
+from data_prep.store import LocalStore
 from data_prep.strict import parse
 from data_prep.tokenizer import TokenizerFiles, load_reference
 
@@ -97,8 +98,6 @@ def verify_full(folder: Path, source: str, workers: int) -> int:
         CorruptShard: the first document that differs, with both ids.
         BadInput: the source is not the one the shards were made of.
     """
-    from data_prep.job import listed  # the job's own way to a listing; job imports this module, so not at the top
-
     index = verify(folder)
     content: dict[str, Any] = {**index.spec, "source": source, "encoder": "huggingface"}
     content["tokenizer"] = {**content["tokenizer"], "uri": str(folder / TOKENIZER_FILE), "train": None}
@@ -114,7 +113,7 @@ def verify_full(folder: Path, source: str, workers: int) -> int:
                 spec=spec,
                 listing=listing,
                 fingerprint="",
-                source=open_store(source),
+                source=open_source(source),
                 out=LocalStore(again),
                 gates=LocalStore(scratch),
                 scratch=Path(scratch),

@@ -29,6 +29,7 @@ from data_prep.plan import Part
 from data_prep.preload import FOLDER_VARIABLE, fast_encoder
 from data_prep.progress import Counts
 from data_prep.shards import Shard, TokenizerFacts
+from data_prep.source_access import open_source
 from data_prep.spec import DataSpec
 from data_prep.store import open_store
 from data_prep.tokenizer import TokenizerFiles
@@ -170,7 +171,7 @@ class _Worker:
         self.out = open_store(setup.out_uri)
         self.context = PartContext(
             spec=setup.spec,
-            source=open_store(setup.source_uri),
+            source=open_source(setup.source_uri),
             out=self.out,
             encoder=fast_encoder(self.files) if setup.encoder == "fastokens" else HuggingFaceEncoder(self.files),
             assembler=Assembler(setup.facts),

@@ -7,6 +7,8 @@ sample may be shorter: it is filled up and the filling is masked.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -53,7 +55,7 @@ class TokenShards:
         self.shards = self.split.shards
         for shard in self.shards:
             check_shard(self.folder, shard, check)
-        self._starts = np.cumsum([0, *(shard.tokens for shard in self.shards)], dtype=np.int64)
+        self._starts = list(itertools.accumulate((shard.tokens for shard in self.shards), initial=0))
         if self._starts[-1] != self.split.tokens:
             raise CorruptShard(
                 f"the {split} shards of index.json hold {self._starts[-1]} tokens, its total says {self.split.tokens}; prepare again"
@@ -70,25 +72,26 @@ class TokenShards:
 
     def read(self, start: int, stop: int) -> npt.NDArray[np.unsignedinteger]:
         """Tokens ``start`` to ``stop`` of the stream: a view into one shard, a copy across several."""
-        number = int(np.searchsorted(self._starts, start, side="right")) - 1
-        base = int(self._starts[number])
-        if stop <= int(self._starts[number + 1]):
+        number = bisect.bisect_right(self._starts, start) - 1
+        base = self._starts[number]
+        if stop <= self._starts[number + 1]:
             return self._map(number)[start - base : stop - base]
         pieces = []
         while start < stop:
-            base, end = int(self._starts[number]), int(self._starts[number + 1])
+            base, end = self._starts[number], self._starts[number + 1]
             pieces.append(self._map(number)[start - base : min(stop, end) - base])
             start, number = min(stop, end), number + 1
         return np.concatenate(pieces)
 
     def document_ends(self, start: int, stop: int) -> Int64:
         """Stream offsets e with start < e <= stop at which a document ends."""
-        number = int(np.searchsorted(self._starts, start, side="right")) - 1
+        number = bisect.bisect_right(self._starts, start) - 1
         found = []
-        while number < len(self.shards) and int(self._starts[number]) < stop:
-            base = int(self._starts[number])
+        while number < len(self.shards) and self._starts[number] < stop:
+            base = self._starts[number]
             ends = self._map_ends(number)
-            low, high = np.searchsorted(ends, np.array([max(0, start - base), stop - base], np.uint64), side="right")
+            # Both bounds in the array's own type: any other would have numpy convert the whole array first.
+            low, high = ends.searchsorted(np.array((max(0, start - base), stop - base), np.uint64), "right").tolist()
             found.append(ends[low:high].astype(np.int64) + base)
             number += 1
         return found[0] if len(found) == 1 else np.concatenate(found)
@@ -126,11 +129,8 @@ class TokenShards:
             positions[row] = self._count_up
 
     def _fill_positions(self, row: Int64, ends: list[int], used: int) -> None:
-        start = 0
-        for end in (*ends, used, self.sequence_length):
-            if end > start:
-                row[start:end] = self._count_up[: end - start]
-                start = end
+        borders = [0, *ends, used, self.sequence_length]  # two may be equal: a piece of length 0
+        np.concatenate([self._count_up[: end - start] for start, end in itertools.pairwise(borders)], out=row)
 
     def _map(self, number: int) -> npt.NDArray[np.unsignedinteger]:
         mapped = self._tokens[number]

@@ -1,0 +1,36 @@
+"""A source's URI to what lists it and reads it: a folder, S3, or a Hugging Face repository at its commit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from data_prep.fingerprint import SourceListing
+from data_prep.hub import open_repository
+from data_prep.sources import identify, list_source, parse_hub, select
+from data_prep.spec import DataSpec
+from data_prep.store import Source, open_store, s3_client
+
+
+def open_source(uri: str, client: Any = None) -> Source:
+    """What reads the objects of a source."""
+    return open_repository(uri) if parse_hub(uri) is not None else open_store(uri, client)
+
+
+def identified(spec: DataSpec, client: Any) -> tuple[SourceListing, str]:
+    """The listing to read and the fingerprint; a hub data set's commit stands for its listing in the fingerprint."""
+    found = identify(spec, client)
+    return _from_hub(spec) or found.listing, found.fingerprint
+
+
+def listed(spec: DataSpec, client: Any = None) -> SourceListing:
+    """What the source holds, wherever it is."""
+    if client is None and spec.source.startswith("s3://"):
+        client = s3_client()
+    return _from_hub(spec) or list_source(spec.source, spec.include, client, any_ending=spec.format != "auto")
+
+
+def _from_hub(spec: DataSpec) -> SourceListing | None:
+    if parse_hub(spec.source) is None:
+        return None
+    objects = select(open_repository(spec.source).listing(), spec.source, spec.include, any_ending=spec.format != "auto")
+    return SourceListing(spec.source, tuple(sorted(objects)))
