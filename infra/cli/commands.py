@@ -200,7 +200,7 @@ def export(
     """Fetch a run's exported model: Hugging Face safetensors, config and tokenizer."""
     run_id = _run_id(target, run)
     legs = _legs(target, run_id)
-    if leg is None and len(legs) > 1:
+    if (leg is None and len(legs) > 1) or (leg is not None and legs and leg not in legs):
         raise CommandError(f"run {run_id} has the legs {', '.join(legs)}: choose one with --leg", Exit.USAGE)
     name = leg or (legs[0] if legs else "main")
     files = download_prefix(target, RunLayout(run_id).leg_folder(name, "export"), directory)

@@ -60,7 +60,7 @@ def comparison(reports: list[dict[str, Any]]) -> dict[str, Any]:
             {"name": name, **{key: leg["figures"].get(key) for _, key, _ in FIGURES}, "ratio": speed / base if speed and base else None}
         )
     changed = changed_settings([leg for _, leg in legs])
-    return {"legs": rows, "settings": dict(changed)}
+    return {"legs": rows, "settings": {f"training.{path}": values for path, values in changed}}
 
 
 def show_comparison(value: dict[str, Any], console: Console) -> None:

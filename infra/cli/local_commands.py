@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from infra.cli.commands import NAMES, recipes
-from infra.cli.screen import output
+from infra.cli.screen import output, say
 from infra.cli.where import checkout
 
 local_app = typer.Typer(no_args_is_help=True, help="The embedded AWS of this checkout.")
@@ -29,7 +29,9 @@ def run(
 
 
 @local_app.command("up", epilog="Example: pretrain local up --port 4570")
-def up(port: Annotated[int | None, typer.Option(help="Port; 4566 or the next free one when left out.")] = None) -> None:
+def up(
+    port: Annotated[int | None, typer.Option(min=1024, max=65535, help="Port; 4566 or the next free one when left out.")] = None,
+) -> None:
     """Start the embedded AWS and deploy the stacks to it."""
     from infra.cli import local
 
@@ -49,8 +51,8 @@ def down() -> None:
     """Stop the embedded AWS and everything that it started."""
     from infra.local import embedded
 
-    embedded.down(checkout())
-    output().print("The embedded AWS is down; its state stays under .local/ (pretrain local clean deletes it).", highlight=False)
+    ended = "is down" if embedded.down(checkout()) else "was not running"
+    say(output(), f"The embedded AWS {ended}; its state stays under .local/ until pretrain local clean.")
 
 
 @local_app.command("clean", epilog="Example: pretrain local clean")
@@ -59,4 +61,4 @@ def clean() -> None:
     from infra.local import embedded
 
     embedded.clean(checkout())
-    output().print("The embedded AWS is down and its state is deleted.", highlight=False)
+    say(output(), "The embedded AWS is down and its state is deleted.")

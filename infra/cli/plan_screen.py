@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from infra.cli.preflight import Check, Preflight, as_value
-from infra.cli.screen import duration, say
+from infra.cli.screen import PIPE_WIDTH, duration, say
 from infra.instances import ACCELERATORS, Accelerators
 from infra.run_spec import Leg, RunSpec, as_input
 from training.memory import estimate, parameter_count
@@ -24,7 +24,7 @@ def show_checks(checks: tuple[Check, ...], console: Console) -> None:
     """One line a check, the fix under each that is not green."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(width=1)
-    table.add_column(overflow="fold", max_width=34)
+    table.add_column(overflow="fold", max_width=34 if console.width < PIPE_WIDTH else None)
     table.add_column(overflow="fold")
     for check in checks:
         mark, style = MARKS[check.state]

@@ -190,7 +190,7 @@ def test_compare_shows_ratios_and_the_settings_that_differ(aws, pretrain):
     put_report(aws, "morning", 13500.0, 0.001)
     value = json.loads(pretrain("compare", "evening", "morning", "--json").out)
     assert [leg["ratio"] for leg in value["legs"]] == [1.0, 1.5]
-    assert value["settings"] == {"optimizer.lr": [0.003, 0.001]}
+    assert value["settings"] == {"training.optimizer.lr": [0.003, 0.001]}
     shown = pretrain("compare", "evening", "morning").out
     assert "1.500" in shown and "optimizer.lr" in shown
 
@@ -224,6 +224,8 @@ def test_export_of_several_legs_asks_which(aws, pretrain, tmp_path):
     put_run(aws, run_json(legs=[{"name": "a"}, {"name": "b"}]), {})
     result = pretrain("export", str(tmp_path), "--run", "evening")
     assert result.code == 2 and "--leg" in result.out
+    result = pretrain("export", str(tmp_path), "--run", "evening", "--leg", "c")
+    assert result.code == 2 and "has the legs a, b" in result.out
 
 
 def test_every_command_has_an_example_that_parses(aws, monkeypatch, pretrain):
