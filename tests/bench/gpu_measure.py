@@ -41,10 +41,10 @@ def trainer_config(base: Path, settings: dict[str, Any], names: list[str], steps
         settings = merge(settings, change.training)
     write_job(base, merge(settings, {"log_interval_steps": steps}))
     config = titan_config.trainer_config(read_job(base), validation_tokens=0)
+    gpu_torch_2_11.adapt(config)
     for change in chosen:
         if change.titan is not None:
             change.titan(config)
-    gpu_torch_2_11.adapt(config)
     return config
 
 

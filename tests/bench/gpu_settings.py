@@ -76,12 +76,18 @@ def _cuda_graphs(config: Any) -> None:
 
 
 def _whole_loss(config: Any) -> None:
-    config.loss = getattr(config.loss, "loss_fn", config.loss)
+    config.loss = _chunked(config).loss_fn
+
+
+def _chunked(config: Any) -> Any:
+    if not hasattr(config.loss, "num_chunks"):
+        raise ValueError("with this torch the loss is always taken in one piece")
+    return config.loss
 
 
 def _loss_chunks(number: int) -> Callable[[Any], None]:
     def change(config: Any) -> None:
-        config.loss = dataclasses.replace(config.loss, num_chunks=number)
+        config.loss = dataclasses.replace(_chunked(config), num_chunks=number)
 
     return change
 

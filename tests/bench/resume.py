@@ -53,8 +53,7 @@ def kill(run: JobRun, source: random.Random, *, while_saving: bool) -> int:
         raise SystemExit(f"the job ended before it was killed: {run.log()}")
     if not while_saving:
         time.sleep(source.uniform(0.0, 0.3))
-    run.process.kill()
-    run.process.wait()
+    run.kill()
     return run.step()
 
 
@@ -84,8 +83,7 @@ def truncated(root: Path, tokens: Path, whole: JobRun, seed: int) -> bool:
     leg = Leg(root, tokens)
     first = leg.start()
     first.wait_until(lambda: first.step() >= 13)
-    first.process.kill()
-    first.process.wait()
+    first.kill()
     newest = max((first.kept / "checkpoints").glob("step-*/.metadata"), key=lambda path: int(path.parent.name.split("-")[1])).parent
     part = random.Random(seed).choice(sorted(newest.glob("*.distcp")))
     part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from leg_corpus import documents, write_channel, write_job
 
 from data_prep.strict import merge
@@ -81,6 +82,14 @@ class JobRun:
         """True when a checkpoint was being written after a step; that lasts milliseconds."""
         return self.wait_until(lambda: self.step() >= after_step) and self.wait_until(lambda: saving_now(self), every=0.002)
 
+    def kill(self) -> None:
+        """SIGKILL to the job. The kernel ends torchrun and the ranks after it, and a rank may write until then."""
+        started = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.kill()
+        self.process.wait()
+        while any(alive(process) for process in started):
+            time.sleep(0.002)
+
     def step(self) -> int:
         """Last step logged."""
         return max(self.losses(), default=0)
@@ -136,6 +145,14 @@ def start_job(base: Path, tokens: Path, *, environment: dict[str, str] | None = 
     settings = {**os.environ, "SAGEMAKER_BASE_DIR": str(base), "PYTHONPATH": str(ROOT), **(environment or {})}
     command = [sys.executable, "-m", "training.job"]
     return JobRun(base, subprocess.Popen(command, cwd=ROOT, env=settings, stdout=log, stderr=subprocess.STDOUT, text=True))
+
+
+def alive(process: psutil.Process) -> bool:
+    """Running, and not only waiting for its parent to look."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def saving_now(run: JobRun) -> bool:

@@ -50,8 +50,7 @@ def interrupted(channel: Path, tmp_path_factory: pytest.TempPathFactory) -> Inte
     assert stopped.finish() == 1
     killed = leg.start()
     assert killed.wait_until_saving(after_step=14), killed.log()
-    killed.process.kill()
-    killed.process.wait()
+    killed.kill()
     whole = [path.parent for path in (killed.kept / "checkpoints").glob("step-*/.metadata")]
     newest = max(whole, key=step_of)
     part = next(newest.glob("*.distcp"))
