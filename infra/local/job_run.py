@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import shutil
 import threading
@@ -20,7 +19,6 @@ from infra.local.place import Place
 Json = dict[str, Any]
 SHUTDOWN_GRACE_SECONDS = 5.0
 """For jobs when the embedded AWS goes down: a person waits, and a later attempt resumes from the last checkpoint."""
-TEMPORARY_CHARACTERS = 70  # 107 less multiprocessing's /pymp-12345678/listener-12345678, and a few
 FAILURE_CHARACTERS = 1024  # what SageMaker keeps of the failure file and of the message file
 
 
@@ -150,7 +148,7 @@ class JobRun:
         base = {
             "PATH": f"{self.where.job_path}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(home),
-            "TMPDIR": str(short(temporary)),
+            "TMPDIR": str(temporary),
             "LANG": "C.UTF-8",
             "PYTHONUNBUFFERED": "1",  # the image sets it too: progress shows while the job runs
             "PYTHONDONTWRITEBYTECODE": "1",  # the image is read-only
@@ -175,24 +173,8 @@ class JobRun:
         return ""
 
 
-def short(folder: Path) -> Path:
-    """``folder``, or a link to it in /tmp when its path leaves too little of a Unix socket's 107 characters to Python's own names."""
-    if len(str(folder)) <= TEMPORARY_CHARACTERS:
-        return folder
-    link = _link(folder)
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder)
-    return link
-
-
-def _link(folder: Path) -> Path:
-    return Path("/tmp") / f"pretrain-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"
-
-
 def _clear(folder: Path) -> None:
     """Delete a finished job's folder: outputs are in S3, and checkpoints would fill the disk."""
-    for temporary in folder.glob("*/tmp"):
-        _link(temporary).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 

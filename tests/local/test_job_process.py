@@ -14,7 +14,6 @@ import pytest
 
 from infra.local import job_process
 from infra.local.job_process import Host, JobProcess
-from infra.local.job_run import _clear, short
 
 ROOT = Path(__file__).parents[2]
 STRAY = "import subprocess, sys; subprocess.Popen(['sleep', '4321'], start_new_session=True, stdout=subprocess.DEVNULL); "
@@ -159,15 +158,3 @@ job.process.wait()
         assert strays("sleep 43213")
         process.kill()
     assert eventually(lambda: strays("43213") == []), strays("43213")
-
-
-def test_deep_checkout_leaves_room_for_a_unix_socket(tmp_path):
-    folder = tmp_path / ("a" * 60) / "jobs" / "algo-1" / "tmp"
-    folder.mkdir(parents=True)
-    link = short(folder)
-    try:
-        (link / "file").write_text("there")
-        assert (folder / "file").read_text() == "there" and len(str(link)) < 70 < len(str(folder))
-    finally:
-        _clear(folder.parents[1])
-    assert not link.is_symlink() and not folder.exists()
