@@ -1,32 +1,70 @@
-"""Deployments with `refuse_missing_quotas`: a missing quota fails `cdk deploy`, on create and on update, with its sentence."""
+"""The real CDK command line: missing quotas fail a deployment; deployed again, changed, destroyed, the stacks do what they do on AWS."""
 
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import os
+import re
+import subprocess
+import sys
 import time
 import zoneinfo
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 from account import Account, Json, Unexpected, expect, expect_words
 from rounds import SCHEDULE, ZONE, schedule_settings
 from table import Row
 
 from infra.local import embedded
-from infra.local.embedded import Embedded, EmbeddedError
+from infra.local.embedded import PROJECT, Embedded, EmbeddedError
 
 APP = "python tests/faults/app.py"
 DEFAULT_QUOTA = "ml.c7i.large for training job usage"
 SCHEDULE_QUOTA = "ml.m7i.large for training job usage"
 
 
-def deploy(aws: Embedded, *, schedule_enabled: bool) -> dict[str, dict[str, str]]:
-    """`cdk deploy --all` of environment ``local`` with the quota gate and one schedule."""
-    hour = datetime.datetime.now(zoneinfo.ZoneInfo(ZONE)).hour
-    changes: Json = {"refuse_missing_quotas": True, "schedules": [schedule_settings(hour, enabled=schedule_enabled)]}
-    os.environ["FAULTS_SETTINGS"] = json.dumps(changes)
-    return embedded.deploy(aws, lambda line: None, app=APP, context={})
+def deploy(aws: Embedded, *, on_line: Callable[[str], None] = lambda line: None, **changes: Any) -> dict[str, dict[str, str]]:
+    """`cdk deploy --all` of the settings with ``changes``."""
+    _choose(**changes)
+    return embedded.deploy(aws, on_line, app=APP, context={})
+
+
+def _choose(*, schedule_enabled: bool = False, **changes: Any) -> None:
+    """Environment ``local`` with the quota gate, one schedule, and data that outlives the stacks."""
+    schedules = [schedule_settings(_hour(), enabled=schedule_enabled)]
+    settings: Json = {"refuse_missing_quotas": True, "retain_data": True, "schedules": schedules}
+    os.environ["FAULTS_SETTINGS"] = json.dumps({**settings, **changes})
+
+
+@functools.cache
+def _hour() -> int:
+    """The hour in the schedule's zone, the same for every deployment of this process."""
+    return datetime.datetime.now(zoneinfo.ZoneInfo(ZONE)).hour
+
+
+def _cdk(aws: Embedded, *arguments: str) -> str:
+    """The CDK's output for another command than deploy, against the settings chosen last."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = [
+        str(PROJECT / "node_modules/.bin/cdk"),
+        *arguments,
+        "--app",
+        APP,
+        "--ci",
+        "--no-color",
+        "--output",
+        str(aws.state_dir / "cdk.out"),
+    ]
+    done = subprocess.run(
+        command, cwd=PROJECT, env={**aws.environment(), "PATH": path}, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise Unexpected(f"cdk {arguments[0]} ended with {done.returncode}: {(done.stdout + done.stderr)[-600:]}")
+    return done.stdout + done.stderr
 
 
 def refused(aws: Embedded, *, schedule_enabled: bool) -> tuple[str, float]:
@@ -83,3 +121,83 @@ def _schedule_state(account: Account) -> str:
     scheduler = account.client("scheduler")
     (summary,) = scheduler.list_schedules()["Schedules"]
     return str(scheduler.get_schedule(Name=summary["Name"])["State"])
+
+
+# -- deploy, change, diff, deploy again, destroy ---------------------------------------------------------
+
+STACKS = ("pretrain-foundation", "pretrain-pipeline", "pretrain-monitoring")
+NEW_RETENTION = 30
+
+
+def deployed_again(account: Account) -> Iterator[Row]:
+    """`cdk deploy` without a change."""
+    before, began, lines = _updated(account), time.monotonic(), list[str]()
+    deploy(account.aws, schedule_enabled=True, on_line=lines.append)
+    unchanged = [stack for stack in STACKS if any(f"{stack} (no changes)" in line for line in lines)]
+    expect("stacks without changes", unchanged, list(STACKS))
+    expect("when the stacks were last updated", _updated(account), before)
+    yield Row(
+        injected="`cdk deploy` again without a change",
+        happened="no changes in any of the three stacks",
+        attempts=0,
+        lost="nothing was touched",
+        seconds=time.monotonic() - began,
+    )
+
+
+def one_setting_changed(account: Account) -> Iterator[Row]:
+    """One setting changed: `cdk diff`, then `cdk deploy`."""
+    began = time.monotonic()
+    _choose(schedule_enabled=True, log_retention_days=NEW_RETENTION)
+    shown = _cdk(account.aws, "diff")
+    kinds = set(re.findall(r"^\[[~+-]\] (AWS::\w+::\w+|Custom::\w+)", shown, re.M))
+    expect("what `cdk diff` would change", kinds, {"AWS::Logs::LogGroup"})
+    expect_words(shown, "[-] 90", f"[+] {NEW_RETENTION}")
+    deploy(account.aws, schedule_enabled=True, log_retention_days=NEW_RETENTION)
+    groups = account.client("logs").describe_log_groups()["logGroups"]
+    kept = {group.get("retentionInDays") for group in groups if "pretrain" in group["logGroupName"]}
+    expect("retention of the deployment's log groups", kept, {NEW_RETENTION})
+    expect_words(_cdk(account.aws, "diff"), "Number of stacks with differences: 0")
+    yield Row(
+        injected=f"log_retention_days changed from 90 to {NEW_RETENTION}: `cdk diff`, `cdk deploy`, `cdk diff`",
+        happened="the first diff names log groups and nothing else, the second nothing",
+        attempts=0,
+        lost="nothing: runs and data are where they were",
+        seconds=time.monotonic() - began,
+    )
+
+
+def destroyed(account: Account) -> Iterator[Row]:
+    """`cdk destroy` with retain_data."""
+    began, kept = time.monotonic(), account.keys("")
+    _cdk(account.aws, "destroy", "--all", "--force")
+    left = [stack["StackName"] for stack in account.client("cloudformation").describe_stacks()["Stacks"]]
+    expect("stacks that are left", [name for name in left if name in STACKS], [])
+    gone = {
+        "functions": account.client("lambda").list_functions()["Functions"],
+        "state machines": account.client("stepfunctions").list_state_machines()["stateMachines"],
+        "schedules": account.client("scheduler").list_schedules()["Schedules"],
+        "rules": account.client("events").list_rules()["Rules"],
+        "alarms": account.client("cloudwatch").describe_alarms()["MetricAlarms"],
+        "build projects": account.client("codebuild").list_projects()["projects"],
+    }
+    expect("what is left of the stacks", {name: found for name, found in gone.items() if found}, {})
+    expect("objects in the data bucket", account.keys(""), kept)
+    images = [
+        name for item in account.client("ecr").describe_repositories()["repositories"] if "pretrain" in (name := item["repositoryName"])
+    ]
+    yield Row(
+        injected="`cdk destroy --all` with retain_data",
+        happened="no stack, function, state machine, schedule, rule, alarm or build project is left",
+        attempts=0,
+        lost=f"nothing: the data bucket's {len(kept)} objects are unchanged, {len(images)} image repositories are there",
+        seconds=time.monotonic() - began,
+    )
+
+
+def _updated(account: Account) -> dict[str, object]:
+    stacks = account.client("cloudformation").describe_stacks()["Stacks"]
+    return {stack["StackName"]: stack.get("LastUpdatedTime", stack["CreationTime"]) for stack in stacks}
+
+
+LIFE = (deployed_again, one_setting_changed, destroyed)

@@ -137,7 +137,7 @@ def _refused(account: Account, bad: BadInput, run: str) -> Row:
         raise Unexpected(f"nobody was told of {bad.what}: {messages}")
     return Row(
         injected=bad.what,
-        happened=_short(ended.cause.replace(account.bucket, "BUCKET")),
+        happened=_short(account, ended.cause),
         attempts=0,
         lost="nothing was created",
         seconds=ended.seconds,

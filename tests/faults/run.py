@@ -10,6 +10,7 @@ a table (docs/faults.md shows one) and one JSON line; exit code 1 when any row i
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import sys
 import tempfile
@@ -26,7 +27,7 @@ import rounds
 import small_run
 import stopped
 from account import Account
-from table import Proof, Row, markdown, proven, summary
+from table import Proof, Row, markdown, proven, summary, title_of
 
 from infra.local import embedded
 
@@ -35,27 +36,31 @@ AT_ONCE = 3
 """Runs that go on side by side: most of a fault's time is spent waiting, on two cores or on twenty."""
 
 
-def side_by_side(proofs: Sequence[Proof], account: Account) -> list[Row]:
+def side_by_side(proofs: Sequence[Proof], account: Account, at_once: int = AT_ONCE) -> list[Row]:
     """Rows of several proofs at once, in the proofs' order."""
-    pool = ThreadPoolExecutor(AT_ONCE)
+    pool = ThreadPoolExecutor(at_once)
     try:
         return [row for rows in pool.map(lambda proof: proven(proof, account), proofs) for row in rows]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for no run: they end with the embedded AWS
 
 
-def every_fault(root: Path) -> list[Row]:
+def every_fault(root: Path, only: str) -> list[Row]:
     """Deploy, inject, look."""
+
+    def chosen(*proofs: Proof) -> list[Proof]:
+        return [proof for proof in proofs if re.search(only, title_of(proof), re.IGNORECASE)]
+
     aws = embedded.up(root)
-    rows = proven(deployments.first_deployment_without_quota, Account(aws=aws, outputs={}))
-    account = Account(aws=aws, outputs=deployments.deploy(aws, schedule_enabled=False))
+    rows = side_by_side(chosen(deployments.first_deployment_without_quota), Account(aws=aws, outputs={}))
+    account = Account(aws=aws, outputs=deployments.deploy(aws))
     small_run.upload_sources(account)
     rows += proven(capacity.undisturbed, account)
-    for proof in refusals.PROOFS:  # one by one: each looks at all that is created and told meanwhile
-        rows += proven(proof, account)
-    rows += proven(deployments.schedule_without_quota, account)
-    rows += side_by_side((*rounds.PROOFS, *capacity.PROOFS, *killed.PROOFS, *stopped.PROOFS), account)
-    rows += side_by_side(stopped.RETURNED, account)
+    # One by one: each looks at all that is created and told meanwhile.
+    rows += side_by_side(chosen(*refusals.PROOFS, deployments.schedule_without_quota), account, at_once=1)
+    rows += side_by_side(chosen(*rounds.PROOFS, *capacity.PROOFS, *killed.PROOFS, *stopped.PROOFS), account)
+    rows += side_by_side(chosen(*stopped.RETURNED), account)
+    rows += side_by_side(chosen(*deployments.LIFE), account, at_once=1)
     return rows
 
 
@@ -63,12 +68,13 @@ def main() -> int:
     """Run everything; 1 when a row is not as expected."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--docs", type=Path, help="put the table into this document, too")
+    parser.add_argument("--only", default="", help="only faults whose title holds this regular expression")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the embedded AWS must not outlive a terminated proof
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         try:
-            rows = every_fault(Path(folder))
+            rows = every_fault(Path(folder), options.only)
         except embedded.EmbeddedError as error:
             print(error, file=sys.stderr)
             return 1

@@ -28,16 +28,20 @@ Proof = Callable[[Account], Iterable[Row]]
 """Injects its faults and looks; raises Unexpected when anything is not as it should be."""
 
 
+def title_of(proof: Proof) -> str:
+    """What it injects, in a line."""
+    return (proof.__doc__ or "").strip().splitlines()[0].rstrip(".")
+
+
 def proven(proof: Proof, account: Account) -> list[Row]:
     """The proof's rows, or one that says why it failed."""
-    title = (proof.__doc__ or proof.__name__).strip().splitlines()[0].rstrip(".")
     try:
         rows = list(proof(account))
     except Unexpected as error:
-        rows = [_failed(title, str(error))]
+        rows = [_failed(title_of(proof), str(error))]
     except Exception as error:
         traceback.print_exc()
-        rows = [_failed(title, f"{type(error).__name__}: {error}")]
+        rows = [_failed(title_of(proof), f"{type(error).__name__}: {error}")]
     for row in rows:
         print(f"{'ok  ' if row.good else 'BAD '}{row.seconds:6.1f} s  {row.injected}: {row.happened}", flush=True)
     return rows
