@@ -33,7 +33,7 @@ def watch(
     Raises:
         CommandError: nothing will ever answer again, since the embedded AWS has ended.
     """
-    if plain or not console.is_terminal:
+    if plain or not console.is_terminal or console.is_dumb_terminal:  # a dumb terminal would show a live screen at its end only
         return _follow(observer, every, pause, _plain_show(console), lambda text: console.print(text, highlight=False, soft_wrap=True))
     screen = LiveScreen()
     with Live(console=console, refresh_per_second=8, transient=False) as live:
