@@ -15,9 +15,9 @@ import datetime
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ BLOCK_STEPS = 5  # timed together, so that the device waits for the host as litt
 GAIN = 1.01  # a change counts as a help from one per cent on: less is within what two processes differ by
 TIMEOUT_SECONDS = 1800  # autotuning times thousands of kernels before the first step
 TEXT_BYTES = 4_000_000
-COMMAND = "make bench-gpu"
 
 Row = dict[str, Any]
 
@@ -108,7 +107,8 @@ class Bench:
 
     def combine(self, last: Row, found: dict[str, Row]) -> tuple[list[str], list[tuple[str, Row]]]:
         """Greedy: what helped alone, best first, is added one by one and stays when it helps on top. Names kept, and each try."""
-        ranked = sorted((name for name in found if speed(found[name]) >= GAIN * speed(last)), key=lambda name: -speed(found[name]))
+        helped = (name for name in found if "failed" not in found[name] and speed(found[name]) >= GAIN * speed(last))
+        ranked = sorted(helped, key=lambda name: -speed(found[name]))
         kept: list[str] = []
         tries: list[tuple[str, Row]] = []
         best = speed(last)
@@ -135,7 +135,7 @@ def ratio(row: Row, reference: Row) -> float:
 def middle(runs: list[Row]) -> Row:
     """The run of the median speed, or the first that failed."""
     failed = [run for run in runs if "failed" in run]
-    return failed[0] if failed else {**runs[0], "tokens_per_second": statistics.median(run["tokens_per_second"] for run in runs)}
+    return failed[0] if failed else sorted(runs, key=speed)[len(runs) // 2]
 
 
 def tokens_channel(folder: Path) -> Path:
@@ -182,16 +182,21 @@ def bench(base: dict[str, Any], folder: Path, *, rounds: int, steps: int, warmup
     }
 
 
+def cuda_device() -> tuple[str | None, int]:
+    """Name and bytes of the first device, asked for in a process of its own: a CUDA context here would take memory from all others."""
+    ask = "import torch; p = torch.cuda.get_device_properties(0); print(p.name, p.total_memory, sep='|')"
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True)
+    name, _, size = done.stdout.strip().rpartition("|")
+    return (name, int(size)) if name else (None, 0)
+
+
 def main(arguments: argparse.Namespace) -> int:
     """Measure, print the tables and one JSON line, write the document."""
-    import torch
-
-    if arguments.device == "cuda" and not torch.cuda.is_available():
+    name, memory = cuda_device() if arguments.device == "cuda" else ("CPU", 0)
+    if name is None:
         print("There is no CUDA device here; `--device cpu` runs the bench's logic on a tiny model.", file=sys.stderr)
         return 1
-    memory = torch.cuda.get_device_properties(0).total_memory if arguments.device == "cuda" else 0
-    name = torch.cuda.get_device_name(0) if arguments.device == "cuda" else "CPU"
-    folder = arguments.keep / re.sub(r"[^A-Za-z0-9.]+", "-", f"{name} torch {torch.__version__}")
+    folder = arguments.keep / re.sub(r"[^A-Za-z0-9.]+", "-", f"{name} torch {version('torch')}")
     folder.mkdir(parents=True, exist_ok=True)
     found = bench(
         base_settings(arguments.device, memory),

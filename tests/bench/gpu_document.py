@@ -21,7 +21,9 @@ def document(found: dict[str, Any]) -> str:
         [
             "# Speed on GPUs",
             "",
-            "Written by `make bench-gpu`; do not edit.",
+            "Written by `make bench-gpu`; do not edit."
+            if machine.get("cuda")
+            else "**A run of the bench's logic on a CPU: no figure means anything.**",
             "",
             f"{found['date']}, one {machine['device']} ({machine['memory_gib']:.0f} GiB): torch {machine['torch']}{cuda}, "
             f"torchtitan {machine['torchtitan']}, torchao {machine['torchao']}.",

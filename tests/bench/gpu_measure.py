@@ -105,7 +105,8 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
             traceback.print_exc()
             if type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error):
                 return {"failed": "out of memory"}
-            return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"}
+            said, name = " ".join(str(error).split()), type(error).__name__
+            return {"failed": (said if said.startswith(name) else f"{name}: {said}")[:140]}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ of torch's environment variables. What torchtitan 0.3.0 has no switch for is not
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -182,8 +182,3 @@ def layers_that_fit(settings: dict[str, Any], memory_bytes: int) -> int:
         if max(needs) < FILL * memory_bytes:
             return layers
     raise SystemExit("Not one layer of Llama-3 8B fits this device")
-
-
-def combined(names: list[str]) -> Iterator[Change]:
-    """The changes of these names, in order."""
-    return (CHANGES[name] for name in names)
