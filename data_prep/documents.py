@@ -5,7 +5,6 @@ Memory is bounded by max_line_bytes, max_document_bytes and a few blocks of 4 Mi
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import zlib
@@ -16,6 +15,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 import orjson
 
+from data_prep.decompress import blocks
 from data_prep.failure import BadInput, CorruptSource
 from data_prep.plan import Segment
 from data_prep.spec import DataSpec
@@ -204,18 +204,12 @@ class SegmentReader:
 
     def _blocks(self, stream: BinaryIO) -> Iterator[bytes]:
         """Decompressed blocks; a damaged or truncated object raises."""
-        with _Counted(stream, self._on_read) as counted:
-            try:
-                if self.segment.compression == "none":
-                    yield from iter(lambda: counted.read(READ_BYTES), b"")
-                elif self.segment.compression == "gz":
-                    yield from _gunzip(counted)
-                else:
-                    yield from _unzstd(counted)
-            except EOFError:
-                raise self._damaged("is a truncated gzip file: it ends before its end marker") from None
-            except (zlib.error, OSError, ValueError) as error:
-                raise self._damaged(f"does not decompress ({error})") from error
+        try:
+            yield from blocks(stream, self.segment.compression, self._on_read)
+        except EOFError:
+            raise self._damaged("is a truncated gzip file: it ends before its end marker") from None
+        except (zlib.error, OSError, ValueError) as error:
+            raise self._damaged(f"does not decompress ({error})") from error
 
     # -- policies ----------------------------------------------------------------------------------
 
@@ -285,43 +279,3 @@ class SegmentReader:
 
     def _damaged(self, what: str) -> CorruptSource:
         return CorruptSource(f"{self.object_uri} {what}; upload it again, or leave it out with data.include")
-
-
-class _Counted(io.RawIOBase):
-    """A stream that tells how much was read of it."""
-
-    def __init__(self, stream: BinaryIO, on_read: Callable[[int], None]) -> None:
-        super().__init__()
-        self._stream, self._on_read = stream, on_read
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Read and tell."""
-        content = self._stream.read(len(buffer))
-        buffer[: len(content)] = content
-        self._on_read(len(content))
-        return len(content)
-
-    def close(self) -> None:
-        """Close both."""
-        self._stream.close()
-        super().close()
-
-
-def _gunzip(stream: _Counted) -> Iterator[bytes]:
-    from isal import igzip
-
-    opened: Any = igzip.IGzipFile  # isal declares no types
-    with opened(fileobj=stream, mode="rb") as file:
-        yield from iter(lambda: file.read(READ_BYTES), b"")
-
-
-def _unzstd(stream: _Counted) -> Iterator[bytes]:
-    import pyarrow as pa
-
-    # Arrow's stream, since it raises on a truncated frame, reads concatenated frames and bounds its output.
-    with pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), "zstd") as file:
-        yield from iter(lambda: file.read(READ_BYTES), b"")
