@@ -121,16 +121,22 @@ class PlainLines:
         found: list[str] = []
         for stage in view.stages:
             now = (stage.state, stage.note if stage.state == "running" else "")
-            if stage.state != "waiting" and self._stages.get(stage.name) != now:
-                self._stages[stage.name] = now
-                found.append(_stage_line(stage, view))
+            new = stage.state != "waiting" and self._stages.get(stage.name) != now
+            self._stages[stage.name] = now
+            line = [_stage_line(stage, view)] if new else []
+            steps = self._leg_lines(view) if stage.name == "Train" else []
+            found += line + steps if stage.state == "running" else steps + line  # the last step comes before the stage's end
+        return [f"{clock}  {line}" for line in found]
+
+    def _leg_lines(self, view: RunView) -> list[str]:
+        found: list[str] = []
         for leg in view.legs:
             if leg.step and self._steps.get(leg.name) != leg.step:
                 self._steps[leg.name] = leg.step
                 new = leg.validation_loss != self._validations.get(leg.name)
                 self._validations[leg.name] = leg.validation_loss
                 found.append(_leg_line(leg, validated=new))
-        return [f"{clock}  {line}" for line in found]
+        return found
 
 
 def _stage_line(stage: StageView, view: RunView) -> str:
