@@ -52,7 +52,8 @@ class Observer:
         stages = read_stages(self._history(), status)
         if not self._run:
             self._run_id = _given_run_id(description) or admitted_run_id(self.target, self._arn) or self._run_id
-        self._load_run()
+        if stages[0].state == "done":  # before Admit has written it, run.json is that of the same run's last execution
+            self._load_run()
         self._read_metrics()
         view = RunView(
             run_id=self._run_id,

@@ -173,5 +173,5 @@ def failure_sentence(description: Mapping[str, Any]) -> str:
     if isinstance(content, dict):
         cause = str(content.get("sentence") or content.get("errorMessage") or cause)
     if description.get("status") == "ABORTED":
-        return cause or "The run was stopped."
+        return f"Stopped: {cause}." if cause else "Stopped by hand."
     return cause or error or f"The run ended {description.get('status')}."

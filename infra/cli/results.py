@@ -65,8 +65,8 @@ def fetch_report(target: Target, run_id: str, folder: Path) -> Path:
 def show_outcome(view: RunView, console: Console) -> None:
     """What was trained, from the execution's output; why it failed, otherwise."""
     if view.status != "SUCCEEDED":
-        how = {"ABORTED": "was stopped", "TIMED_OUT": "took too long and was stopped"}.get(view.status, "failed")
-        console.print(f"\n[bold red]The run {how}.[/] {escape(view.sentence or '')}", highlight=False, soft_wrap=True)
+        what = {"ABORTED": "The run has ended.", "TIMED_OUT": "The run took too long."}.get(view.status, "The run failed.")
+        console.print(f"\n[bold red]{what}[/] {escape(view.sentence or '')}", highlight=False, soft_wrap=True)
         return
     console.print()
     say(console, str(view.output.get("headline", "The run succeeded.")), style="bold")

@@ -67,7 +67,7 @@ def test_leg_shows_the_last_values_and_the_time_left():
             "LossDiverged (stop): the loss is NaN",
         ),
         ({"status": "FAILED", "cause": '{"errorMessage": "no such recipe"}'}, "no such recipe"),
-        ({"status": "ABORTED", "cause": "pretrain stop"}, "pretrain stop"),
+        ({"status": "ABORTED", "cause": "pretrain stop"}, "Stopped: pretrain stop."),
         ({"status": "TIMED_OUT"}, "The run ended TIMED_OUT."),
     ],
 )
