@@ -171,8 +171,9 @@ def patrol_role(scope: Construct, shared: Shared, log_group_arn: str, *, prunes:
 
 
 def quotas_role(scope: Construct, log_group_arn: str) -> iam.Role:
-    """The quota check of a deployment: reads quotas and what is in use, and nothing of the deployment's own."""
-    return _function(scope, "QuotasRole", log_group_arn, _see_quotas(scope))
+    """The quota check of a deployment: reads quotas, what is in use, and whether its own stack is being rolled back."""
+    stack = allow("cloudformation:DescribeStacks", on=cdk.Stack.of(scope).stack_id)
+    return _function(scope, "QuotasRole", log_group_arn, [*_see_quotas(scope), stack])
 
 
 def build_role(scope: Construct, shared: Shared, *, context_arn: str, asset_bucket_arn: str, log_group_arn: str) -> iam.Role:

@@ -10,17 +10,14 @@ import os
 import urllib.request
 from typing import Any
 
-from infra.quota_check import answer, reason
+from infra.quota_check import Clients, answer, reason
 
 SEND_SECONDS = 30
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Lambda entry. An answer that cannot be sent raises: Lambda then calls again, twice."""
-    import boto3
-
-    region = os.environ["AWS_REGION"]
-    said = answer(event, reason(event, boto3.client("service-quotas"), boto3.client("sagemaker"), region))
+    said = answer(event, reason(event, Clients.from_boto3(), os.environ["AWS_REGION"]))
     print(json.dumps(said))
     # The URL is signed for an empty content type.
     request = urllib.request.Request(event["ResponseURL"], data=json.dumps(said).encode(), method="PUT", headers={"Content-Type": ""})

@@ -148,6 +148,19 @@ class Account(EmbeddedStacks):
                     steps += [int(row["step"]) for line in lines if (row := parse_line(line))]
         return max(steps)
 
+    def until_step(self, execution: str, run: str, step: int) -> None:
+        """Wait until the run's job has logged ``step`` and has a whole checkpoint; raises Unexpected when it ends before."""
+        looks = 0
+
+        def look() -> bool:
+            nonlocal looks
+            looks += 1
+            if looks % 100 == 0 and (ended := self.describe(execution))["status"] != "RUNNING":
+                raise Unexpected(f"{run} ended {ended['status']} before step {step}: {ended.get('cause')}")
+            return self.step_now(run) >= step
+
+        self.until(look, f"step {step} of {run}")
+
     def processes(self, run: str, mark: str = "") -> list[int]:
         """Process ids of the run's training jobs, those whose environment holds ``mark`` as well."""
         return processes_of(run, mark.encode())

@@ -25,6 +25,7 @@ from infra.local.embedded import PROJECT, Embedded, EmbeddedError
 APP = "python tests/faults/app.py"
 DEFAULT_QUOTA = "ml.c7i.large for training job usage"
 SCHEDULE_QUOTA = "ml.m7i.large for training job usage"
+ROOM = 16  # instances, so that runs side by side do not use up each other's quota
 
 
 def deploy(aws: Embedded, *, on_line: Callable[[str], None] = lambda line: None, **changes: Any) -> dict[str, dict[str, str]]:
@@ -84,7 +85,7 @@ def first_deployment_without_quota(account: Account) -> Iterator[Row]:
     try:
         said, seconds = refused(aws, schedule_enabled=False)
     finally:
-        aws.set_quota(DEFAULT_QUOTA, 4)
+        aws.set_quota(DEFAULT_QUOTA, ROOM)
     wanted = f'the default recipe: 1 x ml.c7i.large needs quota 1 for "{DEFAULT_QUOTA}", this account has 0'
     expect_words(said, wanted)
     expect("state machines that are left", aws.client("stepfunctions").list_state_machines()["stateMachines"], [])
@@ -98,19 +99,25 @@ def first_deployment_without_quota(account: Account) -> Iterator[Row]:
 
 
 def schedule_without_quota(account: Account) -> Iterator[Row]:
-    """Enabling a schedule whose type has no quota."""
+    """Enabling a schedule whose type has no quota, when that of the default recipe is gone too."""
     aws = account.aws
-    aws.set_quota(SCHEDULE_QUOTA, 0)
-    said, seconds = refused(aws, schedule_enabled=True)
+    for quota in (SCHEDULE_QUOTA, DEFAULT_QUOTA):  # so that what the rollback goes back to would be refused as well
+        aws.set_quota(quota, 0)
+    try:
+        said, seconds = refused(aws, schedule_enabled=True)
+    finally:
+        for quota in (SCHEDULE_QUOTA, DEFAULT_QUOTA):
+            aws.set_quota(quota, ROOM)
     wanted = f'schedule {SCHEDULE}: 1 x ml.m7i.large needs quota 1 for "{SCHEDULE_QUOTA}", this account has 0'
-    expect_words(said, wanted)
+    expect_words(said, wanted, f'the default recipe: 1 x ml.c7i.large needs quota 1 for "{DEFAULT_QUOTA}", this account has 0')
+    (stack,) = account.client("cloudformation").describe_stacks(StackName="pretrain-pipeline")["Stacks"]
+    expect("the stack", stack["StackStatus"], "UPDATE_ROLLBACK_COMPLETE")
     expect("the schedule's state", _schedule_state(account), "DISABLED")
-    aws.set_quota(SCHEDULE_QUOTA, 4)
     deploy(aws, schedule_enabled=True)
-    expect("the schedule's state once there is a quota", _schedule_state(account), "ENABLED")
+    expect("the schedule's state once there are quotas", _schedule_state(account), "ENABLED")
     yield Row(
-        injected="`cdk deploy` that enables a schedule whose type has quota 0",
-        happened=f"UPDATE failed and was rolled back, the schedule stayed disabled: {wanted} ...; enabled once the quota was raised",
+        injected="`cdk deploy` that enables a schedule, its type's quota and the default recipe's being 0",
+        happened=f"UPDATE failed and was rolled back, the schedule stayed disabled: {wanted} ...; enabled once the quotas were raised",
         attempts=0,
         lost="nothing was changed",
         seconds=seconds,
@@ -154,8 +161,8 @@ def one_setting_changed(account: Account) -> Iterator[Row]:
     expect("what `cdk diff` would change", kinds, {"AWS::Logs::LogGroup"})
     expect_words(shown, "[-] 90", f"[+] {NEW_RETENTION}")
     deploy(account.aws, schedule_enabled=True, log_retention_days=NEW_RETENTION)
-    groups = account.client("logs").describe_log_groups()["logGroups"]
-    kept = {group.get("retentionInDays") for group in groups if "pretrain" in group["logGroupName"]}
+    ours, groups = _logs(account), account.client("logs").describe_log_groups()["logGroups"]
+    kept = {group.get("retentionInDays") for group in groups if group["logGroupName"] in ours}
     expect("retention of the deployment's log groups", kept, {NEW_RETENTION})
     expect_words(_cdk(account.aws, "diff"), "Number of stacks with differences: 0")
     yield Row(
@@ -193,6 +200,13 @@ def destroyed(account: Account) -> Iterator[Row]:
         lost=f"nothing: the data bucket's {len(kept)} objects are unchanged, {len(images)} image repositories are there",
         seconds=time.monotonic() - began,
     )
+
+
+def _logs(account: Account) -> set[str]:
+    """Log groups that the stacks made; services make others."""
+    cloudformation = account.client("cloudformation")
+    resources = [item for stack in STACKS for item in cloudformation.describe_stack_resources(StackName=stack)["StackResources"]]
+    return {item["PhysicalResourceId"] for item in resources if item["ResourceType"] == "AWS::Logs::LogGroup"}
 
 
 def _updated(account: Account) -> dict[str, object]:

@@ -38,7 +38,7 @@ def frozen_rank(account: Account) -> Iterator[Row]:
 
 def _killed(account: Account, run: str, mark: str, what: str, *, hosts: int, number: signal.Signals = signal.SIGKILL) -> Row:
     execution = account.start(run_input(run, compute={"instance_count": hosts}))
-    account.until(lambda: account.step_now(run) >= FAULT_STEP, f"step {FAULT_STEP} of {run}")
+    account.until_step(execution, run, FAULT_STEP)
     doomed = account.processes(run, mark)
     for process in doomed:
         with contextlib.suppress(ProcessLookupError):
@@ -65,7 +65,7 @@ def stopped_execution(account: Account) -> Iterator[Row]:
     """StopExecution while the job trains, and the run's lock."""
     run = "stopped"
     execution = account.start(run_input(run))
-    account.until(lambda: account.step_now(run) >= FAULT_STEP, f"step {FAULT_STEP} of {run}")
+    account.until_step(execution, run, FAULT_STEP)
     refused = account.run(run_input(run))
     expect("the end of a second execution", (refused.status, refused.error), ("FAILED", "Refused"))
     expect_words(refused.cause, f'run_id: run "{run}" is active in execution {execution}', "wait for it, stop it, or choose another run_id")
@@ -104,7 +104,7 @@ def corrupt_source(account: Account) -> Iterator[Row]:
     expect("training jobs", account.training_jobs(run), [])
     yield Row(
         injected="one gzip object of the source cut off",
-        happened=ended.cause,
+        happened=ended.cause.replace(account.bucket, "BUCKET"),
         attempts=len(account.processing_jobs(run)),
         lost="nothing was trained; no index was written",
         seconds=ended.seconds,

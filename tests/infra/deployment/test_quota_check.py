@@ -16,7 +16,7 @@ from admission_values import Jobs, Json, Quotas
 from tests_deployment import Synthesised, settings
 
 from infra.functions.quotas import handler
-from infra.quota_check import Claim, answer, reason
+from infra.quota_check import Claim, Clients, answer, reason
 from infra.quota_gate import claims
 from infra.quotas import Want
 
@@ -28,9 +28,13 @@ def event(kind: str, *asked: Claim, **more: str) -> Json:
     return {"RequestType": kind, **ids, **more, "ResourceProperties": {"Claims": json.dumps([claim.as_value() for claim in asked])}}
 
 
-def said(asked: Json, limit: float | None) -> Json:
+def stack(status: str) -> Any:
+    return SimpleNamespace(describe_stacks=lambda StackName: {"Stacks": [{"StackStatus": status}]} if StackName == "arn:stack" else {})
+
+
+def said(asked: Json, limit: float | None, status: str = "UPDATE_IN_PROGRESS") -> Json:
     quotas = Quotas({} if limit is None else {P5.want.quota: limit}, {})
-    return answer(asked, reason(asked, quotas, Jobs(), "us-west-2"))
+    return answer(asked, reason(asked, Clients(quotas=quotas, sagemaker=Jobs(), cloudformation=stack(status)), "us-west-2"))
 
 
 @pytest.mark.parametrize("kind", ["Create", "Update"])
@@ -48,9 +52,13 @@ def test_instances_that_are_in_use_now_do_not_fail_a_deployment() -> None:
     assert said(event("Create", P5), 2)["Status"] == "SUCCESS"  # Jobs: two p5 instances run
 
 
+def test_a_rollback_is_never_refused() -> None:
+    assert said(event("Update", P5), 0, "UPDATE_ROLLBACK_IN_PROGRESS")["Status"] == "SUCCESS"
+
+
 def test_deleting_always_succeeds_and_looks_at_nothing() -> None:
     asked = event("Delete", PhysicalResourceId="given-on-create") | {"ResourceProperties": {}}
-    given = answer(asked, reason(asked, None, None, "us-west-2"))
+    given = answer(asked, reason(asked, Clients(quotas=None, sagemaker=None, cloudformation=None), "us-west-2"))
     assert given == {
         "Status": "SUCCESS", "Reason": "every quota is large enough", "PhysicalResourceId": "given-on-create",
         "StackId": "arn:stack", "RequestId": "r-1", "LogicalResourceId": "Check",
@@ -67,7 +75,8 @@ def test_an_error_while_looking_is_answered_too() -> None:
         raise PermissionError("AccessDenied: servicequotas:ListServiceQuotas")
 
     asked = event("Create", P5)
-    given = answer(asked, reason(asked, SimpleNamespace(get_paginator=denied), Jobs(), "us-west-2"))
+    clients = Clients(quotas=SimpleNamespace(get_paginator=denied), sagemaker=Jobs(), cloudformation=None)
+    given = answer(asked, reason(asked, clients, "us-west-2"))
     assert given["Status"] == "FAILED"
     assert given["Reason"] == "the quotas could not be looked at: PermissionError: AccessDenied: servicequotas:ListServiceQuotas"
 
@@ -104,7 +113,7 @@ def received() -> Iterator[Any]:
 def test_the_function_puts_its_answer_with_the_empty_content_type_that_the_url_is_signed_for(
     received: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clients = {"service-quotas": Quotas({P5.want.quota: 0}, {}), "sagemaker": Jobs()}
+    clients = {"service-quotas": Quotas({P5.want.quota: 0}, {}), "sagemaker": Jobs(), "cloudformation": None}
     monkeypatch.setattr(boto3, "client", clients.__getitem__)
     monkeypatch.setenv("AWS_REGION", "us-west-2")
     returned = handler(event("Create", P5) | {"ResponseURL": received.url}, None)

@@ -125,6 +125,7 @@ def _requests(names: Names, service: str, name: str, given: Mapping[str, Any]) -
         "GetLogEvents": lambda: arn("logs", f"log-group:{given['logGroupName']}:log-stream:{given['logStreamName']}"),
         "DescribeSecret": lambda: str(given["SecretId"]),
         "GetSecretValue": lambda: str(given["SecretId"]),
+        "DescribeStacks": lambda: str(given["StackName"]),
         "DescribeTrainingPlan": lambda: arn("sagemaker", f"training-plan/{given['TrainingPlanName']}"),
     }
     if service == "s3":

@@ -54,7 +54,8 @@ def rounds(synthesis: Synthesis) -> Rounds:
     world.quotas, world.default_quotas = {}, world.quotas
     outcomes["daily, quotas never raised"] = pipeline.invoke(patrol, {"check": "daily"}, world)
     (check,) = synthesis.templates.resources("Custom::QuotaCheck")
-    request = {"RequestType": "Create", "ResponseURL": "https://answer", "StackId": "s", "RequestId": "r", "LogicalResourceId": "l"}
+    stack = synthesis.templates.resolve(check.stack, {"Ref": "AWS::StackId"})
+    request = {"RequestType": "Update", "ResponseURL": "https://answer", "StackId": stack, "RequestId": "r", "LogicalResourceId": "l"}
     with mock.patch("urllib.request.urlopen"):  # the answer goes to CloudFormation
         outcomes["deployment"] = pipeline.invoke(
             check.properties["ServiceToken"], {**request, "ResourceProperties": check.properties}, world

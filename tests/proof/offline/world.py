@@ -67,6 +67,8 @@ class World:
     """Training and processing jobs by name, as DescribeTrainingJob and DescribeProcessingJob give them."""
     logs: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     """Lines by log group and stream."""
+    stack_status: str = "UPDATE_IN_PROGRESS"
+    """Of every stack."""
     running: set[str] = field(default_factory=set)
     """ARNs of running executions."""
     refuse: Callable[[ApiCall], ApiError | None] = lambda call: None
@@ -220,6 +222,9 @@ class World:
 
     def _secretsmanager_DescribeSecret(self, SecretId: str) -> Json:
         return {"ARN": SecretId, "VersionIdsToStages": {"1": ["AWSCURRENT"]} if self.secret_set else {}}
+
+    def _cloudformation_DescribeStacks(self, StackName: str) -> Json:
+        return {"Stacks": [{"StackName": StackName.split("/")[1], "CreationTime": START, "StackStatus": self.stack_status}]}
 
     def _stepfunctions_DescribeExecution(self, executionArn: str) -> Json:
         return {"executionArn": executionArn, "status": "RUNNING" if executionArn in self.running else "SUCCEEDED"}
