@@ -53,21 +53,22 @@ disk-present:
 
 .venv/.deploy: requirements.txt pyproject.toml | python-present
 	@$(call VENV,.venv)
-	$(call INSTALL,.venv,-r requirements.txt)
-	$(call INSTALL,.venv,--quiet --no-deps --editable .)
+	@echo "Installing the CDK app's packages ..."
+	@$(call INSTALL,.venv,-r requirements.txt)
+	@$(call INSTALL,.venv,--quiet --no-deps --editable .)
 	@rm .venv/.unfinished && touch $@
 
 .venv/.dev: requirements-dev.txt pyproject.toml | python-present disk-present
 	@$(call VENV,.venv)
 	@echo "Installing the jobs' packages (torch and its CUDA libraries are about 7 GB; the first time takes minutes) ..."
-	$(call INSTALL,.venv,-r requirements-dev.txt)
-	$(call INSTALL,.venv,--quiet --no-deps --editable .)
+	@$(call INSTALL,.venv,-r requirements-dev.txt)
+	@$(call INSTALL,.venv,--quiet --no-deps --editable .)
 	@.venv/$(COMPILE) .venv || true
 	@rm .venv/.unfinished && touch $@ .venv/.deploy
 
 .venv-aws/.done: infra/local/requirements.txt | python-present
 	@$(call VENV,.venv-aws)
-	$(call INSTALL,.venv-aws,-r infra/local/requirements.txt)
+	@$(call INSTALL,.venv-aws,-r infra/local/requirements.txt)
 	@.venv-aws/$(COMPILE) .venv-aws || true
 	@rm .venv-aws/.unfinished && touch $@
 
