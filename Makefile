@@ -145,7 +145,7 @@ check-infra: .venv/.dev node_modules/.done ## Prove stacks, state machine, calls
 
 # -- faults: what the deployment promises, tried
 .PHONY: faults
-faults: env ## Every bad input and every fault on an embedded AWS of its own: what happened, what was lost (15 minutes)
+faults: env ## Every bad input and every fault on an embedded AWS of its own: what happened, what was lost (20 minutes)
 	@PYTHONPATH=. $(BIN)/python tests/faults/run.py $(ARGUMENTS)
 
 # -- data: benches against what people use now
