@@ -97,17 +97,18 @@ local-clean: .venv/.deploy ## Stop it and delete its state
 # ---- deploying to AWS --------------------------------------------------------------------------
 
 .PHONY: synth bootstrap deploy destroy
+ACCOUNT_HINT = { echo "Credentials are those of the shell: AWS_PROFILE=you make $@. $(BIN)/pretrain doctor shows account, region and what is missing." >&2; exit 1; }
 synth: .venv/.deploy node_modules/.done ## Write cdk.out and install the pretrain command; needs no AWS account
 	$(CDK) synth --quiet -c environment=$(ENVIRONMENT)
 
 bootstrap: .venv/.deploy node_modules/.done ## Prepare the account and region for the CDK, once
-	$(CDK) bootstrap -c environment=$(ENVIRONMENT)
+	@$(CDK) bootstrap -c environment=$(ENVIRONMENT) || $(ACCOUNT_HINT)
 
 deploy: .venv/.deploy node_modules/.done ## Deploy to the account that the AWS credentials name
-	$(CDK) deploy --all -c environment=$(ENVIRONMENT)
+	@$(CDK) deploy --all -c environment=$(ENVIRONMENT) || $(ACCOUNT_HINT)
 
 destroy: .venv/.deploy node_modules/.done ## Delete the stacks; with retain_data, bucket, key and images stay
-	$(CDK) destroy --all -c environment=$(ENVIRONMENT)
+	@$(CDK) destroy --all -c environment=$(ENVIRONMENT) || $(ACCOUNT_HINT)
 
 # ---- checks and tests --------------------------------------------------------------------------
 
