@@ -17,6 +17,8 @@ COMPILE := bin/python -m compileall -qq -j 0
 CDK := node_modules/.bin/cdk
 # jsii warns about the major versions past their end of life that are not named here; Node 20 to 24 are tested.
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 20
+# The AWS SDK inside the CDK announces the end of Node versions on every start.
+export NODE_NO_WARNINGS := 1
 export PIP_NO_INPUT := 1
 # Who has no home folder to write to (a service user, a container) still has the checkout.
 ifneq ($(shell [ -w "$$HOME" ] && echo yes),yes)
