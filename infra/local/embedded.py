@@ -180,7 +180,8 @@ def down(root: Path | None = None) -> bool:
 def clean(root: Path | None = None) -> None:
     """End it and delete its state: stacks, buckets, images, logs. Raises EmbeddedError for a .local that is somebody else's."""
     home = _home(root, make=False)
-    if home.exists() and any(home.iterdir()) and not (home / IMAGE_KIND).exists():
+    ours = any((home / name).exists() for name in (IMAGE_KIND, launcher_process.IDENTITY))
+    if home.exists() and any(home.iterdir()) and not ours:
         raise EmbeddedError(f"{home} holds no embedded AWS, so nothing of it was deleted")  # ~/.local is full of other things
     down(root)
     shutil.rmtree(home, ignore_errors=True)
