@@ -32,6 +32,7 @@ CUDA_ENVIRONMENT = {
 }
 """The ranks' defaults on GPUs; what the container's environment says goes before."""
 
+STOPPED_EARLY = "stopped on request before training began"
 STOP_SECONDS = 110.0  # SageMaker kills the container 120 s after SIGTERM
 _PR_SET_PDEATHSIG = 1
 
@@ -41,15 +42,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.check:
         return smoke_test(arguments.device)
+    signal.signal(signal.SIGTERM, _stopped_early)  # without a handler a container's first process would not notice
     try:
-        job = read_job()
-        run_job(job)
+        run_job(read_job())
     except JobFailure as failure:
         return _fail(failure)
     except Exception as error:
         traceback.print_exc()
         return _fail(Unexpected(f"{type(error).__name__}: {error}"))
     return 0
+
+
+def _stopped_early(number: int, frame: object) -> None:
+    raise Preempted(STOPPED_EARLY)
 
 
 def run_job(job: LegJob) -> None:
@@ -75,7 +80,7 @@ def run_job(job: LegJob) -> None:
         notes = read_notes(job.rank_notes)
         if (job.rank_notes / STOP_FILE).exists() and not notes:
             if module != modules[-1]:
-                raise Preempted("stopped on request before training began")
+                raise Preempted(STOPPED_EARLY)
             if code != 0:
                 raise Preempted(f"stopped on request, and ended before a step and its checkpoint were done ({STOP_SECONDS:.0f} s at most)")
         if code != 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,17 @@ def test_a_stop_that_leaves_the_ranks_without_a_word_is_resumable(
     with pytest.raises(Preempted, match=sentence):
         entry.run_job(job)
     assert started == list(codes)
+
+
+def test_a_stop_during_the_checks_ends_the_job_with_its_sentence(job: LegJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path))
+    monkeypatch.setattr(entry, "check_job", lambda job: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert entry.main([]) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (tmp_path / "output/failure").read_text() == "Preempted (retry): stopped on request before training began"
 
 
 def test_ranks_that_vanish_without_a_stop_are_a_lost_host(job: LegJob, monkeypatch: pytest.MonkeyPatch) -> None:
