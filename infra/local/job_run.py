@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +27,7 @@ class JobFailed(Exception):
     """The job ends as Failed; the text is its FailureReason."""
 
 
-class JobRun:
+class JobRun(ABC):
     """One job. ``run`` blocks until it has ended; everything visible is written to ``record``."""
 
     kind: ClassVar[str]
@@ -56,10 +57,11 @@ class JobRun:
 
     # -- what subclasses say -----------------------------------------------------------------------
 
+    @abstractmethod
     def work(self) -> str:
         """Do the job and return its final status. Raises JobFailed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def show(self, status: str, message: str = "") -> None:
         """Enter a secondary status, where the kind of job has them."""
 

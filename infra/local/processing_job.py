@@ -20,6 +20,9 @@ class ProcessingRun(JobRun):
     kind = "Processing"
     log_group = "/aws/sagemaker/ProcessingJobs"
 
+    def show(self, status: str, message: str = "") -> None:
+        """Processing jobs have no secondary status."""
+
     def work(self) -> str:
         """Run the job; see the base class."""
         self.on_change(self.record)
