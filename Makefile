@@ -68,9 +68,9 @@ disk-present:
 	@.venv/$(COMPILE) .venv || true
 	@rm .venv/.unfinished && touch $@ .venv/.deploy
 
-.venv-aws/.done: infra/local/requirements.txt | python-present
+.venv-aws/.done: local_aws/requirements.txt | python-present
 	@$(call VENV,.venv-aws)
-	@$(call INSTALL,.venv-aws,-r infra/local/requirements.txt)
+	@$(call INSTALL,.venv-aws,-r local_aws/requirements.txt)
 	@.venv-aws/$(COMPILE) .venv-aws || true
 	@rm .venv-aws/.unfinished && touch $@
 
@@ -139,12 +139,12 @@ lock: .venv/.dev ## Write every lock file from its .in file (UPGRADE=1 takes the
 
 .PHONY: image-check
 image-check: .venv/.dev ## Build the real Dockerfile without Docker and run both jobs in the images (Debian or Ubuntu, root)
-	@$(BIN)/python -m infra.local.image_check
+	@$(BIN)/python -m local_aws.images.dockerfile_check
 
 # -- proof: security, and what AWS would say, without AWS
 .PHONY: check-infra
 check-infra: .venv/.dev node_modules/.done ## Prove stacks, state machine, calls and permissions against AWS's own models
-	@$(BIN)/python -m pytest -q tests/proof
+	@$(BIN)/python -m pytest -q tests/offline
 
 # -- faults: what the deployment promises, tried
 .PHONY: faults
@@ -183,7 +183,7 @@ bench-memory: .venv/.dev ## torch's memory tracker over all 32 layers of llama3_
 # -- faces: documents and pictures
 .PHONY: docs chromium screenshots
 docs: .venv/.dev ## Write what is generated in docs/ and README.md
-	$(BIN)/python -m infra.configuration_docs docs/configuration.md
+	$(BIN)/python -m infra.cli.configuration_docs docs/configuration.md
 	$(BIN)/python tests/docs/file_tree.py
 
 chromium: ## A headless Chromium for the report's tests: Debian's, where there is none and root may install it
@@ -199,5 +199,5 @@ test: chromium
 
 .PHONY: audit
 audit: .venv/.dev ## Known vulnerabilities of every locked package; needs PyPI's advisories, so it is no part of `make test`
-	@for lock in requirements.txt requirements-dev.txt container/requirements-data_prep.txt container/requirements-training.txt infra/local/requirements.txt; do \
+	@for lock in requirements.txt requirements-dev.txt container/requirements-data_prep.txt container/requirements-training.txt local_aws/requirements.txt; do \
 	  echo "$$lock"; $(BIN)/pip-audit --strict --no-deps --disable-pip -r $$lock || exit 1; done

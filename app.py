@@ -10,7 +10,7 @@ import aws_cdk as cdk
 import cdk_nag
 
 from infra.settings import load_settings
-from infra.stacks import build_stacks
+from infra.stacks.deployment_stacks import build_stacks
 
 app = cdk.App()
 cdk.Validations.of(app).add_plugins(cdk_nag.AwsSolutionsChecks())

@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from container.failures import ImageBuildFailed, RegistryUnreachable, SmokeTestFailed, failure_of
-from data_prep.failure import JobFailure
+from container.failure_classes import ImageBuildFailed, RegistryUnreachable, SmokeTestFailed, failure_of
+from contracts.failure import JobFailure
 
 TARGETS = ("data_prep", "training")
 OUTPUT_FILE = "images.env"

@@ -57,7 +57,7 @@ LOCKS = (
         path="container/requirements-training.txt", source="container/requirements-training.in", why="the training image",
         constraint="requirements-dev.txt", images_only=True,
     ),
-    Lock(path="infra/local/requirements.txt", source="infra/local/requirements.in", why="the embedded AWS, in an environment of its own"),
+    Lock(path="local_aws/requirements.txt", source="local_aws/requirements.in", why="the embedded AWS, in an environment of its own"),
 )  # fmt: skip
 
 

@@ -15,9 +15,10 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 import orjson
 
+from contracts.failure import BadInput
 from data_prep.decompress import blocks
-from data_prep.failure import BadInput, CorruptSource
-from data_prep.plan import Segment
+from data_prep.failure_classes import CorruptSource
+from data_prep.partition import Segment
 from data_prep.spec import DataSpec
 from data_prep.store import READ_BYTES, Source
 

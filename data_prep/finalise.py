@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.failure import CorruptShard, TooMuchSkipped
+from contracts.failure import CorruptShard
+from data_prep.failure_classes import TooMuchSkipped
 from data_prep.fingerprint import SourceObject
 from data_prep.part import PartRecord
 from data_prep.shards import CHUNK_BYTES, SPLITS, Ends, Shard, ShardWriter, Split, TokenizerFacts, dtype_for, little_endian

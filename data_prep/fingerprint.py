@@ -10,8 +10,8 @@ import hashlib
 import json
 from dataclasses import dataclass
 
+from contracts.config import Json, to_json
 from data_prep.spec import DataSpec, fingerprinted
-from data_prep.strict import Json, to_json
 
 SHARD_FORMAT_VERSION = 1  # a change of the bytes that one input makes needs a new number
 

@@ -16,7 +16,7 @@ from importlib import metadata
 from typing import Any
 
 from data_prep.encode import Encoder, EncoderName, HuggingFaceEncoder
-from data_prep.failure import EncoderMismatch
+from data_prep.failure_classes import EncoderMismatch
 from data_prep.part import Sample
 from data_prep.preload import fast_encoder
 from data_prep.store import Store

@@ -17,7 +17,8 @@ from urllib.parse import quote
 
 import urllib3
 
-from data_prep.failure import AccessDenied, BadInput, CorruptSource, StoreUnavailable
+from contracts.failure import BadInput
+from data_prep.failure_classes import AccessDenied, CorruptSource, StoreUnavailable
 from data_prep.fingerprint import SourceObject
 from data_prep.range_reader import RangeReader
 from data_prep.sources import HubReference, parse_hub

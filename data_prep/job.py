@@ -20,15 +20,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from data_prep.failure import BadInput, Interrupted, JobFailure, SourceChanged, Unexpected, base_dir, write_failure
+from contracts.config import SpecError, merge, parse
+from contracts.failure import BadInput, JobFailure, Unexpected, base_dir, write_failure
+from data_prep.coordination import Instances
+from data_prep.failure_classes import Interrupted, SourceChanged
 from data_prep.fingerprint import SourceListing
-from data_prep.instances import Instances
 from data_prep.prepare import Job, prepare
 from data_prep.shards import ShardIndex
 from data_prep.source_access import identified, open_source
 from data_prep.spec import DataSpec
 from data_prep.store import LocalStore, open_store, s3_client
-from data_prep.strict import SpecError, merge, parse
 from data_prep.verify import main as verify
 
 GATES = "gates/"
@@ -199,7 +200,7 @@ def _say(sentence: str) -> None:
 
 
 def _check() -> int:
-    from data_prep.image_check import check
+    from data_prep.smoke import check
 
     print(check())
     return 0

@@ -16,13 +16,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import xxhash
 
+from contracts.config import Bounds
 from data_prep.documents import Document, SegmentReader, Skipped
 from data_prep.encode import Assembler, Encoder
-from data_prep.plan import Part
+from data_prep.partition import Part
 from data_prep.shards import SPLITS, Ends, Shard, ShardWriter, Tokens
 from data_prep.spec import DataSpec
 from data_prep.store import Source, Store, disk_errors
-from data_prep.strict import Bounds
 
 WORK_PREFIX = ".work/"
 PIECES_PREFIX = WORK_PREFIX + "pieces/"

@@ -19,21 +19,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from contracts.config import SpecError, parse, to_json
+from contracts.failure import BadInput, JobFailure
 from data_prep.card import make_card
+from data_prep.coordination import SILENCE_SECONDS, Instances, Together
 from data_prep.encode import EncoderName
-from data_prep.failure import BadInput, InstanceLost, JobFailure
+from data_prep.failure_classes import InstanceLost
 from data_prep.finalise import check_skipped, check_stored, gather, left_out, packings, unigram_entropy
 from data_prep.fingerprint import SHARD_FORMAT_VERSION, SourceListing
 from data_prep.gate import SampleCheck, Verdict, decide
-from data_prep.instances import SILENCE_SECONDS, Instances, Together
 from data_prep.part import WORK_PREFIX, PartRecord
-from data_prep.plan import Part, expected_text, make_plan, share
+from data_prep.partition import Part, expected_text, make_plan, share
 from data_prep.progress import Counts, Progress
 from data_prep.shards import INDEX_FILE, SPLITS, ShardIndex, Splits, TokenizerFacts, dtype_for, index_bytes, parse_index
 from data_prep.sources import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from data_prep.spec import DataSpec, fingerprinted
 from data_prep.store import Source, Store
-from data_prep.strict import SpecError, parse, to_json
 from data_prep.tokenizer import TokenizerFiles, facts
 from data_prep.tokenizer_source import obtain
 from data_prep.workers import Setup, WorkerPool, memory_bound_mib, start_server

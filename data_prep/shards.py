@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from data_prep.failure import CorruptShard
+from contracts.config import Bounds, Pattern, SpecError, parse, to_json
+from contracts.failure import CorruptShard
 from data_prep.fingerprint import SHARD_FORMAT_VERSION
-from data_prep.strict import Bounds, Pattern, SpecError, parse, to_json
 
 INDEX_FILE = "index.json"
 SPLITS: tuple[Literal["train", "validation"], ...] = ("train", "validation")

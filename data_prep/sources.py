@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from data_prep.failure import AccessDenied, BadInput, StoreUnavailable
+from contracts.failure import BadInput
+from data_prep.failure_classes import AccessDenied, StoreUnavailable
 from data_prep.fingerprint import SourceListing, SourceObject, fingerprint
 from data_prep.spec import DataSpec, TokenizerSpec
 

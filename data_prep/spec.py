@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from data_prep.strict import Bounds, Json, Pattern, Problem, one_or_more, to_json
+from contracts.config import Bounds, Json, Pattern, Problem, one_or_more, to_json
 
 COMMIT = r"[0-9a-f]{40}"
 SOURCE = Pattern(

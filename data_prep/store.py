@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from botocore.exceptions import ConnectionClosedError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
-from data_prep.failure import AccessDenied, DiskFull, SourceChanged
+from data_prep.failure_classes import AccessDenied, DiskFull, SourceChanged
 from data_prep.fingerprint import SourceObject
 from data_prep.range_reader import RangeReader
 from data_prep.sources import PreconditionFailed, local_etag, local_path, s3_errors, split_s3

@@ -6,10 +6,10 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from contracts.failure import BadInput
 from data_prep.documents import SegmentReader, Skipped
-from data_prep.failure import BadInput
 from data_prep.hub import open_repository
-from data_prep.plan import Part, Segment, expected_text
+from data_prep.partition import Part, Segment, expected_text
 from data_prep.sources import (
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.failure import BadInput, CorruptShard
+from contracts.config import parse
+from contracts.failure import BadInput, CorruptShard
 from data_prep.fingerprint import SourceListing
 from data_prep.prepare import Job, prepare
 from data_prep.shards import SPLITS, Shard, ShardIndex, Split, check_shard, open_ends, open_tokens, read_index
@@ -25,7 +26,6 @@ from data_prep.source_access import listed, open_source
 from data_prep.sources import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from data_prep.spec import DataSpec
 from data_prep.store import LocalStore
-from data_prep.strict import parse
 from data_prep.tokenizer import TokenizerFiles, load_reference
 
 SAMPLES = 3

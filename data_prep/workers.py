@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data_prep.encode import Assembler, EncoderName, HuggingFaceEncoder
-from data_prep.failure import WorkerLost
+from data_prep.failure_classes import WorkerLost
 from data_prep.finalise import Packing, pack
 from data_prep.gate import compare
 from data_prep.part import PartContext, PartRecord, Sample, run_part
-from data_prep.plan import Part
+from data_prep.partition import Part
 from data_prep.preload import FOLDER_VARIABLE, fast_encoder
 from data_prep.progress import Counts
 from data_prep.shards import Shard, TokenizerFacts

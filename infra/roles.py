@@ -1,7 +1,7 @@
 """Every role of the deployment and every statement in it: one file to audit.
 
 Each function makes one role that can do exactly what its stage calls; ``because`` is the reason beside each wildcard.
-Two buckets' worth of care: the data bucket by prefix (infra/layout.py), other buckets only when a setting names them.
+Two buckets' worth of care: the data bucket by prefix (infra/run/layout.py), other buckets only when a setting names them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
-from infra.layout import JOBS_PREFIX, RUNS_PREFIX, TOKENS_PREFIX
-from infra.patrol_metrics import NAMESPACE
-from infra.policy import Statement, allow, new_role
+from infra.constructs.policy import Statement, allow, new_role
+from infra.monitor.published_metrics import NAMESPACE
+from infra.run.layout import JOBS_PREFIX, RUNS_PREFIX, TOKENS_PREFIX
 
-PREFIX = "objects below a prefix of infra/layout.py"
+PREFIX = "objects below a prefix of infra/run/layout.py"
 ANY_TEXT = "text and tokenizers may lie anywhere in the bucket"
 JOB_NAMES = "job names are made per run, so there is no narrower prefix"
 WHOSE_EVER_JOB = "the quota is used up by every job of the account, whoever started it"

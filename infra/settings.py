@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from data_prep.strict import Bounds, Json, Pattern, Problem, SpecError, at, one_or_more, parse, suggestion
-from infra.patrol_metrics import AlarmSettings
-from infra.run_spec import RUN_ID, resolve
-from training.recipes import RECIPES
+from contracts.config import Bounds, Json, Pattern, Problem, SpecError, at, one_or_more, parse, suggestion
+from infra.monitor.published_metrics import AlarmSettings
+from infra.run.recipes import RECIPES
+from infra.run.run_spec import RUN_ID, resolve
 
 STACK_NAME = Pattern(r"[a-zA-Z][a-zA-Z0-9-]{0,39}", "a stack name prefix: 1 to 40 letters, digits and hyphens, a letter first")
 ACCOUNT = Pattern(r"\d{12}", "an AWS account number of 12 digits")

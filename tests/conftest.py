@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from infra.local import embedded
-from infra.local.embedded import Embedded
+from local_aws import embedded
+from local_aws.embedded import Embedded
 
 
 @dataclass(frozen=True, kw_only=True)

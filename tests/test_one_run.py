@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from training.metric_line import parse_line
+from contracts.metric_line import parse_line
 
 if TYPE_CHECKING:  # the name conftest is not unique at run time
     from conftest import EmbeddedStacks

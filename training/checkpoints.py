@@ -29,8 +29,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torchtitan.components.checkpoint import CheckpointManager
 from torchtitan.tools.logging import logger
 
-from data_prep.strict import Json
-from training.failure import CheckpointMismatch, CheckpointUnusable
+from contracts.config import Json
+from training.failure_classes import CheckpointMismatch, CheckpointUnusable
 from training.metrics import diverged, write_json
 
 LEG_FILE, METADATA_FILE = "leg.json", ".metadata"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from training.failure import BadInput
+from training.failure_classes import BadInput
 
 NCCL_NETWORK = "AWS Libfabric"
 """NCCL_NET of several hosts: without that network NCCL fails ("network AWS Libfabric not found") and does not fall back to TCP.

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.cluster import NCCL_NETWORK
-from training.failure import FabricSlow
+from training.failure_classes import FabricSlow
 from training.leg_job import LegJob, read_job
 from training.rank_notes import classify, leave_failure
 

@@ -17,11 +17,11 @@ import time
 import traceback
 from collections.abc import Sequence
 
-from data_prep.failure import write_failure
+from contracts.failure import write_failure
 from training.checks import check_job
 from training.cluster import network_environment, torchrun_arguments
 from training.cuda_driver import compat_environment
-from training.failure import JobFailure, Preempted, Unexpected
+from training.failure_classes import JobFailure, Preempted, Unexpected
 from training.leg_job import STOP_FILE, LegJob, read_job
 from training.rank_notes import cause, read_notes
 from training.smoke import smoke_test

@@ -11,7 +11,7 @@ from torchtitan.tools.logging import init_logger, logger
 
 from data_prep.shards import ShardIndex, read_index
 from training.export import export_model
-from training.failure import BadInput
+from training.failure_classes import BadInput
 from training.leg_job import CHECKPOINTS, LegJob
 from training.result import leg_result, write_result
 from training.sample import write_sample
@@ -23,7 +23,7 @@ def train_leg(job: LegJob) -> None:
     """Train from the newest checkpoint to the last step; then export and say what came out. Collective: every rank calls it.
 
     Raises:
-        JobFailure: see training.failure.
+        JobFailure: see training.failure_classes.
     """
     init_logger()
     if os.environ.get("RANK", "0") != "0":

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.failure import base_dir
-from data_prep.strict import Json, SpecError, parse
+from contracts.config import Json, SpecError, parse
+from contracts.failure import base_dir
 from training.cluster import Cluster, read_cluster
-from training.failure import BadInput
+from training.failure_classes import BadInput
 from training.spec import TrainingSpec, tokens_per_step, total_steps
 
 STOP_FILE = "stop"  # in the folder of the ranks' notes: the job was asked to stop

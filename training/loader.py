@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torchtitan.components.dataloader import BaseDataLoader
 
-from training.failure import BadInput, CheckpointMismatch
+from training.failure_classes import BadInput, CheckpointMismatch
 from training.sample_order import Indices, SampleOrder
 from training.token_shards import Int64, TokenShards
 

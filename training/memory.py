@@ -1,18 +1,14 @@
 """How much memory a leg needs on each device, before anything is paid for. Pure Python: Admit reads it in a Lambda.
 
-    python -m training.memory llama3_8b [hosts]     the estimate of a recipe, line by line
-
-Checked against torch's FSDP memory tracker under fake tensors (tests/training/test_memory.py); the constants below were
-read off that tracker by changing one size at a time, and say what they are made of.
+`pretrain plan` shows it part by part. Checked against torch's FSDP memory tracker under fake tensors
+(tests/training/test_memory.py); the constants below were read off that tracker by changing one size at a time, and
+say what they are made of.
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, fields
 
-from data_prep.strict import parse
-from training.recipes import RECIPES
 from training.spec import ModelShape, TrainingSpec
 
 LOSS_CHUNKS = 8  # torchtitan's default: at 8192 x 128256, 0.26 GB of bfloat16 logits per sample and chunk instead of 2.1
@@ -132,16 +128,3 @@ def _block_bytes(shape: ModelShape, element: int) -> int:
     """
     kv = shape.kv_heads * (shape.dim // shape.heads)
     return element * 4 * shape.ffn_dim + (21 * shape.dim + 16 * kv) * element // 2
-
-
-def main(recipe: str, hosts: int = 1) -> None:
-    """Print a recipe's estimate in GiB."""
-    spec = parse(TrainingSpec, RECIPES[recipe]["training"])
-    found = estimate(spec, hosts)
-    for field in fields(found):
-        print(f"{field.name:12} {getattr(found, field.name) / 2**30:8.2f} GiB")
-    print(f"{'total':12} {found.total / 2**30:8.2f} GiB on each of {hosts * spec.processes_per_host} devices")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1)

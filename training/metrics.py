@@ -18,8 +18,8 @@ from torch.utils.tensorboard import SummaryWriter
 from torchtitan.components.metrics import MetricsProcessor
 from torchtitan.distributed import ParallelDims
 
-from training.failure import LossDiverged
-from training.metric_line import FILE_NAME, format_line, parse_line
+from contracts.metric_line import FILE_NAME, format_line, parse_line
+from training.failure_classes import LossDiverged
 
 BF16_PEAK_FLOPS: dict[str, float] = {
     # Dense BF16 peaks from NVIDIA's data sheets, first match by name wins; H100 and H200 without "PCIe" or "NVL" are SXM.

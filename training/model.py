@@ -19,7 +19,7 @@ from torchtitan.models.llama3.model import Llama3Model
 from torchtitan.models.llama3.state_dict_adapter import Llama3StateDictAdapter
 from torchtitan.protocols.model_spec import ModelSpec
 
-from data_prep.strict import Json
+from contracts.config import Json
 from training.spec import ModelShape
 
 LLAMA3_ROPE_SCALING = {

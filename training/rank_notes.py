@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.failure import base_dir
-from training import failure as classes
-from training.failure import CollectiveHang, DeviceFault, HostLost, JobFailure, OutOfMemory, Unexpected
+from contracts.failure import base_dir
+from training import failure_classes as classes
+from training.failure_classes import CollectiveHang, DeviceFault, HostLost, JobFailure, OutOfMemory, Unexpected
 
 _ECHOES = ("HostLost", "CollectiveHang")
 _LOST_PEER = (

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from contracts.config import Json
 from data_prep.shards import ShardIndex
-from data_prep.strict import Json
 from training.export import Exported
 from training.leg_job import METRICS, LegJob
 from training.memory import parameter_count

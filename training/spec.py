@@ -1,6 +1,6 @@
 """TrainingSpec: how one leg trains. Owned by training; no torch import, so that Admit can read it in a Lambda.
 
-Recipes in training/recipes/ fill it; a run's input overrides single values by dotted path.
+Recipes in infra/run/recipes/ fill it; a run's input overrides single values by dotted path.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from data_prep.strict import Bounds, Problem, one_or_more
+from contracts.config import Bounds, Problem, one_or_more
 
 Float8 = Literal["off", "rowwise", "tensorwise", "tensorwise_all_gather"]
 

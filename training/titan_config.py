@@ -11,7 +11,7 @@ from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
 from torchtitan.models.common.config_utils import decoder_vocab_size
 from torchtitan.protocols.model_spec import ModelSpec
 
-from data_prep.strict import Json, to_json
+from contracts.config import Json, to_json
 from training import cpu_device, float8
 from training.checkpoints import LegCheckpoints
 from training.leg_job import CHECKPOINTS, METRICS, STOP_FILE, TENSORBOARD, LegJob

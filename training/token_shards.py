@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.shards import CheckLevel, ShardIndex, check_shard, open_ends, open_tokens, read_index
-from training.failure import CorruptShard, TokensMismatch
+from training.failure_classes import CorruptShard, TokensMismatch
 
 SplitName = Literal["train", "validation"]
 Int64 = npt.NDArray[np.int64]

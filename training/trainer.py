@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torchtitan.tools.logging import logger
 from torchtitan.trainer import Trainer
 
-from training.failure import Preempted
+from training.failure_classes import Preempted
 from training.metrics import LegMetrics, diverged
 from training.positions import with_positions
 from training.watchdog import Watchdog

@@ -16,7 +16,7 @@ from types import TracebackType
 
 import torch
 
-from training.failure import CollectiveHang
+from training.failure_classes import CollectiveHang
 from training.rank_notes import leave_failure
 
 FLOOR_SECONDS = 60.0  # a checkpoint, a validation or a slow disk may hold one step back this long

@@ -24,8 +24,8 @@ from infra.cli.target import Target
 from infra.cli.watch import AWS_SECONDS, EMBEDDED_SECONDS
 from infra.cli.watch import watch as watch_run
 from infra.cli.where import on_target
-from infra.layout import RunLayout
-from training.recipes import RECIPES
+from infra.run.layout import RunLayout
+from infra.run.recipes import RECIPES
 
 NAMES = ", ".join(RECIPES)
 

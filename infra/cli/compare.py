@@ -10,8 +10,8 @@ from rich.table import Table
 
 from infra.cli.exits import CommandError, Exit
 from infra.cli.target import Target
-from infra.layout import RunLayout
 from infra.report.tables import changed_settings
+from infra.run.layout import RunLayout
 
 FIGURES = (
     ("steps", "steps", "{:,.0f}"),

@@ -22,10 +22,10 @@ from infra.cli.screen import duration, say
 from infra.cli.start import read_input, resolve_input, start_execution, stop_execution
 from infra.cli.target import Target, embedded_target, explained, read_settings
 from infra.cli.watch import EMBEDDED_SECONDS, watch
-from infra.layout import RunLayout
-from infra.local import embedded as embedded_aws
-from infra.local.corpus import CorpusSummary
-from infra.local.embedded import Embedded
+from infra.run.layout import RunLayout
+from local_aws import embedded as embedded_aws
+from local_aws.corpus import CorpusSummary
+from local_aws.embedded import Embedded
 
 T = TypeVar("T")
 

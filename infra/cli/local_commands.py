@@ -49,7 +49,7 @@ def status() -> None:
 @local_app.command("down", epilog="Example: pretrain local down")
 def down() -> None:
     """Stop the embedded AWS and everything that it started."""
-    from infra.local import embedded
+    from local_aws import embedded
 
     ended = "is down" if embedded.down(checkout()) else "was not running"
     say(output(), f"The embedded AWS {ended}; its state stays under .local/ until pretrain local clean.")
@@ -58,7 +58,7 @@ def down() -> None:
 @local_app.command("clean", epilog="Example: pretrain local clean")
 def clean() -> None:
     """Stop it and delete its state."""
-    from infra.local import embedded
+    from local_aws import embedded
 
     embedded.clean(checkout())
     say(output(), "The embedded AWS is down and its state is deleted.")

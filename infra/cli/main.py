@@ -15,7 +15,7 @@ from infra.cli.commands import register
 from infra.cli.exits import CommandError, Exit
 from infra.cli.local_commands import local_app
 from infra.cli.target import PROJECT, unreachable
-from infra.local.embedded import EmbeddedError
+from local_aws.embedded import EmbeddedError
 
 EXIT_CODES = (
     "Exit codes: 0 done (watch: the run succeeded), 1 the run failed or a check is red, 2 wrong command line, "

@@ -9,15 +9,15 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from data_prep.strict import SpecError, parse
+from contracts.config import SpecError, parse
+from contracts.metric_line import FILE_NAME, parse_line
 from infra.cli.exits import CommandError, Exit
 from infra.cli.logs import job_name
 from infra.cli.progress import RunView, StageView, failure_sentence, read_leg, read_stages
 from infra.cli.start import admitted_run_id
 from infra.cli.target import Target
-from infra.layout import RunLayout, index_key
-from infra.prices import on_demand_usd_per_hour
-from training.metric_line import FILE_NAME, parse_line
+from infra.run.layout import RunLayout, index_key
+from infra.sagemaker.prices import on_demand_usd_per_hour
 from training.spec import TrainingSpec, total_steps
 
 PROCESSING_LOGS = "/aws/sagemaker/ProcessingJobs"

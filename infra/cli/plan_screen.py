@@ -12,8 +12,8 @@ from rich.text import Text
 
 from infra.cli.preflight import Check, Preflight, as_value
 from infra.cli.screen import PIPE_WIDTH, duration, say
-from infra.instances import ACCELERATORS, Accelerators
-from infra.run_spec import Leg, RunSpec, as_input
+from infra.run.run_spec import Leg, RunSpec, as_input
+from infra.sagemaker.instance_types import ACCELERATORS, Accelerators
 from training.memory import estimate, parameter_count
 from training.spec import data_parallel_ranks
 

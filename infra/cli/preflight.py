@@ -9,15 +9,16 @@ from typing import Any, Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from data_prep.failure import JobFailure
+from contracts.failure import JobFailure
 from data_prep.sources import Identified, identify, resolve_uris
-from infra import admission_checks, quotas
+from infra.admit import checks as admit_checks
+from infra.admit.estimate import Estimate, estimate
 from infra.cli.exits import CommandError
 from infra.cli.target import STACKS, Target
-from infra.estimate import Estimate, estimate
-from infra.layout import index_key
-from infra.prices import AS_OF, PriceOf, on_demand_usd_per_hour
-from infra.run_spec import RunSpec
+from infra.run.layout import index_key
+from infra.run.run_spec import RunSpec
+from infra.sagemaker import quotas
+from infra.sagemaker.prices import AS_OF, PriceOf, on_demand_usd_per_hour
 
 State = Literal["good", "warning", "bad"]
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AccessDeniedError")
@@ -61,7 +62,7 @@ def preflight(target: Target, spec: RunSpec) -> Preflight:
         data = _look(checks, "Data", lambda: _data(target, spec))
         _look(checks, "Hub token", lambda: _secret(target, spec))
     if reached:
-        for want in admission_checks.wants(spec, prepared=data):
+        for want in admit_checks.wants(spec, prepared=data):
             _look(checks, f"Quota: {want.quota}", lambda want=want: _quota(target, want))  # type: ignore[misc]
         _look(checks, "Capacity", lambda: _capacity(target, spec))
     costs = estimate(spec, table_prices(target.region), prepared=data)
@@ -152,9 +153,9 @@ def _data(target: Target, spec: RunSpec) -> tuple[bool, Check]:
 
 
 def _secret(target: Target, spec: RunSpec) -> tuple[bool, Check]:
-    gated = admission_checks.needs_token(spec.data)
+    gated = admit_checks.needs_token(spec.data)
     secret = target.output("SecretArn")
-    if admission_checks.secret_has_value(target.client("secretsmanager"), secret):
+    if admit_checks.secret_has_value(target.client("secretsmanager"), secret):
         return True, _good("set" + (f"; {' and '.join(gated)} ask for it" if gated else ""))
     if not gated:
         return False, _good("not set, and not needed by this run")
@@ -175,7 +176,7 @@ def _quota(target: Target, want: quotas.Want) -> tuple[bool, Check]:
 
 def _capacity(target: Target, spec: RunSpec) -> tuple[bool, Check]:
     """Quota is not capacity, and AWS offers no call that tells on-demand capacity; reservations can be looked at."""
-    problems = list(admission_checks.training_plan_problems(spec, target.client("sagemaker")))
+    problems = list(admit_checks.training_plan_problems(spec, target.client("sagemaker")))
     if problems:
         return False, _bad("; ".join(str(problem) for problem in problems), "")
     kinds = ", ".join(f"{source.kind} {source.instance_type or spec.compute.instance_type}" for source in spec.compute.capacity)
@@ -187,7 +188,7 @@ def _capacity(target: Target, spec: RunSpec) -> tuple[bool, Check]:
 
 
 def _budget(spec: RunSpec, costs: Estimate) -> tuple[bool, Check]:
-    problems = list(admission_checks.budget_problems(spec, costs))
+    problems = list(admit_checks.budget_problems(spec, costs))
     if problems:
         return False, _bad(problems[0].message, "raise budget.max_usd, or train fewer steps")
     return True, _good(f"${costs.usd or 0:,.2f} estimated of ${spec.budget.max_usd:,.2f} allowed (price table of {AS_OF})")

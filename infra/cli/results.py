@@ -13,7 +13,7 @@ from infra.cli.exits import CommandError, Exit
 from infra.cli.progress import RunView
 from infra.cli.screen import duration, say
 from infra.cli.target import Target
-from infra.layout import RunLayout
+from infra.run.layout import RunLayout
 
 
 def download_prefix(target: Target, prefix: str, folder: Path) -> list[Path]:

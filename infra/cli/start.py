@@ -11,10 +11,10 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from data_prep.strict import Json, SpecError, merge
+from contracts.config import Json, SpecError, merge
 from infra.cli.exits import CommandError, Exit
 from infra.cli.target import Target
-from infra.run_spec import RunSpec, resolve
+from infra.run.run_spec import RunSpec, resolve
 
 
 def read_input(recipe: str | None, settings: Sequence[str], run_id: str | None, file_text: str | bytes | None) -> Json:

@@ -20,7 +20,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from data_prep.strict import SpecError
+from contracts.config import SpecError
 from infra.cli.exits import CommandError, Exit
 from infra.settings import Settings, load_settings
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from data_prep.strict import to_json
-from infra.layout import RunLayout, uri
+from contracts.config import to_json
 from infra.report.figures import LegFigures, UsdPerHour, data_usd, job_seconds, run_figures
 from infra.report.read import Attempt, Json, LegFacts, RunFacts
 from infra.report.series import MAX_POINTS, read_series
+from infra.run.layout import RunLayout, uri
 
 VERSION = 1
 

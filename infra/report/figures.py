@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data_prep.strict import SpecError, parse
+from contracts.config import SpecError, parse
 from infra.report.read import Attempt, Json, LegFacts, Row, RunFacts, epoch_seconds
 from infra.report.series import find_interruptions, once_per_step
-from training.recipes import REFERENCE_TOKENS_PER_SECOND
+from infra.run.recipes import REFERENCE_TOKENS_PER_SECOND
 from training.spec import TrainingSpec, total_steps
 
 UsdPerHour = Callable[[str], float | None]

@@ -14,8 +14,8 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from infra.layout import RunLayout
-from training.metric_line import FILE_NAME, parse_line
+from contracts.metric_line import FILE_NAME, parse_line
+from infra.run.layout import RunLayout
 
 Json = dict[str, Any]
 Row = dict[str, float]

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 from gpu_document import document, tables
 from gpu_settings import CHANGES, FIRST_LEG, LAST_LEG, LEGS, base_settings
 
-from data_prep.strict import Json, merge, parse
+from contracts.config import Json, merge, parse
 from training.job import CUDA_ENVIRONMENT
 from training.memory import estimate
 from training.spec import TrainingSpec

@@ -24,7 +24,7 @@ from gpu_settings import CHANGES
 from leg_corpus import write_job
 from train import stepper
 
-from data_prep.strict import merge
+from contracts.config import merge
 
 
 def trainer_config(base: Path, settings: dict[str, Any], names: list[str], steps: int) -> Any:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from data_prep.strict import merge, parse
+from contracts.config import merge, parse
+from infra.run.recipes import RECIPES, REFERENCE_ABLATION
 from training.memory import estimate
-from training.recipes import RECIPES, REFERENCE_ABLATION
 from training.spec import TrainingSpec
 
 LEGS: dict[str, dict[str, Any]] = {leg["name"]: leg["training"] for leg in REFERENCE_ABLATION}

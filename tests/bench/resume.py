@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 
 from job_runs import TINY, JobRun, Leg, tiny_channel
 
-from data_prep.failure import read_failure
+from contracts.failure import read_failure
 from data_prep.shards import read_index
 
 LAST_STEP = 24

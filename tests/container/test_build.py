@@ -10,8 +10,8 @@ import pytest
 
 from container import build as container_build
 from container.build import CHECKED_PACKAGES, Build, BuildRequest, Finished, locked_version
-from container.failures import BUILD_FAILURE_CLASSES, SmokeTestFailed, failure_of
-from data_prep.failure import JobFailure, read_failure
+from container.failure_classes import BUILD_FAILURE_CLASSES, SmokeTestFailed, failure_of
+from contracts.failure import JobFailure, read_failure
 
 ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = "123456789012.dkr.ecr.us-west-2.amazonaws.com/pretrain"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.local import buildah, mirrors, whole_image
-from infra.local.buildah import Buildah, BuildahError
-from infra.local.mirrors import Mirrors
+from local_aws.images import buildah, mirrors, whole_image
+from local_aws.images.buildah import Buildah, BuildahError
+from local_aws.images.mirrors import Mirrors
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_buildah = pytest.mark.skipif(
@@ -111,7 +111,7 @@ INSIDE = """
 import os, sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from infra.local import namespaces, root_folder
+from local_aws.jobs import namespaces, root_folder
 namespaces.unshare(namespaces.CLONE_NEWNS)
 namespaces.make_mounts_private()
 root_folder.enter([{upper!r}, {lower!r}], Path({stage!r}), {{"/opt/ml": Path({ml!r})}})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.dockerfile import DockerfileError, Stage, read_dockerfile
+from local_aws.images.dockerfile import DockerfileError, Stage, read_dockerfile
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "container/Dockerfile"

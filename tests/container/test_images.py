@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.images import MANIFEST_TYPE, ImageConfig, ImageNotFound, ImageStore, file_system
+from local_aws.images.image_store import MANIFEST_TYPE, ImageConfig, ImageNotFound, ImageStore, file_system
 
 CONFIG = ImageConfig(target="training")
 REPOSITORY = "000000000000.dkr.ecr.us-east-1.amazonaws.com/pretrain"

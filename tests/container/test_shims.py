@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import yaml
 
-from data_prep.failure import read_failure
-from infra.local.images import ImageStore
+from contracts.failure import read_failure
+from local_aws.images.image_store import ImageStore
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIMS = ROOT / "infra/local/shims"
+SHIMS = ROOT / "local_aws/images/shims"
 REPOSITORY = "000000000000.dkr.ecr.us-east-1.amazonaws.com/pretrain"
 JOB = """
 import importlib.metadata, json, socket, sys

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.failure import MAX_FAILURE_BYTES, BadInput, read_failure, write_failure
-from training.failure import FAILURE_CLASSES, CollectiveHang
-from training.metric_line import METRICS, NAMES, format_line, metric_definitions, parse_line, regex
+from contracts.failure import MAX_FAILURE_BYTES, BadInput, read_failure, write_failure
+from contracts.metric_line import METRICS, NAMES, format_line, metric_definitions, parse_line, regex
+from training.failure_classes import FAILURE_CLASSES, CollectiveHang
 
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**15), 10**15)
 

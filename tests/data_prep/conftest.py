@@ -14,9 +14,9 @@ import pytest
 from data_case import RunJob, job_environment, jsonl, make_texts
 from data_s3_server import S3Server
 
+from contracts.config import parse
 from data_prep.gate import verdict_key
 from data_prep.spec import DataSpec, TokenizerTraining
-from data_prep.strict import parse
 from data_prep.tokenizer import TokenizerFiles, train
 
 

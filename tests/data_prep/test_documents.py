@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contracts.failure import BadInput
 from data_prep.documents import SegmentReader, Skipped
-from data_prep.failure import BadInput, CorruptSource, SourceChanged
+from data_prep.failure_classes import CorruptSource, SourceChanged
 from data_prep.fingerprint import SourceObject
-from data_prep.plan import Segment, whole_object
+from data_prep.partition import Segment, whole_object
 from data_prep.sources import local_etag
 from data_prep.spec import DataSpec, TokenizerSpec, TokenizerTraining
 from data_prep.store import LocalStore

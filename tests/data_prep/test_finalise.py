@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.failure import CorruptShard, TooMuchSkipped
+from contracts.failure import CorruptShard
+from data_prep.failure_classes import TooMuchSkipped
 from data_prep.finalise import check_skipped, check_stored, full_shards, gather, packings, unigram_entropy
 from data_prep.part import PartRecord, Piece
 from data_prep.shards import Shard, ShardWriter, Split, TokenizerFacts

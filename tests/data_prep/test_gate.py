@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.encode import HuggingFaceEncoder
-from data_prep.failure import EncoderMismatch
+from data_prep.failure_classes import EncoderMismatch
 from data_prep.gate import CODE_POINTS, SampleCheck, chunks, compare, decide, texts_of, verdict_key
 from data_prep.part import Sample
 from data_prep.store import LocalStore

@@ -15,7 +15,7 @@ import boto3
 import pytest
 from data_case import contents, jsonl, make_texts
 
-from data_prep.failure import AccessDenied, StoreUnavailable
+from data_prep.failure_classes import AccessDenied, StoreUnavailable
 from data_prep.fingerprint import SourceObject
 from data_prep.hub import HubStore, hub_token
 from data_prep.sources import parse_hub

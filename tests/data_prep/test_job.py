@@ -15,13 +15,14 @@ import psutil
 import pytest
 from data_case import job_environment, jsonl, make_texts
 
-from data_prep.failure import CorruptSource, DiskFull, read_failure
+from contracts.config import to_json
+from contracts.failure import read_failure
+from data_prep.failure_classes import CorruptSource, DiskFull
 from data_prep.part import PartContext, run_part
-from data_prep.plan import make_plan
+from data_prep.partition import make_plan
 from data_prep.progress import Counts, Progress
 from data_prep.shards import ShardWriter, read_index
 from data_prep.sources import identify
-from data_prep.strict import to_json
 
 
 def container(base: Path, run: object) -> subprocess.CompletedProcess[str]:

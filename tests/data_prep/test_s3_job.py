@@ -15,12 +15,13 @@ import pytest
 from data_case import job_environment, jsonl, make_texts
 from data_s3_server import S3Server
 
-from data_prep.failure import SourceChanged, StoreUnavailable, read_failure
+from contracts.config import to_json
+from contracts.failure import read_failure
+from data_prep.failure_classes import SourceChanged, StoreUnavailable
 from data_prep.fingerprint import SourceObject
 from data_prep.shards import parse_index
 from data_prep.sources import identify
 from data_prep.store import S3Store
-from data_prep.strict import to_json
 
 PARTS = 4
 

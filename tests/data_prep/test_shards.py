@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.failure import CorruptShard, read_failure
+from contracts.failure import CorruptShard, read_failure
 from data_prep.shards import (
     ShardIndex,
     ShardWriter,

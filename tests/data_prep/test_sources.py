@@ -8,7 +8,8 @@ import boto3
 import pytest
 from data_case import ROOT, job_environment
 
-from data_prep.failure import AccessDenied, BadInput
+from contracts.failure import BadInput
+from data_prep.failure_classes import AccessDenied
 from data_prep.sources import SourceEmpty, identify, list_source, parse_hub, resolve_uris, tokenizer_reference
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

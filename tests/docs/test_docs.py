@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from infra import configuration_docs
+from infra.admit.estimate import estimate
+from infra.cli import configuration_docs
 from infra.cli.main import app
-from infra.estimate import estimate
-from infra.prices import on_demand_usd_per_hour
-from infra.run_spec import input_schema, resolve
+from infra.run.run_spec import input_schema, resolve
+from infra.sagemaker.prices import on_demand_usd_per_hour
 
 PROJECT = Path(__file__).parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
@@ -133,7 +133,7 @@ def test_every_file_in_the_tree_says_what_it_is():
 def test_every_direct_dependency_has_a_reason():
     table = (PROJECT / "README.md").read_text().split("## Dependencies")[1]
     wanted = set()
-    for path in [*PROJECT.glob("requirements*.in"), *PROJECT.glob("container/*.in"), PROJECT / "infra/local/requirements.in"]:
+    for path in [*PROJECT.glob("requirements*.in"), *PROJECT.glob("container/*.in"), PROJECT / "local_aws/requirements.in"]:
         for line in path.read_text().splitlines():
             name = re.match(r"[A-Za-z0-9_.-]+", line)
             if name and not line.startswith("-r"):

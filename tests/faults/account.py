@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # conftest, test_o
 from conftest import EmbeddedStacks
 from test_one_run import processes_of
 
-from infra.local.faults import Fault
-from training.metric_line import parse_line
+from contracts.metric_line import parse_line
+from local_aws.injected_faults import Fault
 
 T = TypeVar("T")
 Json = dict[str, Any]

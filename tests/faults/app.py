@@ -8,7 +8,7 @@ import os
 import aws_cdk as cdk
 
 from infra.settings import load_settings
-from infra.stacks import build_stacks
+from infra.stacks.deployment_stacks import build_stacks
 
 app = cdk.App()
 environment = app.node.get_context("environments")["local"] | json.loads(os.environ["FAULTS_SETTINGS"])

@@ -8,7 +8,7 @@ from account import Account, Ended, Json, Unexpected, expect, expect_words
 from small_run import FAULT_LINE, REFERENCE, resumed, run_input, unbroken
 from table import Row
 
-from infra.local.faults import Fault
+from local_aws.injected_faults import Fault
 
 FAST = 1000.0  # times: the shortest pending limit that SageMaker knows is half an hour
 PENDING_LIMIT = 1800

@@ -19,8 +19,8 @@ from account import Account, Json, Unexpected, expect, expect_words
 from rounds import SCHEDULE, ZONE, schedule_settings
 from table import Row
 
-from infra.local import embedded
-from infra.local.embedded import PROJECT, Embedded, EmbeddedError
+from local_aws import embedded
+from local_aws.embedded import PROJECT, Embedded, EmbeddedError
 
 APP = "python tests/faults/app.py"
 DEFAULT_QUOTA = "ml.c7i.large for training job usage"

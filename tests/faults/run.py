@@ -29,7 +29,7 @@ import stopped
 from account import Account
 from table import Proof, Row, markdown, proven, summary, title_of
 
-from infra.local import embedded
+from local_aws import embedded
 
 BEGIN, END = "<!-- faults: make faults -->", "<!-- end of faults -->"
 AT_ONCE = 3

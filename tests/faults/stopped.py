@@ -11,7 +11,7 @@ from capacity import succeeded
 from small_run import FAULT_LINE, resumed, run_input
 from table import Row
 
-from infra.local.faults import Fault
+from local_aws.injected_faults import Fault
 
 Reported = Literal["error", "return"]
 MAX_RUNTIME = 60  # the shortest that the settings allow; the launcher ends the job in step 12 as that limit would

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 from leg_corpus import documents, write_channel, write_job
 
-from data_prep.strict import merge
+from contracts.config import merge
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY: dict[str, Any] = {

@@ -78,8 +78,8 @@ def peak_bytes(changes: dict[str, object]) -> int:
 
 def spec_of(changes: dict[str, object]) -> object:
     """llama3_8b in BF16 with ``changes``, as the tracker sees it: eager, on CPU kernels."""
-    from data_prep.strict import merge, parse
-    from training.recipes import RECIPES
+    from contracts.config import merge, parse
+    from infra.run.recipes import RECIPES
     from training.spec import TrainingSpec
 
     checkpoint = {"checkpoint": {"async_mode": "async"}}

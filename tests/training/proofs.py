@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from data_prep.shards import read_index
-from training.failure import JobFailure, LossDiverged
+from training.failure_classes import JobFailure, LossDiverged
 from training.leg_job import read_job
 from training.titan_config import trainer_config
 from training.trainer import LegTrainer

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from data_prep.strict import merge, parse
-from training.recipes import RECIPES
+from contracts.config import merge, parse
+from infra.run.recipes import RECIPES
 from training.spec import TrainingSpec
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from training.cluster import NCCL_NETWORK, Cluster, network_environment, read_cluster, rendezvous_port, torchrun_arguments
-from training.failure import BadInput
+from training.failure_classes import BadInput
 
 TWELVE = {"current_host": "algo-2", "hosts": [f"algo-{n}" for n in range(12, 0, -1)], "network_interface_name": "eth0"}
 

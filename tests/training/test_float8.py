@@ -10,7 +10,7 @@ from leg_corpus import write_job
 from rank_group import RankServer
 from test_parallelism import BASE, losses
 
-from data_prep.strict import merge
+from contracts.config import merge
 
 TWO = merge(BASE, {"local_batch_size": 2, "processes_per_host": 2, "schedule": {"total_steps": 5}})
 WRAPPED = "WeightWithDynamicFloat8CastTensor"

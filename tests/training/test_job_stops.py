@@ -10,9 +10,9 @@ import pytest
 from job_runs import TINY
 from leg_corpus import write_job
 
-from data_prep.strict import merge
+from contracts.config import merge
 from training import job as entry
-from training.failure import HostLost, Preempted
+from training.failure_classes import HostLost, Preempted
 from training.leg_job import STOP_FILE, LegJob, read_job
 
 HOSTS = ("algo-1", "algo-2")

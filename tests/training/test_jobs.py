@@ -14,8 +14,8 @@ from job_runs import TINY, JobRun, Leg, start_job
 from leg_corpus import write_job
 from rank_group import RankServer
 
-from data_prep.failure import read_failure
-from data_prep.strict import merge
+from contracts.config import merge
+from contracts.failure import read_failure
 
 
 @pytest.fixture(scope="module")

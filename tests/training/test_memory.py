@@ -10,9 +10,9 @@ import pytest
 from memory_tracker import spec_of
 from rank_group import RankServer
 
-from data_prep.strict import merge, parse
+from contracts.config import merge, parse
+from infra.run.recipes import RECIPES
 from training.memory import device_bytes, estimate, parameter_count
-from training.recipes import RECIPES
 from training.spec import TrainingSpec
 
 HERE = Path(__file__).resolve().parent

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.metric_line import METRICS, format_line, metric_definitions, parse_line
+from contracts.metric_line import METRICS, format_line, metric_definitions, parse_line
 from training.metrics import MetricsFile, peak_flops
 
 FULL = {metric.name: 1.5e-05 * (place + 1) for place, metric in enumerate(METRICS)}

@@ -10,7 +10,7 @@ from job_runs import TINY
 from leg_corpus import write_job
 from rank_group import RankServer
 
-from data_prep.strict import merge
+from contracts.config import merge
 
 BASE = merge(
     TINY,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.failure import (
+from training.failure_classes import (
     CheckpointUnusable,
     CorruptShard,
     DeviceFault,

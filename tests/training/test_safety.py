@@ -12,7 +12,7 @@ from leg_corpus import write_job
 from rank_group import RankServer
 from test_parallelism import BASE
 
-from data_prep.strict import merge
+from contracts.config import merge
 
 HANG = """
 import time

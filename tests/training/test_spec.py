@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from job_runs import TINY
 
-from data_prep.strict import SpecError, merge, parse
+from contracts.config import SpecError, merge, parse
 from training.spec import TrainingSpec
 
 

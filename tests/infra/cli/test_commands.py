@@ -15,7 +15,7 @@ from infra.cli.commands import EXAMPLES
 from infra.cli.main import app
 from infra.cli.observe import Observer
 from infra.cli.target import PROJECT
-from infra.functions.report import write_report
+from infra.report.handler import write_report
 from infra.report.read import read_run
 
 DONE = [entered("Admit", 1), entered("Image exists?", 2), entered("Data exists?", 2), entered("Train legs", 2), entered("Report", 80)]

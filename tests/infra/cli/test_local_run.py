@@ -18,10 +18,10 @@ from rich.console import Console
 
 from infra.cli import local
 from infra.cli.exits import CommandError, Exit
-from infra.local import embedded, launcher_process
-from infra.local.corpus import CorpusSummary
-from infra.local.embedded import Embedded, EmbeddedError
-from infra.local.launcher import write_identity
+from local_aws import embedded, launcher_process
+from local_aws.corpus import CorpusSummary
+from local_aws.embedded import Embedded, EmbeddedError
+from local_aws.launcher import write_identity
 
 SAMPLE = {"prompt": "The name of the", "text": " bucket [optional] that holds it"}
 LEG = {"name": "main", "steps": 100, "loss_first": 8.8, "loss_last": 4.8, "validation_loss": 5.1, "unigram_entropy": 6.5, "sample": SAMPLE}

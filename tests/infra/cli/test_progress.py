@@ -10,9 +10,9 @@ from cli_aws import BEGAN, entered
 from report_runs import metrics_lines
 from rich.console import Console
 
+from contracts.metric_line import parse_line
 from infra.cli.progress import LegView, RunView, failure_sentence, read_leg, read_stages
 from infra.cli.screen import LiveScreen, PlainLines, duration
-from training.metric_line import parse_line
 
 START = BEGAN.timestamp()
 FIRST_RUN = [

@@ -7,8 +7,8 @@ import json
 import math
 from typing import Any
 
-from infra.run_spec import as_input, resolve
-from training.metric_line import format_line
+from contracts.metric_line import format_line
+from infra.run.run_spec import as_input, resolve
 
 START = 1_790_000_000.0
 

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_runs import START, event, metrics_lines, result_json, run_json, stored, training_job
 
-from infra.functions import report as report_function
-from infra.functions.report import run_prices, write_report
+from contracts.metric_line import format_line, parse_line
+from infra.report import handler as report_function
 from infra.report.document import build_document, summary
+from infra.report.handler import run_prices, write_report
 from infra.report.read import epoch_seconds, read_run
 from infra.report.series import find_interruptions, once_per_step, read_series, thin
-from training.metric_line import format_line, parse_line
 
 
 def document(s3, state, prices=None):

@@ -12,7 +12,7 @@ import pytest
 from chromium import Chromium, find_chromium
 from report_runs import START, event, metrics_lines, result_json, run_json, stored, training_job
 
-from infra.functions.report import run_prices, write_report
+from infra.report.handler import run_prices, write_report
 from infra.report.read import read_run
 
 ASSETS = Path(__file__).parents[3] / "infra" / "report" / "assets"

@@ -1,0 +1,1 @@
+"""What all sides agree on: settings, failures, file names, formats. Standard library only."""

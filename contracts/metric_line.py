@@ -1,0 +1,75 @@
+"""The metrics line: one JSON object per logged step, and everything that reads it.
+
+The training job prints each line to its log and appends it to ``metrics/<leg>.jsonl``. SageMaker's metric
+definitions, the dashboard, the report and `watch` use the names below and no others. No torch here.
+
+    {"step": 10, "time": 1795392000.0, "loss": 5.05, "tokens_per_second_per_device": 8950.0, ...}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+
+FILE_NAME = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One name in the metrics line."""
+
+    name: str
+    unit: str
+    meaning: str
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("loss", "nats per token", "mean training loss of the step over all ranks"),
+    Metric("grad_norm", "1", "global gradient norm before clipping"),
+    Metric("lr", "1", "learning rate"),
+    Metric("tokens", "tokens", "tokens seen since the run began, all devices, resumed steps counted once"),
+    Metric("tokens_per_second_per_device", "tokens/s", "since the previous logged step, checkpoints and validation excluded"),
+    Metric("mfu", "%", "model FLOPs utilisation; null on a device whose peak is not known"),
+    Metric("step_seconds", "s", "mean wall seconds of a step since the previous logged step"),
+    Metric("data_wait_seconds", "s", "of those, seconds waiting for the loader"),
+    Metric("memory_gib", "GiB", "largest memory reserved on a device since the previous logged step"),
+    Metric("checkpoint_seconds", "s", "seconds that saving a checkpoint held the step back"),
+    Metric("validation_loss", "nats per token", "mean loss over the validation batches"),
+    Metric("validation_perplexity", "1", "exp(validation_loss)"),
+)
+NAMES = frozenset(metric.name for metric in METRICS)
+
+_NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
+
+
+def format_line(step: int, time: float, values: dict[str, float | int | None]) -> str:
+    """One JSON line. Unknown names are an error; NaN and infinities, which JSON cannot hold, become null."""
+    unknown = values.keys() - NAMES
+    if unknown:
+        raise ValueError(f"no such metric: {', '.join(sorted(unknown))}; add it to contracts/metric_line.py")
+    finite = {k: v if v is not None and math.isfinite(v) else None for k, v in values.items()}
+    return json.dumps({"step": step, "time": round(time, 3), **finite})
+
+
+def parse_line(line: str) -> dict[str, float] | None:
+    """The values of a metrics line (nulls left out), or None for any other log line."""
+    text = line.strip()
+    if not text.startswith('{"step":'):
+        return None
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError:
+        return None  # a line cut off by a kill
+    return {k: float(v) for k, v in row.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+
+
+def regex(name: str) -> str:
+    """SageMaker metric definition for ``name``. The quotes anchor it: ``"loss": `` is no part of ``"validation_loss": ``."""
+    return f'"{re.escape(name)}": ({_NUMBER})'
+
+
+def metric_definitions() -> list[dict[str, str]]:
+    """``AlgorithmSpecification.MetricDefinitions`` of every training job (SageMaker allows 40)."""
+    return [{"Name": metric.name, "Regex": regex(metric.name)} for metric in METRICS]

@@ -1,0 +1,77 @@
+"""Several processing instances on one data set: who leads, who lives, how long to wait.
+
+They share nothing but the destination. Every instance writes a heartbeat there; whoever waits for another one gives up when
+that one's heartbeat stands still.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from data_prep.failure_classes import InstanceLost
+from data_prep.part import WORK_PREFIX
+from data_prep.store import Store
+
+HOSTS_PREFIX = WORK_PREFIX + "hosts/"
+POLL_SECONDS = 1.0
+HEARTBEAT_SECONDS = 10.0
+SILENCE_SECONDS = 300.0  # instances start minutes apart; after this without a sign, one is taken for lost
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instances:
+    """Which of the job's instances this is."""
+
+    number: int = 0
+    count: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """The first one makes the tokenizer and writes the index."""
+        return self.number == 0
+
+
+class Together:
+    """This instance's side of the conversation."""
+
+    def __init__(self, instances: Instances, out: Store, say: Callable[[str], None], silence_seconds: float) -> None:
+        self.instances, self._out, self._say, self._silence = instances, out, say, silence_seconds
+        self._beats = 0
+        self._last = float("-inf")
+
+    def beat(self) -> None:
+        """Tell the others that this instance lives; writes at most every few seconds."""
+        now = time.monotonic()
+        if self.instances.count > 1 and now - self._last >= HEARTBEAT_SECONDS:
+            self._beats, self._last = self._beats + 1, now
+            self._out.write(f"{HOSTS_PREFIX}{self.instances.number}.json", json.dumps({"beat": self._beats, "time": time.time()}).encode())
+
+    def wait(self, ready: Callable[[], bool], what: str, numbers: Iterable[int]) -> None:
+        """Wait for something that the instances ``numbers`` make.
+
+        Raises:
+            InstanceLost: one of them gave no sign for too long.
+        """
+        if ready():
+            return
+        self._say(f"waiting for {what}")
+        seen = {number: (b"", time.monotonic()) for number in numbers}
+        while not ready():
+            self.beat()
+            for number, (content, since) in seen.items():
+                now = self._heartbeat(number)  # contents are compared, so that clocks need not agree
+                if now != content:
+                    seen[number] = (now, time.monotonic())
+                elif time.monotonic() - since > self._silence:
+                    name = f"instance {number + 1} of {self.instances.count}"
+                    raise InstanceLost(f"{name} gave no sign for {self._silence:.0f} s; finished parts are kept")
+            time.sleep(POLL_SECONDS)
+
+    def _heartbeat(self, number: int) -> bytes:
+        try:
+            return self._out.read(f"{HOSTS_PREFIX}{number}.json")
+        except FileNotFoundError:
+            return b""

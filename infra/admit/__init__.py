@@ -1,0 +1,1 @@
+"""Admit: checks a run, estimates it, and refuses it or writes its plan."""

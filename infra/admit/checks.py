@@ -1,0 +1,163 @@
+"""Admit's checks, one function for each reason to refuse a run. Every check yields problems and none of them stops the others."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from contracts.config import Problem, suggestion
+from data_prep.spec import DataSpec
+from infra.admit.estimate import Estimate, source_type
+from infra.run.run_spec import SINGLE_LEG, CapacitySource, RunSpec
+from infra.sagemaker.instance_types import ACCELERATORS, GIB
+from infra.sagemaker.quotas import Use, Want
+from training.memory import device_bytes
+
+GATED = ("meta-llama/", "mistralai/", "google/gemma")
+"""Openings of Hugging Face repositories that ask for a token; others are tried without one."""
+
+
+def local_path_problems(data: DataSpec, bucket: str) -> Iterator[Problem]:
+    """A job on SageMaker sees no folder of the machine that the input was written on."""
+    for path, value in (("data.source", data.source), ("data.tokenizer.uri", data.tokenizer.uri or "")):
+        if value.startswith(("/", "./", "file://")):
+            yield Problem(path, f'"{value}" is a path on one machine; upload it to s3://{bucket}/source/ and name that')
+
+
+def type_problems(spec: RunSpec, training_types: Collection[str], processing_types: Collection[str]) -> Iterator[Problem]:
+    """SageMaker knows the types for the use that is made of them: ml.p5.48xlarge trains and does no processing."""
+    if spec.data.instance_type not in processing_types:
+        yield Problem("data.instance_type", _unknown(spec.data.instance_type, "processing", processing_types, training_types))
+    for path, source in _sources(spec):
+        kind = source_type(spec, source)
+        if kind not in training_types:
+            yield Problem(path, _unknown(kind, "training", training_types, processing_types))
+
+
+def _unknown(kind: str, use: str, known: Collection[str], other: Collection[str]) -> str:
+    hint = "; ml.c7i, ml.m7i and ml.r7i are" if kind in other else suggestion(kind, known) if _close(kind, known) else ""
+    return f'"{kind}" is no instance type for {use} jobs{hint}'
+
+
+def _close(kind: str, known: Collection[str]) -> bool:
+    return "did you mean" in suggestion(kind, known)
+
+
+def device_problems(spec: RunSpec) -> Iterator[Problem]:
+    """One rank for each GPU, and a step that fits its memory, on every type that a capacity source may bring."""
+    for _, source in _sources(spec):
+        gpus = ACCELERATORS.get(kind := source_type(spec, source))
+        for leg in spec.legs:
+            training = leg.training
+            where = "training" if leg.name == SINGLE_LEG else f"legs.{leg.name}.training"
+            if training.device == "cpu" or gpus is None:
+                continue
+            if training.processes_per_host != gpus.count:
+                message = f"{training.processes_per_host} ranks on {kind}, which has {gpus.count} x {gpus.name}; one rank per GPU"
+                yield Problem(f"{where}.processes_per_host", message)
+                continue
+            batch = source.local_batch_size or training.local_batch_size
+            need = device_bytes(dataclasses.replace(training, local_batch_size=batch), spec.compute.instance_count) / GIB
+            if need > gpus.memory_gib:
+                needs = f"{batch} samples of {training.sequence_length} tokens need about {need:.0f} GiB on each {gpus.name} of {kind}"
+                fix = "lower it or training.sequence_length, raise training.activation_checkpointing, or use more instances"
+                yield Problem(f"{where}.local_batch_size", f"{needs}, which has {gpus.memory_gib:.0f} GiB; {fix}")
+
+
+def needs_token(data: DataSpec) -> list[str]:
+    """The gated repositories that the data settings name."""
+    hub = (value for value in (data.source, data.tokenizer.uri or "") if value.startswith("hf://"))
+    names = (value.removeprefix("hf://").removeprefix("datasets/") for value in hub)
+    return [name for name in names if name.startswith(GATED)]
+
+
+def secret_problems(data: DataSpec, secret_arn: str, *, has_value: bool) -> Iterator[Problem]:
+    """Something gated is named, so a token must be there. Whether it opens the repository, only the job can tell."""
+    gated = needs_token(data)
+    if gated and not has_value:
+        yield Problem(
+            "data",
+            f"{' and '.join(gated)} asks for a Hugging Face token, and the secret {secret_arn} is empty; accept the licence on the Hub "
+            f"and run `aws secretsmanager put-secret-value --secret-id {secret_arn} --secret-string hf_...`",
+        )
+
+
+def secret_has_value(secrets: Any, secret_arn: str) -> bool:
+    """Whether somebody has put a value into the secret, which the stack creates empty. The value is never read; this role may not."""
+    described = secrets.describe_secret(SecretId=secret_arn)
+    labels = {label for names in (described.get("VersionIdsToStages") or {}).values() for label in names}
+    created, changed = described.get("CreatedDate"), described.get("LastChangedDate")
+    # A secret without a value has no current version; one that was never changed since its creation has none either,
+    # whatever an implementation says about versions.
+    return "AWSCURRENT" in labels and not (created is not None and changed == created)
+
+
+def training_plan_problems(spec: RunSpec, sagemaker: Any) -> Iterator[Problem]:
+    """The reserved capacity exists, serves training jobs, has the type and enough instances. None is ever bought."""
+    for number, source in enumerate(spec.compute.capacity):
+        if source.training_plan_arn is None:
+            continue
+        path = f"compute.capacity[{number}].training_plan_arn"
+        name = source.training_plan_arn.rsplit("/", 1)[-1]
+        try:
+            plan = sagemaker.describe_training_plan(TrainingPlanName=name)
+        except sagemaker.exceptions.ClientError as error:
+            yield Problem(path, f'the training plan "{name}" cannot be described: {error.response["Error"]["Message"]}')
+            continue
+        kinds = {capacity["InstanceType"] for capacity in plan.get("ReservedCapacitySummaries", [])}
+        if plan["Status"] not in ("Active", "Scheduled"):
+            yield Problem(path, f'the training plan "{name}" is {plan["Status"]}; name one that is Active or Scheduled')
+        if "training-job" not in plan.get("TargetResources", ["training-job"]):
+            yield Problem(path, f'the training plan "{name}" is for {", ".join(plan["TargetResources"])}, not for training jobs')
+        if kinds and source_type(spec, source) not in kinds:
+            yield Problem(path, f'the training plan "{name}" reserves {", ".join(sorted(kinds))}, not {source_type(spec, source)}')
+        if plan["Status"] == "Active" and plan.get("AvailableInstanceCount", spec.compute.instance_count) < spec.compute.instance_count:
+            free, needed = plan["AvailableInstanceCount"], spec.compute.instance_count
+            yield Problem(path, f'the training plan "{name}" has {free} instances free, and the run needs {needed}')
+
+
+def wants(spec: RunSpec, *, prepared: bool) -> list[Want]:
+    """The instances that the run's jobs need at once, by quota."""
+    compute = spec.compute
+    found: list[Want] = []
+    if not prepared:
+        found.append(
+            Want(path="data.instance_count", use="processing job", instance_type=spec.data.instance_type, count=spec.data.instance_count)
+        )
+    for source in compute.capacity:
+        if source.kind == "training_plan":
+            continue  # reserved instances are outside the quotas
+        use: Use = "spot training job" if source.kind == "spot" else "training job"
+        kind = source_type(spec, source)
+        found.append(Want(path="compute.instance_count", use=use, instance_type=kind, count=compute.instance_count))
+        if compute.keep_alive_seconds and source.kind == "on_demand":
+            found.append(
+                Want(path="compute.keep_alive_seconds", use="training warm pool", instance_type=kind, count=compute.instance_count)
+            )
+    return found
+
+
+def budget_problems(spec: RunSpec, costs: Estimate) -> Iterator[Problem]:
+    """The estimate is within the budget; without a price the budget could not be kept."""
+    if costs.usd is None:
+        wanted = {source_type(spec, source) for source in spec.compute.capacity}
+        if costs.prepare_max_usd is None:
+            wanted.add(spec.data.instance_type)
+        kinds = sorted(wanted - set(costs.usd_per_hour))
+        yield Problem(
+            "budget.max_usd", f"no price is known for {', '.join(kinds)}, so the budget cannot be kept; add it to infra/sagemaker/prices.py"
+        )
+        return
+    if costs.usd > spec.budget.max_usd:
+        legs = ", ".join(f"{leg.name} {leg.seconds / 3600:.1f} h ${leg.usd or 0:,.2f}" for leg in costs.legs)
+        yield Problem(
+            "budget.max_usd",
+            f"{spec.budget.max_usd:g} is less than the ${costs.usd:,.2f} that the run is estimated to cost ({legs}; preparation at most "
+            f"${costs.prepare_max_usd or 0:,.2f}); raise it, or train fewer steps",
+        )
+
+
+def _sources(spec: RunSpec) -> Iterator[tuple[str, CapacitySource]]:
+    for number, source in enumerate(spec.compute.capacity):
+        yield (f"compute.capacity[{number}].instance_type" if source.instance_type else "compute.instance_type"), source

@@ -1,0 +1,87 @@
+"""What a run should take and cost, before anything is paid for. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from contracts.config import Json
+from infra.run.run_spec import CapacitySource, Leg, RunSpec
+from infra.sagemaker.prices import PriceOf
+from training.spec import tokens_per_step, total_steps
+
+START_SECONDS = 900  # image pull, input download, compile, last checkpoint and export around the steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegEstimate:
+    """One leg."""
+
+    name: str
+    steps: int
+    """Of this execution: what an earlier one already trained is not counted again."""
+    tokens: int
+    seconds: int
+    """Expected, start included; the time limit when the recipe states no speed."""
+    usd: float | None
+    """Expected, on the dearest capacity source; None when a price is not known."""
+    max_usd: float | None
+    """What its attempts may cost together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """The whole run."""
+
+    prepare_max_usd: float | None
+    """Prepare data at its time limit; nothing when the tokens exist."""
+    usd_per_hour: dict[str, float]
+    """Instance type -> price of one instance, as used; the report uses the same."""
+    legs: tuple[LegEstimate, ...]
+
+    @property
+    def usd(self) -> float | None:
+        """Expected cost of all jobs, preparation at its limit; None when a price is not known."""
+        parts = [self.prepare_max_usd, *(leg.usd for leg in self.legs)]
+        known = [part for part in parts if part is not None]
+        return round(sum(known), 2) if len(known) == len(parts) else None
+
+    def as_value(self) -> Json:
+        """For run.json and the execution's output."""
+        names = ("name", "steps", "tokens", "seconds", "usd", "max_usd")
+        legs = [{name: getattr(leg, name) for name in names} for leg in self.legs]
+        return {"usd": self.usd, "usd_per_hour": self.usd_per_hour, "prepare_max_usd": self.prepare_max_usd, "legs": legs}
+
+
+def source_type(spec: RunSpec, source: CapacitySource) -> str:
+    """The instance type of a capacity source."""
+    return source.instance_type or spec.compute.instance_type
+
+
+def estimate(spec: RunSpec, price: PriceOf, *, prepared: bool, done_steps: int = 0) -> Estimate:
+    """Hours from the expected tokens/s, dollars from the prices; what preparation leaves of the budget is shared equally by the legs.
+
+    Spot is counted at the on-demand price: what it saves is not known beforehand. A leg without an expected speed counts
+    with its time limit.
+    """
+    data, compute = spec.data, spec.compute
+    prepare_price = 0.0 if prepared else price("processing", data.instance_type)
+    prepare = None if prepare_price is None else round(prepare_price * data.instance_count * data.max_runtime_seconds / 3600, 2)
+    used = {source_type(spec, source): price("training", source_type(spec, source)) for source in compute.capacity}
+    prices = {kind: value for kind, value in used.items() if value is not None}
+    dearest = max(prices.values()) * compute.instance_count if len(prices) == len(used) else None
+    share = None if prepare is None else round((spec.budget.max_usd - prepare) / len(spec.legs), 2)
+    legs = tuple(_leg(spec, leg, dearest, share, done_steps) for leg in spec.legs)
+    listed = prices if prepared or prepare_price is None else prices | {data.instance_type: prepare_price}
+    return Estimate(prepare_max_usd=prepare, usd_per_hour=listed, legs=legs)
+
+
+def _leg(spec: RunSpec, leg: Leg, per_hour: float | None, share: float | None, done_steps: int) -> LegEstimate:
+    training, hosts = leg.training, spec.compute.instance_count
+    steps = max(total_steps(training, hosts) - done_steps, 0)
+    tokens = steps * tokens_per_step(training, hosts)
+    speed = training.expected_tokens_per_second_per_device
+    seconds = spec.compute.max_runtime_seconds
+    if speed:
+        seconds = int(tokens / (speed * hosts * training.processes_per_host)) + START_SECONDS
+    usd = None if per_hour is None else round(seconds / 3600 * per_hour, 4)
+    return LegEstimate(name=leg.name, steps=steps, tokens=tokens, seconds=seconds, usd=usd, max_usd=share)

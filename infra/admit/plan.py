@@ -1,0 +1,105 @@
+"""The plan that Admit hands to the state machine: image, preparation, legs, every request as a value. Pure but for ECR."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from contracts.config import Json, to_json
+from infra.admit.estimate import LegEstimate, source_type
+from infra.run.deployment import Deployment
+from infra.run.job_requests import job_name, prepare_request, training_leg, training_request, training_source
+from infra.run.layout import RunLayout
+from infra.run.run_spec import Leg, RunSpec
+from infra.sagemaker.prices import PriceOf
+from infra.triage.attempts import Limits, Source, first_attempt, write_attempt
+
+# Text is about 4 bytes a token and a shard holds 2 or 4 bytes a token, so shards are at most about as large as the
+# plain text; sources are mostly compressed, about 3 to 1.
+SHARD_BYTES_PER_SOURCE_BYTE = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planner:
+    """What every request of one execution shares."""
+
+    spec: RunSpec
+    layout: RunLayout
+    deployment: Deployment
+    price: PriceOf
+    execution_arn: str
+    tokens_uri: str
+    source_bytes: int
+    token: bool
+    """Whether a Hugging Face token is set."""
+
+    def prepare(self) -> Json:
+        """Prepare data: its request and its first attempt."""
+        data, compute = self.spec.data, self.spec.compute
+        source = self._source("on_demand", data.instance_type, "processing", data.instance_count)
+        limits = Limits(
+            max_attempts=compute.max_attempts,
+            max_runtime_seconds=data.max_runtime_seconds,
+            # Its whole time limit is in the estimate; the attempts together may use that much.
+            max_usd=None if source.usd_per_hour is None else source.usd_per_hour * data.max_runtime_seconds / 3600,
+            max_wait_seconds=compute.max_capacity_wait_seconds,
+        )
+        return {
+            "job": job_name("prepare", self.layout.run_id, self.execution_arn),
+            "request": prepare_request(self.spec, self.layout, self.deployment, token=self.token),
+            **_attempts(limits, (source,)),
+        }
+
+    def train(self) -> Json:
+        """What the training jobs of all legs share, and what each capacity source adds."""
+        tokens_bytes = self.source_bytes * SHARD_BYTES_PER_SOURCE_BYTE
+        return {
+            "request": training_request(self.spec, self.layout, self.deployment, self.tokens_uri, tokens_bytes),
+            "sources": [training_source(self.spec, source, self.deployment) for source in self.spec.compute.capacity],
+        }
+
+    def leg(self, leg: Leg, cost: LegEstimate) -> Json:
+        """One leg: its part of the request, and its first attempt."""
+        compute = self.spec.compute
+        sources = tuple(
+            self._source(source.kind, source_type(self.spec, source), "training", compute.instance_count) for source in compute.capacity
+        )
+        limits = Limits(
+            max_attempts=compute.max_attempts,
+            max_runtime_seconds=compute.max_runtime_seconds,
+            max_usd=cost.max_usd,
+            max_wait_seconds=compute.max_capacity_wait_seconds,
+        )
+        return {
+            "name": leg.name,
+            "job": job_name(leg.name, self.layout.run_id, self.execution_arn),
+            "request": training_leg(leg, self.layout, self.deployment),
+            **_attempts(limits, sources),
+        }
+
+    def _source(self, kind: str, instance_type: str, use: str, count: int) -> Source:
+        per_instance = self.price(use, instance_type)
+        return Source(kind=kind, instance_type=instance_type, usd_per_hour=None if per_instance is None else per_instance * count)
+
+
+def _attempts(limits: Limits, sources: tuple[Source, ...]) -> Json:
+    return {
+        "limits": to_json(limits),
+        "sources": [to_json(source) for source in sources],
+        "attempt": write_attempt(first_attempt(limits, sources)),
+    }
+
+
+def image(ecr: Any, deployment: Deployment) -> Json:
+    """Digests of the two images when both tags exist; else the build makes them."""
+    found: Json = {"tag": deployment.image_tag, "exists": True}
+    for name in ("data_prep", "training"):
+        try:
+            tag = {"imageTag": f"{name}-{deployment.image_tag}"}
+            details = ecr.describe_images(repositoryName=deployment.repository, imageIds=[tag])["imageDetails"]
+        except ecr.exceptions.ImageNotFoundException:
+            details = []
+        if not details:
+            return {"tag": deployment.image_tag, "exists": False}
+        found[name] = f"{deployment.repository_uri}@{details[0]['imageDigest']}"
+    return found

@@ -1,0 +1,76 @@
+"""The dashboard: is anything running, is it waiting, does it learn, how fast, what does it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import aws_cdk as cdk
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_stepfunctions as sfn
+from constructs import Construct
+
+from infra.monitor import published_metrics as names
+from infra.monitor.published_metrics import PatrolMetric
+
+EVERY = cdk.Duration.minutes(names.PERIOD_MINUTES)
+
+
+def dashboard_name(deployment: str, region: str) -> str:
+    """Its name, fixed because the report links to it from a stack that is deployed before; dashboards of all regions share their names."""
+    return f"{deployment}-{region}"
+
+
+def patrol_metric(metric: PatrolMetric, deployment: str, *, statistic: str = "Average") -> cloudwatch.Metric:
+    """A metric that patrol publishes."""
+    return cloudwatch.Metric(
+        namespace=names.NAMESPACE, metric_name=metric.name, dimensions_map={names.DIMENSION: deployment}, statistic=statistic, period=EVERY
+    )
+
+
+def build_dashboard(
+    scope: Construct, deployment: str, machine: sfn.StateMachine, alarms: Sequence[cloudwatch.Alarm]
+) -> cloudwatch.Dashboard:
+    """Alarms on top, then the run's questions in order."""
+
+    def graph(title: str, *metrics: PatrolMetric) -> cloudwatch.GraphWidget:
+        return cloudwatch.GraphWidget(title=title, width=8, left=[patrol_metric(metric, deployment) for metric in metrics])
+
+    runs = [
+        machine.metric_started(statistic="Sum", label="started"),
+        machine.metric_succeeded(statistic="Sum", label="succeeded"),
+        machine.metric_failed(statistic="Sum", label="failed"),
+        machine.metric_aborted(statistic="Sum", label="stopped"),
+    ]
+    # SageMaker publishes these per job and host; the search finds whatever job runs.
+    search = "SEARCH('{{/aws/sagemaker/TrainingJobs,Host}} MetricName=\"{name}\"', 'Average', 300)"
+    utilisation = [
+        cloudwatch.MathExpression(expression=search.format(name=name), label=name, period=EVERY)
+        for name in ("GPUUtilization", "GPUMemoryUtilization")
+    ]
+    dashboard = cloudwatch.Dashboard(scope, "Dashboard", dashboard_name=dashboard_name(deployment, cdk.Stack.of(scope).region))
+    dashboard.add_widgets(cloudwatch.AlarmStatusWidget(title="Alarms", alarms=list(alarms), width=24, height=3))
+    dashboard.add_widgets(
+        cloudwatch.GraphWidget(title="Runs", width=8, left=runs),
+        graph("Active jobs", names.ACTIVE_JOBS),
+        graph("Waiting for instances (s)", names.PENDING),
+    )
+    dashboard.add_widgets(
+        graph("Training loss (nats per token)", names.LOSS),
+        graph("Tokens/s per GPU", names.SPEED),
+        cloudwatch.GraphWidget(
+            title="MFU and share of the expected speed (%)",
+            width=8,
+            left=[patrol_metric(names.MFU, deployment), patrol_metric(names.SPEED_SHARE, deployment)],
+        ),
+    )
+    dashboard.add_widgets(
+        graph("Since the last step, newest checkpoint (s)", names.SINCE_STEP, names.CHECKPOINT_AGE),
+        cloudwatch.GraphWidget(
+            title="Spent (US dollars; share of the budget, right)",
+            width=8,
+            left=[patrol_metric(names.SPEND, deployment)],
+            right=[patrol_metric(names.BUDGET_SHARE, deployment)],
+        ),
+        cloudwatch.GraphWidget(title="GPU utilisation (%)", width=8, left=utilisation),
+    )
+    return dashboard

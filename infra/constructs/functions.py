@@ -1,0 +1,84 @@
+"""The functions that the state machine calls: Admit, Triage (which also explains), Report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aws_cdk as cdk
+from aws_cdk import aws_iam as iam
+from constructs import Construct
+
+from infra import roles
+from infra.constructs.dashboard import dashboard_name
+from infra.constructs.image_build import ImageBuild
+from infra.constructs.python_function import PythonFunction, function_log
+from infra.run.deployment import VARIABLE
+from infra.settings import Settings
+from infra.triage import explain
+
+
+class Functions(Construct):
+    """Admit, Triage, Report: each with a role and a log group of its own."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        settings: Settings,
+        shared: roles.Shared,
+        build: ImageBuild,
+        prepare_role: iam.Role,
+        training_role: iam.Role,
+        network: dict[str, Any],
+    ) -> None:
+        super().__init__(scope, construct_id)
+        stack = cdk.Stack.of(self)
+        logs = {name: function_log(self, name, settings) for name in ("Admit", "Triage", "Report")}
+        deployment = {
+            "name": settings.name,
+            "bucket": shared.bucket.bucket_name,
+            "key_arn": shared.key.key_arn,
+            "repository": shared.images.repository_name,
+            "repository_uri": shared.images.repository_uri,
+            "image_tag": build.tag,
+            "prepare_role_arn": prepare_role.role_arn,
+            "training_role_arn": training_role.role_arn,
+            "secret_arn": shared.secret_arn,
+            "default_recipe": settings.default_recipe,
+            **network,
+        }
+        self.admit = PythonFunction(
+            self,
+            "Admit",
+            stage="admit",
+            role=roles.admit_role(self, shared, settings.source_buckets, logs["Admit"].log_group_arn),
+            log_group=logs["Admit"],
+            timeout_minutes=3,  # the quota list is about 25 pages, a large source thousands of keys
+            memory_mb=1024,  # CPU comes with memory, and making eight clients is all CPU
+            values={VARIABLE: stack.to_json_string(deployment)},
+        )
+        stages = {"Admit": "Admit", "Report": "Report", "Explain": "Triage", "Triage": "Triage"}
+        self.triage = PythonFunction(
+            self,
+            "Triage",
+            stage="triage",
+            role=roles.triage_role(self, logs["Triage"].log_group_arn, build.log_group.log_group_arn),
+            log_group=logs["Triage"],
+            timeout_minutes=1,
+            values={
+                explain.RUNBOOK_VARIABLE: settings.runbook_url,
+                explain.LOG_GROUPS_VARIABLE: stack.to_json_string({stage: logs[name].log_group_name for stage, name in stages.items()}),
+            },
+        )
+        self.report = PythonFunction(
+            self,
+            "Report",
+            stage="report",
+            role=roles.report_role(self, shared, logs["Report"].log_group_arn),
+            log_group=logs["Report"],
+            timeout_minutes=5,  # a long run's metrics are tens of MB
+            memory_mb=1024,
+            values={"BUCKET": shared.bucket.bucket_name, "DASHBOARD": dashboard_name(settings.name, stack.region)},
+        )
+        self.called = (self.admit, self.triage, self.report)

@@ -1,0 +1,55 @@
+"""Quota gate: fails the deployment when the account may not run what it is deployed for. Present only when a setting asks for it."""
+
+from __future__ import annotations
+
+import json
+
+import aws_cdk as cdk
+from constructs import Construct
+
+from contracts.config import Json
+from infra import roles
+from infra.admit.checks import wants
+from infra.constructs.python_function import PythonFunction, function_log
+from infra.quota_check.answer import Claim
+from infra.run.run_spec import resolve
+from infra.settings import Settings, schedule_input
+
+ANSWER_MINUTES = 5
+"""CloudFormation's patience; it is an hour by default. The quota list is about 25 pages and takes seconds."""
+
+
+class QuotaGate(Construct):
+    """A custom resource of our own function: create and update fail with the quota that is missing.
+
+    What is wanted is worked out at synth and is the resource's property, so CloudFormation asks again whenever a recipe or
+    an enabled schedule wants something else.
+    """
+
+    def __init__(self, scope: Construct, construct_id: str, *, settings: Settings) -> None:
+        super().__init__(scope, construct_id)
+        log_group = function_log(self, "Quotas", settings)
+        role = roles.quotas_role(self, log_group.log_group_arn)
+        function = PythonFunction(
+            self, "Quotas", stage="quota_check", role=role, log_group=log_group, timeout_minutes=ANSWER_MINUTES - 1, values={}
+        )
+        cdk.CustomResource(
+            self,
+            "Check",
+            resource_type="Custom::QuotaCheck",
+            service_token=function.function_arn,
+            service_timeout=cdk.Duration.minutes(ANSWER_MINUTES),
+            properties={"Claims": json.dumps([claim.as_value() for claim in claims(settings)])},
+        )
+
+
+def claims(settings: Settings) -> list[Claim]:
+    """The instances that the default recipe and each enabled schedule ask for."""
+    enabled = [schedule for schedule in settings.schedules if schedule.enabled]
+    inputs: dict[str, Json] = {"the default recipe": {}}
+    inputs |= {f"schedule {schedule.name}": schedule_input(schedule, "2026-01-01T00:00:00Z") for schedule in enabled}
+    return [
+        Claim(who=who, want=want)
+        for who, value in inputs.items()
+        for want in wants(resolve(value, default_recipe=settings.default_recipe), prepared=False)
+    ]

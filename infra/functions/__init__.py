@@ -1,1 +1,0 @@
-"""Lambda handlers, one module for each function: parse, call one function, serialise."""

@@ -1,0 +1,186 @@
+"""Patrol: looks at every active training job of the deployment and publishes what alarms and dashboard need.
+
+It reads what exists anyway (job descriptions, run.json, the metrics file, the checkpoint folder) and changes nothing.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from contracts.config import Json
+from contracts.metric_line import FILE_NAME, parse_line
+from infra.admit.checks import wants
+from infra.monitor import published_metrics as names
+from infra.monitor.published_metrics import PatrolMetric
+from infra.run.job_requests import job_name
+from infra.run.layout import RunLayout, split_uri, uri
+from infra.run.run_spec import resolve
+from infra.sagemaker.quotas import Line, table
+
+TAIL_BYTES = 65_536  # the last hundreds of metrics lines; one line is enough
+CHECKPOINT_MARK = ".metadata"  # written last: its presence makes a checkpoint whole
+
+Values = dict[PatrolMetric, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clients:
+    """AWS clients of patrol."""
+
+    s3: Any
+    sagemaker: Any
+    cloudwatch: Any
+    quotas: Any
+
+    @classmethod
+    def from_boto3(cls) -> Clients:
+        """Clients of the function's own region and role."""
+        import boto3
+
+        return cls(
+            s3=boto3.client("s3"),
+            sagemaker=boto3.client("sagemaker"),
+            cloudwatch=boto3.client("cloudwatch"),
+            quotas=boto3.client("service-quotas"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beat:
+    """Where and when patrol looks."""
+
+    bucket: str
+    deployment: str
+    now: datetime.datetime
+
+
+def patrol(beat: Beat, clients: Clients) -> Json:
+    """One round; returns the values by job for the log."""
+    seen: Json = {}
+    published: list[tuple[PatrolMetric, float]] = []
+    for job in active_jobs(clients.sagemaker, beat.bucket):
+        values = values_of(job, beat, clients)
+        published.extend(values.items())
+        seen[job["TrainingJobName"]] = {metric.name: round(value, 4) for metric, value in values.items()}
+    published.append((names.ACTIVE_JOBS, float(len(seen))))
+    publish(published, beat, clients.cloudwatch)
+    return {"jobs": seen}
+
+
+def check_quotas(schedules: list[Json], default_recipe: str, beat: Beat, clients: Clients, region: str) -> Json:
+    """The quota table of each input; publishes how many lines are too small for the ``watched`` ones (the enabled schedules)."""
+    missing: list[str] = []
+    rows: Json = {}
+    for schedule in schedules:
+        spec = resolve(schedule["input"], default_recipe=default_recipe)
+        lines: list[Line] = table(wants(spec, prepared=False), clients.quotas, clients.sagemaker)
+        # A daily check asks whether the account may run it at all, not whether something runs at this minute.
+        short = [line for line in lines if not line.possible]
+        rows[schedule["name"]] = [line.row(region) for line in lines]
+        if schedule["watched"]:
+            missing.extend(f"{schedule['name']}: {line.message(region)}" for line in short)
+    publish([(names.MISSING_QUOTAS, float(len(missing)))], beat, clients.cloudwatch)
+    return {"quotas": rows, "missing": missing}
+
+
+def active_jobs(sagemaker: Any, bucket: str) -> Iterator[Json]:
+    """Training jobs in progress whose checkpoints go to this deployment's bucket."""
+    for page in sagemaker.get_paginator("list_training_jobs").paginate(StatusEquals="InProgress"):
+        for summary in page["TrainingJobSummaries"]:
+            job: Json = sagemaker.describe_training_job(TrainingJobName=summary["TrainingJobName"])
+            if job.get("CheckpointConfig", {}).get("S3Uri", "").startswith(uri(bucket, "runs/")):
+                yield job
+
+
+def values_of(job: Json, beat: Beat, clients: Clients) -> Values:
+    """The metrics of one job; what is not known yet is absent."""
+    _, leg_prefix = split_uri(job["CheckpointConfig"]["S3Uri"])
+    layout = RunLayout(job["HyperParameters"]["run_id"])
+    run = json.loads(clients.s3.get_object(Bucket=beat.bucket, Key=layout.run_json)["Body"].read())
+    leg = next(leg for leg in run["legs"] if leg["name"] == job["HyperParameters"]["leg"])
+    started = job.get("TrainingStartTime")
+    values: Values = {}
+    if started is None:
+        values[names.PENDING] = _seconds(beat.now, job["CreationTime"])
+        return values
+    row = last_row(clients.s3, beat.bucket, f"{leg_prefix}metrics/{FILE_NAME}")
+    # A resumed leg has rows and checkpoints of earlier attempts: the clock starts with this one.
+    values[names.SINCE_STEP] = min(_seconds(beat.now, started), beat.now.timestamp() - row["time"] if row else float("inf"))
+    marked = _newest_checkpoint(clients.s3, beat.bucket, f"{leg_prefix}checkpoints/")
+    values[names.CHECKPOINT_AGE] = min(_seconds(beat.now, started), _seconds(beat.now, marked) if marked else float("inf"))
+    if row is not None and row["time"] >= started.timestamp():
+        values |= _progress(row, leg["training"].get("expected_tokens_per_second_per_device"))
+    spent = spend(run, beat, clients.sagemaker)
+    values[names.SPEND] = spent
+    if run["budget"]["max_usd"] > 0:
+        values[names.BUDGET_SHARE] = 100 * spent / run["budget"]["max_usd"]
+    return values
+
+
+def _progress(row: dict[str, float], expected: float | None) -> Values:
+    pairs = ((names.LOSS, "loss"), (names.MFU, "mfu"), (names.SPEED, "tokens_per_second_per_device"))
+    values: Values = {metric: row[key] for metric, key in pairs if key in row}
+    if expected and names.SPEED in values:
+        values[names.SPEED_SHARE] = 100 * values[names.SPEED] / expected
+    return values
+
+
+def spend(run: Json, beat: Beat, sagemaker: Any) -> float:
+    """US dollars of all training jobs of the run's present execution, at the prices that Admit used."""
+    prices = run["admitted"]["estimate"]["usd_per_hour"]
+    total = 0.0
+    for leg in run["legs"]:
+        prefix = job_name(leg["name"], run["run_id"], run["admitted"]["execution_arn"])
+        for page in sagemaker.get_paginator("list_training_jobs").paginate(NameContains=prefix):
+            for summary in page["TrainingJobSummaries"]:
+                job = sagemaker.describe_training_job(TrainingJobName=summary["TrainingJobName"])
+                total += (
+                    _billed_hours(job, beat.now)
+                    * prices.get(job["ResourceConfig"]["InstanceType"], 0.0)
+                    * job["ResourceConfig"]["InstanceCount"]
+                )
+    return round(total, 4)
+
+
+def _billed_hours(job: Json, now: datetime.datetime) -> float:
+    if job.get("TrainingStartTime") is None:
+        return 0.0
+    running = _seconds(job.get("TrainingEndTime") or now, job["TrainingStartTime"])
+    return float(job.get("BillableTimeInSeconds") or running) / 3600
+
+
+def last_row(s3: Any, bucket: str, key: str) -> dict[str, float] | None:
+    """The last whole line of a metrics file, or None when there is none."""
+    try:
+        body = s3.get_object(Bucket=bucket, Key=key, Range=f"bytes=-{TAIL_BYTES}")["Body"].read()
+    except s3.exceptions.ClientError as error:
+        if error.response["Error"]["Code"] in ("NoSuchKey", "InvalidRange", "404"):
+            return None
+        raise
+    rows = (parse_line(line) for line in reversed(body.decode(errors="replace").splitlines()))
+    return next((row for row in rows if row is not None and "time" in row and "loss" in row), None)
+
+
+def _newest_checkpoint(s3: Any, bucket: str, prefix: str) -> datetime.datetime | None:
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    marks = [item["LastModified"] for page in pages for item in page.get("Contents", []) if item["Key"].endswith(CHECKPOINT_MARK)]
+    return max(marks, default=None)
+
+
+def publish(values: list[tuple[PatrolMetric, float]], beat: Beat, cloudwatch: Any) -> None:
+    """One PutMetricData call for each 500 values (the API takes 1,000)."""
+    dimensions = [{"Name": names.DIMENSION, "Value": beat.deployment}]
+    data = [
+        {"MetricName": metric.name, "Value": value, "Unit": metric.unit, "Timestamp": beat.now, "Dimensions": dimensions}
+        for metric, value in values
+    ]
+    for start in range(0, len(data), 500):
+        cloudwatch.put_metric_data(Namespace=names.NAMESPACE, MetricData=data[start : start + 500])
+
+
+def _seconds(later: datetime.datetime, earlier: datetime.datetime) -> float:
+    return max((later - earlier).total_seconds(), 0.0)

@@ -1,0 +1,1 @@
+"""A deployment's quota check: CloudFormation's custom resource."""

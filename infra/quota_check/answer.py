@@ -1,0 +1,94 @@
+"""The quota check of a deployment: CloudFormation asks through a custom resource, the answer fails the stack or lets it go on.
+
+The event and the answer are CloudFormation's (custom resource request and response objects); the resource keeps nothing,
+so deleting it always succeeds and its physical id never changes. A rollback always succeeds too: CloudFormation rolls an
+update back by another one with the old properties, and a refusal there would leave the stack stuck.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from contracts.config import Json
+from infra.sagemaker.quotas import Want, table
+
+PHYSICAL_ID = "quota-check"
+MAX_REASON = 1500  # characters: CloudFormation takes an answer of 4,096 bytes, ids and escapes included
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clients:
+    """AWS clients of the check."""
+
+    quotas: Any
+    sagemaker: Any
+    cloudformation: Any
+
+    @classmethod
+    def from_boto3(cls) -> Clients:
+        """Clients of the function's own region and role."""
+        import boto3
+
+        names = {"quotas": "service-quotas", "sagemaker": "sagemaker", "cloudformation": "cloudformation"}
+        return cls(**{field: boto3.client(name) for field, name in names.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Instances that somebody will ask for."""
+
+    who: str
+    """The default recipe, or a schedule by its name."""
+    want: Want
+
+    def as_value(self) -> Json:
+        """For the resource's property."""
+        return {"who": self.who, **dataclasses.asdict(self.want)}
+
+    @classmethod
+    def from_value(cls, value: Json) -> Claim:
+        """A claim that ``as_value`` wrote."""
+        given = dict(value)
+        return cls(who=given.pop("who"), want=Want(**given))
+
+
+def missing(claims: list[Claim], clients: Clients, region: str) -> list[str]:
+    """A sentence for each claim that the account's quotas can never meet; what is in use at this minute does not count."""
+    sentences = []
+    for claim in claims:
+        (line,) = table([claim.want], clients.quotas, clients.sagemaker)
+        if not line.possible:
+            sentences.append(f"{claim.who}: {line.message(region)}")
+    return sentences
+
+
+def rolls_back(stack_id: str, cloudformation: Any) -> bool:
+    """Whether the stack is on its way back to what it was."""
+    return "ROLLBACK" in str(cloudformation.describe_stacks(StackName=stack_id)["Stacks"][0]["StackStatus"])
+
+
+def reason(event: Json, clients: Clients, region: str) -> str | None:
+    """Why the deployment must fail; None lets it go on. An error while looking is a reason too: silence would be an hour's wait."""
+    if event["RequestType"] == "Delete":
+        return None
+    try:
+        if event["RequestType"] == "Update" and rolls_back(event["StackId"], clients.cloudformation):
+            return None
+        claims = [Claim.from_value(value) for value in json.loads(event["ResourceProperties"]["Claims"])]
+        found = missing(claims, clients, region)
+    except Exception as error:
+        return f"the quotas could not be looked at: {type(error).__name__}: {error}"
+    return f"{'; '.join(found)} (setting refuse_missing_quotas)" if found else None
+
+
+def answer(event: Json, why: str | None) -> Json:
+    """The response object."""
+    return {
+        "Status": "FAILED" if why else "SUCCESS",
+        "Reason": (why or "every quota is large enough")[:MAX_REASON],
+        "PhysicalResourceId": event.get("PhysicalResourceId", PHYSICAL_ID),
+        **{key: event[key] for key in ("StackId", "RequestId", "LogicalResourceId")},
+    }

@@ -1,0 +1,43 @@
+"""Report: the run's last stage, on success and on failure. Writes report.html and report.json, returns the execution's output."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import boto3
+
+from infra.report.document import build_document, summary
+from infra.report.figures import UsdPerHour
+from infra.report.page import render
+from infra.report.read import Json, RunFacts, read_run
+from infra.run.layout import RunLayout
+from infra.sagemaker.prices import on_demand_usd_per_hour
+
+
+def handler(event: Json, context: object) -> Json:
+    """Entry point of the Lambda function; the environment names bucket and dashboard."""
+    region = os.environ["AWS_REGION"]
+    s3 = boto3.client("s3")
+    facts = read_run(event, bucket=os.environ["BUCKET"], region=region, dashboard=os.environ["DASHBOARD"], s3=s3, now=time.time())
+    return write_report(facts, s3=s3, usd_per_hour=run_prices(facts.run, region))
+
+
+def write_report(facts: RunFacts, *, s3: Any, usd_per_hour: UsdPerHour) -> Json:
+    """Put report.json, then report.html, under the run's folder; returns the summary. Writing again replaces both."""
+    document = build_document(facts, usd_per_hour)
+    layout = RunLayout(facts.run_id)
+    body = json.dumps(document, separators=(",", ":")).encode()
+    s3.put_object(Bucket=facts.bucket, Key=layout.report_json, Body=body, ContentType="application/json")
+    s3.put_object(Bucket=facts.bucket, Key=layout.report_html, Body=render(document).encode(), ContentType="text/html; charset=utf-8")
+    return summary(document)
+
+
+def run_prices(run: Mapping[str, Any], region: str) -> UsdPerHour:
+    """The prices that Admit estimated with, so that estimate and cost can be compared; else the dated table's."""
+    estimate = (run.get("admitted") or {}).get("estimate") or {}
+    admitted = estimate.get("usd_per_hour") or {}
+    return lambda instance_type: admitted.get(instance_type, on_demand_usd_per_hour(instance_type, region))

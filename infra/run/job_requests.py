@@ -1,0 +1,184 @@
+"""RunSpec -> CreateProcessingJob and CreateTrainingJob requests, as values. Pure.
+
+Admit builds each request once; the state machine passes it on and merges in what is known only then: the
+image digest, the attempt's job name and number, and the time limit that the budget still allows.
+Fields newer than SageMaker's first years appear only when a setting asks for them: Step Functions'
+optimised integration has lagged behind new fields before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from contracts.config import Json
+from contracts.metric_line import metric_definitions
+from data_prep.spec import DataSpec
+from infra.run.deployment import Deployment
+from infra.run.layout import JOBS_PREFIX, RunLayout, split_uri, uri
+from infra.run.run_spec import CapacitySource, Leg, RunSpec
+
+MAX_JOB_NAME = 63  # CreateTrainingJob and CreateProcessingJob; [a-zA-Z0-9](-*[a-zA-Z0-9])*
+ATTEMPT_DIGITS = 4  # "-" and up to three digits follow the name that job_name makes
+FILE_MODE_BYTES = 50 << 30  # up to here copying the shards first costs less than FastFile's random reads
+DEPLOYMENT_TAG = "pretrain:deployment"
+HUGGING_FACE_ENV = "HF_TOKEN_SECRET_ARN"
+# EBS encryption keys do not apply to instance types whose storage is NVMe (CreateTrainingJob refuses the field).
+_NVME_FAMILIES = re.compile(r"ml\.(p[345](d|de|e|en)?|p6(e)?-[a-z0-9]+|g[456](e)?|gr6|trn[12](n)?|trn1|[cmr]\d+[a-z]*d[a-z]*|i\d\w*)\.")
+
+
+def has_nvme(instance_type: str) -> bool:
+    """Whether the type brings its own NVMe storage, which takes neither a volume key nor, on most, a volume size."""
+    return _NVME_FAMILIES.match(instance_type) is not None and not instance_type.startswith("ml.p3.")
+
+
+def job_name(stage: str, run_id: str, execution: str) -> str:
+    """The part of a job's name that all attempts of one execution share; the machine adds ``-<attempt>``.
+
+    Job names are unique for ever in an account and region, and one run may be executed again: six hex digits
+    of the execution's ARN tell the executions apart, and stand in for whatever had to be cut.
+    """
+    digest = hashlib.sha256(f"{execution}/{run_id}/{stage}".encode()).hexdigest()[:6]
+    room = MAX_JOB_NAME - ATTEMPT_DIGITS - len(digest) - 1
+    words = re.sub(r"[^a-zA-Z0-9]+", "-", f"{run_id}-{stage}").strip("-")
+    return f"{words[:room].strip('-')}-{digest}"
+
+
+def prepare_request(spec: RunSpec, layout: RunLayout, deployment: Deployment, *, token: bool) -> Json:
+    """CreateProcessingJob without job name and image. ``token``: a Hugging Face token is set; the job gets its secret's ARN."""
+    data = spec.data
+    environment = {"PYTHONUNBUFFERED": "1"}
+    if token and needs_hugging_face(data):
+        environment[HUGGING_FACE_ENV] = deployment.secret_arn
+    return {
+        "RoleArn": deployment.prepare_role_arn,
+        "AppSpecification": {"ContainerEntrypoint": ["python", "-m", "data_prep.job"]},
+        "ProcessingInputs": [_run_input(layout, deployment)],
+        "ProcessingResources": {
+            "ClusterConfig": {
+                "InstanceType": data.instance_type,
+                "InstanceCount": data.instance_count,
+                "VolumeSizeInGB": data.volume_size_gb,
+                **({} if has_nvme(data.instance_type) else {"VolumeKmsKeyId": deployment.key_arn}),
+            }
+        },
+        "StoppingCondition": {"MaxRuntimeInSeconds": data.max_runtime_seconds},
+        "Environment": environment,
+        # The job reads hf:// sources and Secrets Manager, so it cannot be isolated from the network.
+        "NetworkConfig": {"EnableNetworkIsolation": False, **_vpc(deployment)},
+        "Tags": _tags(layout, deployment),
+    }
+
+
+def _tags(layout: RunLayout, deployment: Deployment) -> list[dict[str, str]]:
+    """Cost allocation: by deployment and by run."""
+    return [{"Key": DEPLOYMENT_TAG, "Value": deployment.name}, {"Key": "pretrain:run", "Value": layout.run_id}]
+
+
+def _run_input(layout: RunLayout, deployment: Deployment) -> Json:
+    return {
+        "InputName": "run",
+        "S3Input": {
+            "S3Uri": uri(deployment.bucket, layout.run_json),
+            "LocalPath": "/opt/ml/processing/input/run",
+            "S3DataType": "S3Prefix",
+            "S3InputMode": "File",  # processing jobs know no FastFile
+            "S3DataDistributionType": "FullyReplicated",
+        },
+    }
+
+
+def needs_hugging_face(data: DataSpec) -> bool:
+    """Whether source or tokenizer come from the Hugging Face Hub, where a token may be asked for."""
+    return data.source.startswith("hf://") or (data.tokenizer.uri or "").startswith("hf://")
+
+
+def training_request(spec: RunSpec, layout: RunLayout, deployment: Deployment, tokens_uri: str, tokens_bytes: int) -> Json:
+    """CreateTrainingJob, the part that all legs, sources and attempts share.
+
+    The state machine merges into it: a capacity source's part, a leg's part, then image digest, job name, attempt
+    number and time limit. Merging keeps the plan small: a state holds 256 KiB, and a run has up to 16 legs.
+    """
+    return {
+        "RoleArn": deployment.training_role_arn,
+        "AlgorithmSpecification": {
+            "TrainingInputMode": "File",
+            "ContainerEntrypoint": ["python", "-m", "training.job"],
+            "MetricDefinitions": metric_definitions(),
+        },
+        "InputDataConfig": [
+            _channel("run", uri(deployment.bucket, layout.run_json), "File"),
+            _tokens_channel(deployment, tokens_uri, tokens_bytes),
+        ],
+        "OutputDataConfig": {"S3OutputPath": uri(deployment.bucket, JOBS_PREFIX), "KmsKeyId": deployment.key_arn},
+        "Environment": {"PYTHONUNBUFFERED": "1"},
+        "Tags": _tags(layout, deployment),
+        "EnableNetworkIsolation": True,
+        "EnableInterContainerTrafficEncryption": spec.compute.encrypt_inter_container_traffic,
+        **_vpc(deployment),
+    }
+
+
+def training_source(spec: RunSpec, source: CapacitySource, deployment: Deployment) -> Json:
+    """The part of CreateTrainingJob that a capacity source decides."""
+    return {
+        "ResourceConfig": _resources(spec, source, deployment),
+        "StoppingCondition": _stopping(spec, source),
+        "EnableManagedSpotTraining": source.kind == "spot",
+    }
+
+
+def training_leg(leg: Leg, layout: RunLayout, deployment: Deployment) -> Json:
+    """The part of CreateTrainingJob that a leg decides."""
+    return {
+        "HyperParameters": {"run_id": layout.run_id, "leg": leg.name},
+        "CheckpointConfig": {"S3Uri": uri(deployment.bucket, layout.leg_prefix(leg.name)), "LocalPath": "/opt/ml/checkpoints"},
+    }
+
+
+def _channel(name: str, s3_uri: str, mode: str) -> Json:
+    source = {"S3DataType": "S3Prefix", "S3Uri": s3_uri, "S3DataDistributionType": "FullyReplicated"}
+    return {"ChannelName": name, "InputMode": mode, "DataSource": {"S3DataSource": source}}
+
+
+def _tokens_channel(deployment: Deployment, tokens_uri: str, tokens_bytes: int) -> Json:
+    if deployment.file_system_id is None:
+        return _channel("tokens", tokens_uri, "File" if tokens_bytes <= FILE_MODE_BYTES else "FastFile")
+    _, key = split_uri(tokens_uri)
+    source = {
+        "FileSystemId": deployment.file_system_id,
+        "FileSystemType": "FSxLustre",
+        "FileSystemAccessMode": "ro",
+        "DirectoryPath": f"/{deployment.file_system_mount}/{key.rstrip('/')}",
+    }
+    return {"ChannelName": "tokens", "InputMode": "File", "DataSource": {"FileSystemDataSource": source}}
+
+
+def _resources(spec: RunSpec, source: CapacitySource, deployment: Deployment) -> Json:
+    compute = spec.compute
+    instance_type = source.instance_type or compute.instance_type
+    resources: Json = {"InstanceType": instance_type, "InstanceCount": compute.instance_count, "VolumeSizeInGB": compute.volume_size_gb}
+    if not has_nvme(instance_type):
+        resources["VolumeKmsKeyId"] = deployment.key_arn
+    if source.training_plan_arn is not None:
+        resources["TrainingPlanArn"] = source.training_plan_arn
+    if compute.keep_alive_seconds and source.kind == "on_demand":  # spot and plans keep no warm pool
+        resources["KeepAlivePeriodInSeconds"] = compute.keep_alive_seconds
+    return resources
+
+
+def _stopping(spec: RunSpec, source: CapacitySource) -> Json:
+    compute = spec.compute
+    stopping: Json = {"MaxRuntimeInSeconds": compute.max_runtime_seconds}
+    if source.kind == "spot":
+        # Waiting and running together; SageMaker wants at least MaxRuntimeInSeconds.
+        stopping["MaxWaitTimeInSeconds"] = compute.max_runtime_seconds + (compute.max_pending_seconds or compute.max_runtime_seconds)
+    elif compute.max_pending_seconds is not None:
+        stopping["MaxPendingTimeInSeconds"] = compute.max_pending_seconds
+    return stopping
+
+
+def _vpc(deployment: Deployment) -> Json:
+    if not deployment.subnets:
+        return {}
+    return {"VpcConfig": {"Subnets": list(deployment.subnets), "SecurityGroupIds": list(deployment.security_groups)}}

@@ -1,0 +1,328 @@
+"""RunSpec: the input of one execution, filled from a recipe and checked whole. Pure Python.
+
+{}                                                          the default recipe
+{"recipe": "llama3_8b", "training": {"steps": 2000}}        one value changed
+{"ablation": "reference"}                                   the reference sample's four legs, compared
+{"legs": [{"name": "lr3", "training": {"optimizer": {"lr": 3e-4}}}, {"name": "lr6", ...}]}
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from contracts.config import Bounds, Json, Pattern, Problem, SpecError, json_schema, one_or_more, parse, suggestion, to_json
+from data_prep.spec import DataSpec
+from infra.run.recipes import RECIPES, REFERENCE_ABLATION
+from training.spec import TrainingSpec, cluster_problems
+
+# A job name is <run>-<leg>-<attempt> in 63 characters of [a-zA-Z0-9-] (SageMaker); job_requests shortens what is longer.
+RUN_ID = Pattern(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,79}", "a run id: 1 to 80 letters, digits and single hyphens inside")
+LEG_NAME = Pattern(r"[a-z0-9]([a-z0-9_-]{0,22}[a-z0-9])?", "a leg name: 1 to 24 lower-case letters, digits, _ and -")
+TRAINING_TYPE = Pattern(r"ml\.[a-z0-9-]+\.[a-z0-9-]+", 'a SageMaker instance type such as "ml.p5.48xlarge"')
+TRAINING_PLAN = Pattern(r"arn:aws[a-z-]*:sagemaker:[a-z0-9-]+:\d{12}:training-plan/.+", "the ARN of a training plan")
+MAX_LEGS = 16  # each leg's request is about 4 KB of the 256 KiB that a state may hold, and each is paid for
+SINGLE_LEG = "main"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapacitySource:
+    """One way to get instances."""
+
+    kind: Literal["on_demand", "spot", "training_plan"] = "on_demand"
+    """``training_plan`` uses a reservation that already exists; none is ever bought."""
+    training_plan_arn: Annotated[str, TRAINING_PLAN] | None = None
+    """The reservation (kind training_plan)."""
+    instance_type: Annotated[str, TRAINING_TYPE] | None = None
+    """Another type than compute.instance_type for this source."""
+    local_batch_size: Annotated[int, one_or_more()] | None = None
+    """Batch per rank that fits this type; null keeps training.local_batch_size."""
+
+    def check(self) -> Iterator[Problem]:
+        """A plan needs its ARN, the others have none."""
+        if (self.kind == "training_plan") != (self.training_plan_arn is not None):
+            yield Problem("training_plan_arn", f"goes with kind=training_plan, and kind is {self.kind}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeSpec:
+    """What the training job runs on."""
+
+    instance_type: Annotated[str, TRAINING_TYPE] = "ml.p5.48xlarge"
+    """SageMaker training instance type."""
+    instance_count: Annotated[int, Bounds(1, 256)] = 1
+    """Hosts."""
+    volume_size_gb: Annotated[int, Bounds(1, 16_384)] = 100
+    """EBS volume of types without NVMe; p5 has its own fixed storage."""
+    max_runtime_seconds: Annotated[int, Bounds(60, 2_419_200)] = 86_400
+    """Billed time of one attempt at most (28 days is SageMaker's limit)."""
+    max_pending_seconds: Annotated[int, Bounds(1800, 2_419_200)] | None = None
+    """Give up waiting for capacity after this and go to the next source; null waits as long as SageMaker does."""
+    capacity: Annotated[tuple[CapacitySource, ...], Bounds(1, 8)] = (CapacitySource(),)
+    """Sources in the order they are tried."""
+    max_attempts: Annotated[int, Bounds(1, 50)] = 3
+    """Training jobs of one leg that had instances, first one included; each resumes from the last checkpoint."""
+    max_capacity_wait_seconds: Annotated[int, Bounds(0, 43_200)] = 3600
+    """Pauses between requests on one capacity source, together, before the next source is tried. For longer waits let
+    SageMaker itself wait (``max_pending_seconds``): an execution makes 80 requests for a leg at most."""
+    keep_alive_seconds: Annotated[int, Bounds(0, 21_600)] = 0
+    """Keep instances warm between legs; counts against the warm-pool quota and is billed."""
+    encrypt_inter_container_traffic: bool = False
+    """Encrypt between hosts. SageMaker documents longer, and so dearer, training for it; it concerns jobs on several hosts only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetSpec:
+    """What the run may cost."""
+
+    max_usd: Annotated[float, Bounds(0.0)]
+    """US dollars for all jobs of the run; Admit refuses above it and caps the time limits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leg:
+    """One training job's settings among several compared ones."""
+
+    name: Annotated[str, LEG_NAME]
+    """Folder name of the leg."""
+    training: TrainingSpec
+    """Its full training settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Which schedule started the execution; EventBridge Scheduler fills it in."""
+
+    name: Annotated[str, RUN_ID]
+    """The schedule's name."""
+    time: str
+    """The scheduled time, ISO 8601 in UTC."""
+    concurrency: Literal["skip", "allow"] = "skip"
+    """What a firing does while the previous one still runs: end at once, or run beside it."""
+    resume: Literal["new", "latest"] = "new"
+    """``new``: a run of its own, named after schedule and minute. ``latest``: the run named after the schedule goes on for
+    ``training.steps`` more steps; what an earlier firing left unfinished is finished first."""
+
+    def check(self) -> Iterator[Problem]:
+        """One run cannot be executed twice at the same time."""
+        if self.resume == "latest" and self.concurrency == "allow":
+            yield Problem("concurrency", 'resume=latest continues one run, which cannot run beside itself; use concurrency="skip"')
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One execution, resolved: nothing left to default."""
+
+    run_id: Annotated[str, RUN_ID] | None = None
+    """Name of the run and its S3 folder; null takes the schedule's name and minute, else the execution's name."""
+    recipe: str
+    """The named starting point that filled what the input left open."""
+    data: DataSpec
+    """Text and tokenizer."""
+    legs: Annotated[tuple[Leg, ...], Bounds(1, MAX_LEGS)]
+    """The training jobs, one after the other."""
+    compute: ComputeSpec = ComputeSpec()
+    """Instances."""
+    budget: BudgetSpec
+    """Money."""
+    schedule: Schedule | None = None
+    """Set by a schedule."""
+
+    def check(self) -> Iterator[Problem]:
+        """Leg names are folders: no two alike."""
+        names = [leg.name for leg in self.legs]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield Problem("legs", f'the name "{name}" is used {names.count(name)} times; each leg needs its own folder')
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RawLeg:
+    name: Annotated[str, LEG_NAME]
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInput:
+    """What a person, a schedule or a program types; everything is optional."""
+
+    run_id: Annotated[str, RUN_ID] | None = None
+    """Name of the run and its S3 folder; null takes the schedule's name and minute, else the execution's name."""
+    recipe: str | None = None
+    """The named starting point; null takes the deployment's default."""
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Changes to the recipe's data settings."""
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Changes to the recipe's training settings, for every leg."""
+    compute: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Changes to the recipe's compute settings."""
+    budget: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Changes to the recipe's budget."""
+    ablation: Literal["none", "reference"] = "none"
+    """``reference`` runs the reference sample's four legs: baseline, compile, float8, float8_allgather."""
+    legs: Annotated[tuple[_RawLeg, ...], Bounds(0, MAX_LEGS)] = ()
+    """Named legs, each with its changes to ``training``; none makes one leg called "main"."""
+    schedule: Schedule | None = None
+    """Set by a schedule."""
+
+    def check(self) -> Iterator[Problem]:
+        """Legs come from one place."""
+        if self.legs and self.ablation != "none":
+            yield Problem("legs", f'"ablation": "{self.ablation}" brings its own legs; give one of the two')
+
+
+EXCLUSIVE: dict[str, tuple[frozenset[str], ...]] = {
+    "training": (frozenset({"steps", "tokens"}),),
+    "data.tokenizer": (frozenset({"uri", "train"}),),
+}
+"""Settings of which exactly one is given: an input that gives one takes the place of the recipe's other."""
+
+
+def overlay(base: Json, changes: Mapping[str, Any], path: str) -> Json:
+    """``changes`` laid over ``base``, object by object; ``path`` is where both lie in the input."""
+    result = dict(base)
+    for group in EXCLUSIVE.get(path, ()):
+        if any(changes.get(name) is not None for name in group):
+            result = {key: value for key, value in result.items() if key not in group}
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = overlay(dict(old), value, f"{path}.{key}") if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def resolve(value: object, *, default_recipe: str, recipes: Mapping[str, Json] = RECIPES) -> RunSpec:
+    """The RunSpec that an execution's input means.
+
+    Raises:
+        SpecError: every problem of the input, each with its dotted path.
+    """
+    problems: list[Problem] = []
+    given = _collect(problems, lambda: parse(RunInput, value))
+    if given is None:
+        given = _readable_part(value)
+    name = given.recipe or default_recipe
+    if name not in recipes:
+        problems.append(Problem("recipe", f'there is no recipe "{name}"{suggestion(name, recipes)}'))
+        raise SpecError(problems)
+    recipe = recipes[name]
+    section = {key: overlay(recipe.get(key, {}), getattr(given, key), key) for key in ("data", "training", "compute", "budget")}
+    data = _collect(problems, lambda: parse(DataSpec, section["data"], "data"))
+    compute = _collect(problems, lambda: parse(ComputeSpec, section["compute"], "compute"))
+    budget = _collect(problems, lambda: parse(BudgetSpec, section["budget"], "budget"))
+    legs = _legs(given, section["training"], problems)
+    if compute is not None:
+        problems.extend(_cluster_problems(legs, compute))
+    if given.schedule is not None and given.schedule.resume == "latest":
+        problems.extend(_continued_problems(legs))
+    if problems or data is None or compute is None or budget is None:
+        raise SpecError(dict.fromkeys(problems))
+    content = {"run_id": given.run_id, "recipe": name, "schedule": given.schedule}
+    return parse(RunSpec, {**content, "data": data, "legs": legs, "compute": compute, "budget": budget})
+
+
+def _readable_part(value: object) -> RunInput:
+    """What can still be checked of an input with problems at its top level: its recipe and its sections."""
+    if not isinstance(value, Mapping):
+        return RunInput()
+    recipe = value.get("recipe")
+    sections: dict[str, Json] = {k: dict(value[k]) for k in ("data", "training", "compute", "budget") if isinstance(value.get(k), Mapping)}
+    return RunInput(recipe=recipe if isinstance(recipe, str) else None, **sections)  # type: ignore[arg-type]
+
+
+def _collect(problems: list[Problem], read: Any) -> Any:
+    try:
+        return read()
+    except SpecError as error:
+        problems.extend(error.problems)
+        return None
+
+
+def _legs(given: RunInput, training: Json, problems: list[Problem]) -> list[Leg]:
+    raw: list[tuple[str, str, Json]]
+    if given.ablation == "reference":
+        raw = [(str(leg["name"]), "training", leg["training"]) for leg in REFERENCE_ABLATION]
+    elif given.legs:
+        raw = [(leg.name, f"legs[{i}].training", leg.training) for i, leg in enumerate(given.legs)]
+    else:
+        raw = [(SINGLE_LEG, "training", {})]
+    base = _collect(problems, lambda: parse(TrainingSpec, training, "training"))
+    legs: list[Leg] = []
+    for name, path, changes in raw:
+        spec = (
+            base
+            if not changes
+            else (_collect(problems, lambda p=path, c=changes: parse(TrainingSpec, overlay(training, c, "training"), p)) if base else None)
+        )
+        if spec is not None:
+            legs.append(Leg(name=name, training=spec))
+    return legs
+
+
+def _cluster_problems(legs: list[Leg], compute: ComputeSpec) -> Iterator[Problem]:
+    for leg in legs:
+        for number, source in enumerate(compute.capacity):
+            if source.local_batch_size is None:
+                continue
+            path = f"compute.capacity[{number}].local_batch_size"
+            if leg.training.global_batch_size is None:
+                yield Problem(
+                    path, "needs training.global_batch_size, so that a change of type does not change the batch that is learned from"
+                )
+                continue
+            changed = dataclasses.replace(leg.training, local_batch_size=source.local_batch_size)
+            yield from (Problem(path, problem.message) for problem in cluster_problems(changed, compute.instance_count))
+        for problem in cluster_problems(leg.training, compute.instance_count):
+            prefix = "training" if leg.name == SINGLE_LEG else f"legs.{leg.name}.training"
+            yield Problem(f"{prefix}.{problem.path}", problem.message)
+
+
+def _continued_problems(legs: list[Leg]) -> Iterator[Problem]:
+    """A run that is continued in pieces needs a learning-rate curve that does not depend on where a piece ends."""
+    for leg in legs:
+        if leg.training.schedule.total_steps is None and leg.training.schedule.decay != "constant":
+            yield Problem(
+                "training.schedule.total_steps",
+                f'resume=latest moves the last step with every firing, and decay="{leg.training.schedule.decay}" ends there; '
+                'set the steps that the whole curve spans, or decay="constant"',
+            )
+            return
+
+
+def input_schema() -> Json:
+    """JSON Schema of an execution's input, for editors and docs: RunInput with its sections spelled out."""
+    schema = json_schema(RunInput)
+    for key, cls in (("data", DataSpec), ("training", TrainingSpec), ("compute", ComputeSpec), ("budget", BudgetSpec)):
+        schema["properties"][key] = _partial(json_schema(cls)) | {"description": schema["properties"][key]["description"]}
+    leg = schema["properties"]["legs"]["items"]["properties"]
+    leg["training"] = schema["properties"]["training"]
+    schema["properties"]["recipe"]["examples"] = sorted(RECIPES)
+    return schema
+
+
+def _partial(schema: Json) -> Json:
+    """The schema with nothing required, since the recipe fills the rest."""
+    out = {k: v for k, v in schema.items() if k not in ("required", "$schema", "title", "default")}
+    if "properties" in out:
+        out["properties"] = {k: _partial(v) if isinstance(v, dict) else v for k, v in out["properties"].items()}
+    return out
+
+
+def as_input(spec: RunSpec) -> Json:
+    """The resolved run as JSON, the main part of run.json."""
+    content: Json = to_json(spec)
+    return content
+
+
+def main() -> None:
+    """Print the JSON Schema of the input: ``python -m infra.run.run_spec --schema > docs/run-input.schema.json``."""
+    parser = argparse.ArgumentParser(prog="python -m infra.run.run_spec", description="The input of one execution.")
+    parser.add_argument("--schema", action="store_true", required=True, help="print its JSON Schema (docs/run-input.schema.json)")
+    parser.parse_args()
+    print(json.dumps(input_schema(), indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Facts about SageMaker: instance types, prices, quotas."""

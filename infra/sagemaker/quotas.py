@@ -1,0 +1,136 @@
+"""SageMaker quotas by their exact names: limit, in use, wanted.
+
+Quota codes differ per instance type and are published nowhere in full, the names follow one pattern, so
+names are looked up: applied values first, the service's defaults for what was never applied.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from contracts.config import Json
+
+Use = Literal["training job", "spot training job", "training warm pool", "processing job"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Want:
+    """Instances that a run needs at once."""
+
+    path: str
+    """The setting that asks for them."""
+    use: Use
+    instance_type: str
+    count: int
+
+    @property
+    def quota(self) -> str:
+        """Exact quota name."""
+        return f"{self.instance_type} for {self.use} usage"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of the quota table."""
+
+    want: Want
+    limit: float | None
+    """None when Service Quotas has no quota of that name: the type is not offered for this use in this region."""
+    used: int
+    code: str = ""
+    default: bool = False
+    """Whether the limit is the service's default, never raised for this account."""
+
+    @property
+    def enough(self) -> bool:
+        """Whether the wanted instances fit."""
+        return self.limit is not None and self.limit - self.used >= self.want.count
+
+    @property
+    def possible(self) -> bool:
+        """Whether the account may have them at all, whatever is in use at this minute."""
+        return self.limit is not None and self.limit >= self.want.count
+
+    def link(self, region: str) -> str:
+        """Console page to ask for more."""
+        return f"https://{region}.console.aws.amazon.com/servicequotas/home/services/sagemaker/quotas/{self.code}"
+
+    def message(self, region: str) -> str:
+        """What is missing and where to ask for it."""
+        if self.limit is None:
+            return f'Service Quotas in {region} knows no "{self.want.quota}": the type is not offered there; choose another type or region'
+        return (
+            f'{self.want.count} x {self.want.instance_type} needs quota {self.want.count} for "{self.want.quota}", this account has '
+            f"{self.limit:g} ({self.used} in use); request an increase at {self.link(region)} or lower it"
+        )
+
+    def row(self, region: str) -> Json:
+        """The line as a value."""
+        return {
+            "quota": self.want.quota,
+            "wanted": self.want.count,
+            "limit": self.limit,
+            "used": self.used,
+            "enough": self.enough,
+            "default": self.default,
+            "request": self.link(region) if self.limit is not None else None,
+        }
+
+
+def table(wants: list[Want], quotas: Any, sagemaker: Any) -> list[Line]:
+    """Limit and use of every want; the same quota wanted twice counts the larger want, since a run's jobs follow one another."""
+    largest: dict[str, Want] = {}
+    for want in wants:
+        if want.quota not in largest or want.count > largest[want.quota].count:
+            largest[want.quota] = want
+    limits = _limits(set(largest), quotas)
+    used = in_use(sagemaker, {want.use for want in largest.values()})
+    lines = []
+    for name, want in largest.items():
+        value, code, default = limits.get(name, (None, "", False))
+        lines.append(Line(want=want, limit=value, used=used[want.use, want.instance_type], code=code, default=default))
+    return lines
+
+
+def _limits(names: set[str], quotas: Any) -> dict[str, tuple[float, str, bool]]:
+    found: dict[str, tuple[float, str, bool]] = {}
+    for operation, default in (("list_service_quotas", False), ("list_aws_default_service_quotas", True)):
+        for page in quotas.get_paginator(operation).paginate(ServiceCode="sagemaker", PaginationConfig={"PageSize": 100}):
+            for quota in page["Quotas"]:
+                if quota["QuotaName"] in names and quota["QuotaName"] not in found:
+                    found[quota["QuotaName"]] = (float(quota["Value"]), str(quota["QuotaCode"]), default)
+            if len(found) == len(names):
+                return found
+    return found
+
+
+def in_use(sagemaker: Any, uses: set[Use]) -> Counter[tuple[str, str]]:
+    """Instances that jobs in progress and warm pools hold now, by use and type."""
+    used: Counter[tuple[str, str]] = Counter()
+    if uses & {"training job", "spot training job", "training warm pool"}:
+        for job in _training_jobs(sagemaker, StatusEquals="InProgress"):
+            resources = job["ResourceConfig"]
+            if not resources.get("TrainingPlanArn"):  # a plan's instances are outside the quota
+                use = "spot training job" if job.get("EnableManagedSpotTraining") else "training job"
+                used[use, resources["InstanceType"]] += int(resources.get("InstanceCount", 1))
+    if "training warm pool" in uses:
+        for job in _training_jobs(sagemaker, WarmPoolStatusEquals="Available"):
+            used["training warm pool", job["ResourceConfig"]["InstanceType"]] += int(job["ResourceConfig"].get("InstanceCount", 1))
+    if "processing job" in uses:
+        for page in sagemaker.get_paginator("list_processing_jobs").paginate(StatusEquals="InProgress"):
+            for summary in page["ProcessingJobSummaries"]:
+                job = sagemaker.describe_processing_job(ProcessingJobName=summary["ProcessingJobName"])
+                cluster = job["ProcessingResources"]["ClusterConfig"]
+                used["processing job", cluster["InstanceType"]] += int(cluster["InstanceCount"])
+    return used
+
+
+def _training_jobs(sagemaker: Any, **condition: str) -> Iterator[Json]:
+    for page in sagemaker.get_paginator("list_training_jobs").paginate(**condition):
+        for summary in page["TrainingJobSummaries"]:
+            job: Json = sagemaker.describe_training_job(TrainingJobName=summary["TrainingJobName"])
+            if job.get("ResourceConfig", {}).get("InstanceType"):
+                yield job

@@ -1,0 +1,95 @@
+"""Monitoring: patrol, alarms, dashboard, budget; messages go to Foundation's topic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aws_cdk as cdk
+from aws_cdk import aws_budgets as budgets
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_cloudwatch_actions as actions
+from constructs import Construct
+
+from infra.constructs.dashboard import build_dashboard, patrol_metric
+from infra.constructs.monitor import Patrol
+from infra.monitor.published_metrics import PatrolAlarm, alarms, section
+from infra.run.job_requests import DEPLOYMENT_TAG
+from infra.settings import Settings
+from infra.stacks.foundation_stack import FoundationStack
+from infra.stacks.pipeline_stack import PipelineStack
+
+
+class MonitoringStack(cdk.Stack):
+    """What people look at and are told."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        settings: Settings,
+        foundation: FoundationStack,
+        pipeline: PipelineStack,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(scope, construct_id, description="Pre-training: patrol, alarms, dashboard", **kwargs)
+        self._settings, self._action = settings, actions.SnsAction(foundation.topic)
+        self.patrol = Patrol(self, "Patrol", settings=settings, shared=foundation.shared)
+        every = cdk.Duration.minutes(5)
+        failed = pipeline.machine.metric_failed(period=every, statistic="Sum")
+        errors = self.patrol.function.metric_errors(period=every, statistic="Sum")
+        self.alarms = [
+            self._alarm("RunFailed", "A run failed; the message before this one says why.", failed, threshold=0, above=True, periods=1),
+            self._alarm("PatrolFailed", "The function that watches running jobs fails itself.", errors, threshold=0, above=True, periods=3),
+            *(self._patrol_alarm(alarm) for alarm in alarms(settings.alarms)),
+        ]
+        dashboard = build_dashboard(self, settings.name, pipeline.machine, self.alarms)
+        if settings.monthly_budget_usd is not None:
+            self._budget(settings.monthly_budget_usd, foundation)
+        cdk.CfnOutput(self, "TopicArn", value=foundation.topic.topic_arn)
+        cdk.CfnOutput(self, "DashboardName", value=dashboard.dashboard_name)
+
+    def _patrol_alarm(self, alarm: PatrolAlarm) -> cloudwatch.Alarm:
+        metric = patrol_metric(alarm.metric, self._settings.name, statistic="Maximum" if alarm.above else "Minimum")
+        return self._alarm(alarm.name, alarm.sentence, metric, threshold=alarm.threshold, above=alarm.above, periods=alarm.periods)
+
+    def _alarm(
+        self, name: str, sentence: str, metric: cloudwatch.IMetric, *, threshold: float, above: bool, periods: int
+    ) -> cloudwatch.Alarm:
+        comparison = cloudwatch.ComparisonOperator
+        alarm = cloudwatch.Alarm(
+            self,
+            name,
+            metric=metric,
+            threshold=threshold,
+            comparison_operator=comparison.GREATER_THAN_THRESHOLD if above else comparison.LESS_THAN_THRESHOLD,
+            evaluation_periods=periods,
+            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,  # no active job, no value
+            alarm_description=f"{sentence} What to do: {self._settings.runbook_url}#{section(name)}",
+        )
+        alarm.add_alarm_action(self._action)
+        return alarm
+
+    def _budget(self, usd: float, foundation: FoundationStack) -> None:
+        subscriber = budgets.CfnBudget.SubscriberProperty(subscription_type="SNS", address=foundation.topic.topic_arn)
+
+        def notification(kind: str, percent: float) -> budgets.CfnBudget.NotificationWithSubscribersProperty:
+            return budgets.CfnBudget.NotificationWithSubscribersProperty(
+                subscribers=[subscriber],
+                notification=budgets.CfnBudget.NotificationProperty(
+                    comparison_operator="GREATER_THAN", notification_type=kind, threshold=percent, threshold_type="PERCENTAGE"
+                ),
+            )
+
+        budgets.CfnBudget(
+            self,
+            "Budget",
+            budget=budgets.CfnBudget.BudgetDataProperty(
+                budget_type="COST",
+                time_unit="MONTHLY",
+                budget_limit=budgets.CfnBudget.SpendProperty(amount=usd, unit="USD"),
+                # The tag counts once it is activated as a cost allocation tag (Billing console, once per organisation).
+                cost_filters={"TagKeyValue": [f"user:{DEPLOYMENT_TAG}${self._settings.name}"]},
+            ),
+            notifications_with_subscribers=[notification("ACTUAL", 80), notification("FORECASTED", 100)],
+        )

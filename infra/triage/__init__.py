@@ -1,0 +1,1 @@
+"""Triage and Explain: what a failed attempt means, and what is done next."""

@@ -1,0 +1,120 @@
+"""Triage: one ended attempt -> the next one, or the explanation why there is none."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from contracts.config import Json, parse
+from contracts.failure import read_failure
+from infra.triage.attempts import Limits, Source, decide, read_attempt, write_attempt
+from infra.triage.decisions import Evidence, judge
+from infra.triage.explain import Clients, explanation
+
+KINDS = {"Train": "Training", "Prepare data": "Processing"}
+"""Stage -> the word in SageMaker's names."""
+
+RECORD = (
+    *("{kind}JobName", "{kind}JobStatus", "SecondaryStatus", "CreationTime", "{kind}StartTime", "{kind}EndTime"),
+    *("BillableTimeInSeconds", "FailureReason", "ExitMessage"),
+)
+"""Fields of a job's description that the execution carries on to the report."""
+MAX_REASON = 200  # characters of a reason in the record: 16 legs x HISTORY records must fit into a state's 256 KiB
+
+
+def triage(event: Json, clients: Clients, *, jitter: float) -> Json:
+    """The decision as the state machine reads it: ``again``, ``attempt``, ``says`` and, when it is over, ``explanation``."""
+    stage, leg, attempt = str(event["stage"]), event["leg"], read_attempt(event["attempt"])
+    kind, error = KINDS[stage], event.get("error") or {}
+    job_name = f"{leg['job']}-{attempt.number}"
+    job = _describe(clients, kind, job_name)
+    limits = parse(Limits, leg["limits"], "limits")
+    sources = tuple(parse(Source, source, "sources") for source in leg["sources"])
+    if job.get(f"{kind}JobStatus") == "Completed":  # the task failed although the job did not: take what is there
+        record = _record(job, kind)
+        return {"again": False, "completed": True, "job": record, "attempt": event["attempt"], "says": "the job had completed"}
+    verdict = judge(_evidence(job, kind, error))
+    decision = decide(limits, sources, attempt, verdict, _record(job, kind), jitter=jitter)
+    detail = explanation(
+        stage=stage,
+        name=decision.name,
+        sentence=decision.sentence,
+        retry=decision.retry,
+        attempts=decision.attempt.number - decision.again,
+        log_group=f"/aws/sagemaker/{kind}Jobs",
+        log_stream=clients.log_stream(f"/aws/sagemaker/{kind}Jobs", f"{job_name}/"),
+    )
+    upcoming = sources[decision.attempt.source]
+    says = f"{decision.name}: {decision.sentence}; " + (
+        f"attempt {decision.attempt.number} on {upcoming.kind} {upcoming.instance_type} in {decision.attempt.wait_seconds} s"
+        if decision.again
+        else "no further attempt"
+    )
+    return {"again": decision.again, "completed": False, "attempt": write_attempt(decision.attempt), "explanation": detail, "says": says}
+
+
+def _describe(clients: Clients, kind: str, name: str) -> Json:
+    call = getattr(clients.sagemaker, f"describe_{kind.lower()}_job")
+    try:
+        description: Json = call(**{f"{kind}JobName": name})
+    except clients.sagemaker.exceptions.ClientError as error:
+        if error.response["Error"]["Code"] in ("ValidationException", "ResourceNotFound", "ResourceNotFoundException"):
+            return {}  # it was never created
+        raise
+    return description
+
+
+def _evidence(job: Json, kind: str, error: Json) -> Evidence:
+    waiting = job.get("StoppingCondition", {}).get("MaxPendingTimeInSeconds") or job.get("StoppingCondition", {}).get(
+        "MaxWaitTimeInSeconds"
+    )
+    started, ended = job.get(f"{kind}StartTime"), job.get(f"{kind}EndTime") or job.get("LastModifiedTime")
+    waited_out = False
+    if waiting and not started and job.get("CreationTime") and ended:
+        # SageMaker names no secondary status for a used-up MaxPendingTimeInSeconds; the clock tells it from a stop by hand.
+        waited_out = (_time(ended) - _time(job["CreationTime"])).total_seconds() >= 0.95 * waiting
+    secondary = job.get("SecondaryStatus", "")
+    if kind == "Processing" and job.get("ProcessingJobStatus") == "Stopped" and started and ended:
+        limit = job.get("StoppingCondition", {}).get("MaxRuntimeInSeconds", 0)
+        # Processing jobs have no secondary status: the clock tells a time limit from a stop by hand.
+        if limit and (_time(ended) - _time(started)).total_seconds() >= 0.95 * limit:
+            secondary = "MaxRuntimeExceeded"
+    return Evidence(
+        error=str(error.get("Error", "")),
+        cause=str(error.get("Cause", "")),
+        status=str(job.get(f"{kind}JobStatus", "")),
+        secondary_status=str(secondary),
+        failure_reason=_reason(job),
+        started=bool(started),
+        waited_out=waited_out,
+    )
+
+
+def _reason(job: Json) -> str:
+    """The job's own sentence where it left one (a processing job's is its ExitMessage), else everything SageMaker says."""
+    texts = [str(job[key]) for key in ("ExitMessage", "FailureReason") if job.get(key)]
+    return next((text for text in texts if read_failure(text) is not None), " ".join(texts))
+
+
+def _record(job: Json, kind: str) -> Json:
+    names = (field.format(kind=kind) for field in RECORD)
+    record = {name: _plain(job[name]) for name in names if job.get(name) is not None}
+    resources = job.get("ResourceConfig") or job.get("ProcessingResources", {}).get("ClusterConfig")
+    if resources:
+        where = "ResourceConfig" if kind == "Training" else "ProcessingResources"
+        short = {key: resources[key] for key in ("InstanceType", "InstanceCount") if key in resources}
+        record[where] = short if kind == "Training" else {"ClusterConfig": short}
+    started, ended = job.get(f"{kind}StartTime"), job.get(f"{kind}EndTime")
+    if kind == "Processing" and started and ended:  # billed by the second, but its description does not say how many
+        record["BillableTimeInSeconds"] = round((_time(ended) - _time(started)).total_seconds())
+    return record
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return value[:MAX_REASON]
+    return value.isoformat() if isinstance(value, datetime.datetime) else value
+
+
+def _time(value: Any) -> datetime.datetime:
+    return value if isinstance(value, datetime.datetime) else datetime.datetime.fromtimestamp(float(value), datetime.UTC)

@@ -1,0 +1,1 @@
+"""Step Functions executions: what ministack lacks of them."""

@@ -1,0 +1,1 @@
+"""Image builds: CodeBuild runs, and the Dockerfile built without Docker."""

@@ -1,0 +1,155 @@
+"""Folders that go to and come from S3, as SageMaker moves them: channels, outputs, and the live checkpoint sync."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from boto3.s3.transfer import S3Transfer, TransferConfig
+
+from infra.run.layout import split_uri
+
+SYNC_SECONDS = 1.0
+"""Pause between two passes of the checkpoint sync. SageMaker documents none; short makes tests see half-made uploads soon."""
+_TRANSFER = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=32 << 20, max_concurrency=4)
+
+
+class ChannelError(Exception):
+    """An input cannot be brought to the job; the text is SageMaker's own FailureReason."""
+
+
+def list_objects(s3: Any, uri: str) -> Iterator[tuple[str, str]]:
+    """Key and ETag of every object whose key starts with the URI's."""
+    bucket, prefix = split_uri(uri)
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for item in page.get("Contents", []):
+            yield item["Key"], item["ETag"]
+
+
+def download_prefix(s3: Any, uri: str, folder: Path, *, share: tuple[int, int] = (0, 1)) -> int:
+    """Download every object under a prefix (``S3DataType: S3Prefix``) and return how many there were.
+
+    ``share`` is (host's number, hosts) for ``ShardedByS3Key``. Raises ChannelError when the prefix holds nothing.
+    """
+    bucket, prefix = split_uri(uri)
+    base = prefix if prefix.endswith("/") or not prefix else prefix.rpartition("/")[0] + "/"
+    if base == "/":
+        base = ""
+    keys = [key for key, _ in list_objects(s3, uri) if not key.endswith("/")]
+    if not keys:
+        raise ChannelError(f'ClientError: Data download failed:No S3 objects found under S3 URL "{uri}" given in input data source.')
+    transfer = S3Transfer(s3, _TRANSFER)
+    for key in keys[share[0] :: share[1]]:
+        target = folder / key.removeprefix(base)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        transfer.download_file(bucket, key, str(target))
+    return len(keys)
+
+
+def download_manifest(s3: Any, uri: str, folder: Path) -> int:
+    """Download what a manifest lists (``S3DataType: ManifestFile``)."""
+    bucket, key = split_uri(uri)
+    head, *names = json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+    transfer = S3Transfer(s3, _TRANSFER)
+    source_bucket, prefix = split_uri(head["prefix"])
+    for name in names:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        transfer.download_file(source_bucket, prefix + name, str(target))
+    return len(names)
+
+
+def upload_folder(s3: Any, folder: Path, uri: str) -> int:
+    """Upload every file below ``folder`` and return how many there were."""
+    bucket, prefix = split_uri(uri)
+    transfer, count = S3Transfer(s3, _TRANSFER), 0
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            transfer.upload_file(str(path), bucket, _join(prefix, path.relative_to(folder)))
+            count += 1
+    return count
+
+
+def upload_archive(s3: Any, folder: Path, archive: Path, uri: str) -> bool:
+    """Upload ``folder`` as one tar.gz; False and nothing uploaded when it is empty."""
+    if not any(folder.iterdir()):
+        return False
+    with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
+        tar.add(folder, arcname=".")
+    bucket, key = split_uri(uri)
+    S3Transfer(s3, _TRANSFER).upload_file(str(archive), bucket, key)
+    archive.unlink()
+    return True
+
+
+def _join(prefix: str, relative: Path) -> str:
+    return "/".join(part for part in (prefix.rstrip("/"), relative.as_posix()) if part)
+
+
+class CheckpointSync:
+    """``CheckpointConfig``: one host's ``/opt/ml/checkpoints`` and its S3 prefix, both ways, while the job runs.
+
+    As weak as SageMaker's: files go up one by one, in no useful order and also while they are being written; what
+    another host uploads comes down once; a file deleted here stays in S3 and does not come back.
+    """
+
+    def __init__(self, s3: Any, folder: Path, uri: str, *, on_error: Callable[[str], None]) -> None:
+        self._s3, self._folder, self._uri, self._on_error = s3, folder, uri.rstrip("/") + "/", on_error
+        self._bucket, self._prefix = split_uri(self._uri)
+        self._transfer = S3Transfer(s3, _TRANSFER)
+        self._seen: dict[str, tuple[int, int] | None] = {}  # relative path -> size and mtime when last in step
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Bring down what is there, then keep both sides in step."""
+        self._down()
+        self._thread = threading.Thread(target=self._work, name=f"checkpoint sync {self._uri}", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """The last pass, after the job's processes have ended."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._up()
+
+    def _work(self) -> None:
+        while not self._stop.wait(SYNC_SECONDS):
+            try:
+                self._up()
+                self._down()
+            except Exception as error:  # the job must not end because one pass did; the last pass in `finish` raises
+                self._on_error(f"checkpoint sync: {error}")
+
+    def _up(self) -> None:
+        for path in sorted(self._folder.rglob("*")):
+            with contextlib.suppress(FileNotFoundError):  # deleted between listing and reading
+                if not path.is_file():
+                    continue
+                relative, state = path.relative_to(self._folder).as_posix(), _state(path)
+                if self._seen.get(relative) != state:
+                    self._transfer.upload_file(str(path), self._bucket, _join(self._prefix, Path(relative)))
+                    self._seen[relative] = state
+
+    def _down(self) -> None:
+        for key, _ in list_objects(self._s3, self._uri):
+            relative = key.removeprefix(self._prefix)
+            if relative in self._seen or not relative or relative.endswith("/"):
+                continue
+            target = self._folder / relative
+            if target.exists():
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._transfer.download_file(self._bucket, key, str(target))
+            self._seen[relative] = _state(target)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns

@@ -1,0 +1,1 @@
+"""AWS services that ministack lacks, or has only in part."""

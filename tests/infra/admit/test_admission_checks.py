@@ -1,0 +1,87 @@
+"""Admit's checks: types, devices, memory, token, training plan, money."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+
+import pytest
+from admission_values import DEPLOYMENT, Json, price, spec
+
+from infra.admit import checks as checks
+from infra.admit.estimate import estimate
+
+
+def test_p5_is_no_processing_type() -> None:
+    chosen = spec({"data": {"instance_type": "ml.p5.48xlarge"}})
+    (problem,) = checks.type_problems(chosen, ["ml.p5.48xlarge"], ["ml.c7i.8xlarge"])
+    assert str(problem).startswith('data.instance_type: "ml.p5.48xlarge" is no instance type for processing jobs')
+
+
+def test_ranks_must_match_the_gpus() -> None:
+    (problem,) = checks.device_problems(spec({"training": {"processes_per_host": 4}}))
+    assert "4 ranks on ml.p5.48xlarge, which has 8 x NVIDIA H100" in problem.message
+
+
+def test_a_gated_tokenizer_needs_a_token() -> None:
+    (problem,) = checks.secret_problems(spec().data, DEPLOYMENT.secret_arn, has_value=False)
+    assert "put-secret-value" in problem.message
+    assert not list(checks.secret_problems(spec().data, DEPLOYMENT.secret_arn, has_value=True))
+    assert not list(checks.secret_problems(spec(recipe="local").data, DEPLOYMENT.secret_arn, has_value=False))
+
+
+@pytest.mark.parametrize(
+    ("described", "has_value"),
+    [
+        ({}, False),
+        ({"VersionIdsToStages": {"v": ["AWSCURRENT"]}, "CreatedDate": 1, "LastChangedDate": 1}, False),
+        ({"VersionIdsToStages": {"v": ["AWSCURRENT"]}, "CreatedDate": 1, "LastChangedDate": 2}, True),
+        ({"VersionIdsToStages": {"v": ["AWSPREVIOUS"]}, "CreatedDate": 1, "LastChangedDate": 2}, False),
+    ],
+)
+def test_whether_a_token_is_set_is_known_without_reading_it(described: Json, has_value: bool) -> None:
+    assert checks.secret_has_value(SimpleNamespace(describe_secret=lambda SecretId: described), "arn") is has_value
+
+
+def test_a_run_above_its_budget_is_refused_with_its_price() -> None:
+    chosen = spec({"budget": {"max_usd": 20}})
+    (problem,) = checks.budget_problems(chosen, estimate(chosen, price, prepared=True))
+    assert problem.path == "budget.max_usd"
+    assert "20 is less than" in problem.message
+
+
+def test_a_budget_without_a_price_is_refused() -> None:
+    chosen = spec({"compute": {"instance_type": "ml.p9.xlarge"}})
+    (problem,) = checks.budget_problems(chosen, estimate(chosen, price, prepared=True))
+    assert "no price is known for ml.p9.xlarge" in problem.message
+
+
+def test_a_training_plan_is_described_and_never_bought() -> None:
+    arn = "arn:aws:sagemaker:us-east-1:111122223333:training-plan/p"
+    chosen = spec({"compute": {"capacity": [{"kind": "training_plan", "training_plan_arn": arn}]}})
+    plan = {"Status": "Expired", "ReservedCapacitySummaries": [{"InstanceType": "ml.p4d.24xlarge"}]}
+    sagemaker = SimpleNamespace(describe_training_plan=lambda TrainingPlanName: plan)
+    messages = [problem.message for problem in checks.training_plan_problems(chosen, sagemaker)]
+    assert any("is Expired" in message for message in messages)
+    assert any("reserves ml.p4d.24xlarge, not ml.p5.48xlarge" in message for message in messages)
+    assert checks.wants(chosen, prepared=True) == []
+
+
+def test_recipes_fit_their_devices() -> None:
+    assert [list(checks.device_problems(spec(recipe=name))) for name in ("llama3_8b", "llama3_70b")] == [[], []]
+
+
+def test_a_batch_that_does_not_fit_is_refused_with_need_limit_and_fix() -> None:
+    (found,) = checks.device_problems(spec({"training": {"local_batch_size": 8}}))
+    assert found.path == "training.local_batch_size"
+    assert re.search(
+        r"8 samples of 8192 tokens need about \d+ GiB on each NVIDIA H100 of ml.p5.48xlarge, which has 79 GiB; lower", found.message
+    )
+
+
+def test_an_alternative_type_is_checked_with_its_own_batch() -> None:
+    smaller = {"kind": "on_demand", "instance_type": "ml.p4d.24xlarge"}
+    refused = list(checks.device_problems(spec({"compute": {"capacity": [{}, smaller]}})))
+    assert ["ml.p4d.24xlarge" in problem.message for problem in refused] == [True]
+    fitting = {"training": {"global_batch_size": 16}, "compute": {"capacity": [{}, smaller | {"local_batch_size": 1}]}}
+    assert list(checks.device_problems(spec(fitting))) == []

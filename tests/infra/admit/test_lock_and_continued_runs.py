@@ -1,0 +1,81 @@
+"""One active execution per run, and runs that are executed again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from admission_values import Json, spec
+from small_s3 import SmallS3
+
+from infra.admit.continued import continued
+from infra.run import run_lock
+from infra.run.layout import RunLayout
+from infra.run.run_spec import RunSpec
+
+
+class Executions:
+    """DescribeExecution."""
+
+    class exceptions:
+        class ExecutionDoesNotExist(Exception):
+            pass
+
+    def __init__(self, status: str | None) -> None:
+        self.status = status
+
+    def describe_execution(self, executionArn: str) -> Json:
+        if self.status is None:
+            raise self.exceptions.ExecutionDoesNotExist
+        return {"status": self.status}
+
+
+def test_a_run_has_one_active_execution() -> None:
+    s3, layout = SmallS3(), RunLayout("r")
+    run_lock.acquire(s3, Executions("RUNNING"), "data", layout, "arn:1")
+    run_lock.acquire(s3, Executions("RUNNING"), "data", layout, "arn:1")  # Admit may be retried
+    with pytest.raises(run_lock.RunIsActive, match="active in execution arn:1"):
+        run_lock.acquire(s3, Executions("RUNNING"), "data", layout, "arn:2")
+
+
+@pytest.mark.parametrize("status", ["FAILED", "SUCCEEDED", "ABORTED", None])
+def test_the_lock_of_an_ended_execution_is_taken_over(status: str | None) -> None:
+    s3, layout = SmallS3(), RunLayout("r")
+    run_lock.acquire(s3, Executions(status), "data", layout, "arn:1")
+    run_lock.acquire(s3, Executions(status), "data", layout, "arn:2")
+    assert json.loads(s3.objects[layout.lock][0])["execution_arn"] == "arn:2"
+
+
+def earlier(steps: int, done: int | None) -> tuple[SmallS3, RunSpec]:
+    s3 = SmallS3()
+    schedule = {"name": "daily", "time": "2026-11-22T06:00:00Z", "resume": "latest"}
+    chosen = spec({"schedule": schedule, "training": {"steps": 100, "schedule": {"decay": "constant"}}})
+    training = {"model": dataclasses.asdict(chosen.legs[0].training.model), "steps": steps}
+    s3.put("runs/daily/run.json", json.dumps({"tokens": {"fingerprint": "f1"}, "legs": [{"name": "main", "training": training}]}))
+    s3.put("runs/daily/main/checkpoints/step-50/.metadata", "x")
+    if done is not None:
+        s3.put("runs/daily/main/metrics/result.json", json.dumps({"steps": done}))
+    return s3, chosen
+
+
+@pytest.mark.parametrize(("steps", "done", "target"), [(100, 100, 200), (200, 100, 200), (100, None, 100)])
+def test_each_firing_goes_on_for_more_steps_and_finishes_what_was_left(steps: int, done: int | None, target: int) -> None:
+    s3, chosen = earlier(steps, done)
+    assert continued(chosen, RunLayout("daily"), s3, "data").spec.legs[0].training.steps == target
+
+
+def test_other_tokens_cannot_continue_a_run() -> None:
+    s3, chosen = earlier(100, 100)
+    before = continued(chosen, RunLayout("daily"), s3, "data")
+    assert not list(before.problems("f1"))
+    (problem,) = before.problems("f2")
+    assert "choose another run_id" in problem.message
+
+
+def test_a_run_without_checkpoints_starts_afresh() -> None:
+    s3, chosen = earlier(100, 100)
+    del s3.objects["runs/daily/main/checkpoints/step-50/.metadata"]
+    before = continued(chosen, RunLayout("daily"), s3, "data")
+    assert before.previous is None
+    assert before.spec.legs[0].training.steps == 100

@@ -1,0 +1,60 @@
+"""Requests to SageMaker, as values."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from admission_values import DEPLOYMENT, spec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.run.job_requests import ATTEMPT_DIGITS, MAX_JOB_NAME, job_name, prepare_request, training_request, training_source
+from infra.run.layout import RunLayout
+
+
+@given(
+    run=st.from_regex(r"[a-zA-Z0-9](-?[a-zA-Z0-9]){0,79}", fullmatch=True),
+    leg=st.from_regex(r"[a-z0-9]([a-z0-9_-]{0,22}[a-z0-9])?", fullmatch=True),
+)
+def test_job_names_fit_sagemaker_with_every_attempt(run: str, leg: str) -> None:
+    name = f"{job_name(leg, run, 'arn:1')}-{'9' * (ATTEMPT_DIGITS - 1)}"
+    assert len(name) <= MAX_JOB_NAME
+    assert re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*", name)
+
+
+def test_job_names_differ_by_execution_and_leg() -> None:
+    assert len({job_name(leg, "r" * 80, arn) for leg in ("a", "b") for arn in ("arn:1", "arn:2")}) == 4
+
+
+def test_p5_takes_no_volume_key_and_default_requests_hold_long_known_fields_only() -> None:
+    chosen = spec()
+    request = training_request(chosen, RunLayout("r"), DEPLOYMENT, "s3://data/tokens/f/", 10)
+    source = training_source(chosen, chosen.compute.capacity[0], DEPLOYMENT)
+    assert "VolumeKmsKeyId" not in source["ResourceConfig"]
+    assert set(source["StoppingCondition"]) == {"MaxRuntimeInSeconds"}
+    assert set(source["ResourceConfig"]) == {"InstanceType", "InstanceCount", "VolumeSizeInGB"}
+    assert request["EnableNetworkIsolation"] is True
+    local = spec(recipe="local")
+    assert training_source(local, local.compute.capacity[0], DEPLOYMENT)["ResourceConfig"]["VolumeKmsKeyId"] == DEPLOYMENT.key_arn
+
+
+def test_large_token_sets_are_streamed_and_a_file_system_replaces_s3() -> None:
+    chosen, layout = spec(), RunLayout("r")
+    channel = training_request(chosen, layout, DEPLOYMENT, "s3://data/tokens/f/", 1 << 40)["InputDataConfig"][1]
+    assert channel["InputMode"] == "FastFile"
+    lustre = dataclasses.replace(DEPLOYMENT, file_system_id="fs-1", file_system_mount="mnt")
+    channel = training_request(chosen, layout, lustre, "s3://data/tokens/f/", 1 << 40)["InputDataConfig"][1]
+    assert channel["DataSource"]["FileSystemDataSource"]["DirectoryPath"] == "/mnt/tokens/f"
+
+
+def test_the_token_reaches_the_job_as_an_arn_and_only_when_it_is_set() -> None:
+    with_token = prepare_request(spec(), RunLayout("r"), DEPLOYMENT, token=True)
+    assert with_token["Environment"]["HF_TOKEN_SECRET_ARN"] == DEPLOYMENT.secret_arn
+    assert "HF_TOKEN_SECRET_ARN" not in prepare_request(spec(), RunLayout("r"), DEPLOYMENT, token=False)["Environment"]
+
+
+def test_a_spot_source_waits_at_least_as_long_as_it_runs() -> None:
+    chosen = spec({"compute": {"capacity": [{"kind": "spot"}], "max_pending_seconds": 3600}})
+    stopping = training_source(chosen, chosen.compute.capacity[0], DEPLOYMENT)["StoppingCondition"]
+    assert stopping["MaxWaitTimeInSeconds"] == stopping["MaxRuntimeInSeconds"] + 3600

@@ -1,0 +1,87 @@
+"""Calls of code that no interpreter runs: the preparation job's container and the image build, tied to their source.
+
+Each row is an operation that the source scan finds, with the keys it is used on; a call in the source without a row,
+and a row without a call, are both errors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from aws_models.needs import PULL, PUSH, Names, Need, of_api_calls
+from aws_models.simulator import Request
+from aws_models.world import ApiCall
+
+Json = Any
+FINGERPRINT = "0123456789abcdef0123456789abcdef"
+SHARD = f"tokens/{FINGERPRINT}/train/part-00000-000.tokens"
+# Operation of data_prep's code -> keys it is used on. Where: data_prep/{sources,store,tokenizer_source,hub}.py.
+PREPARE: dict[str, tuple[str, ...]] = {
+    "HeadObject": ("source/tokenizer/tokenizer.json", f"tokens/{FINGERPRINT}/index.json"),
+    "GetObject": ("source/text/part-0.jsonl.gz", f"tokens/{FINGERPRINT}/index.json", f"tokens/{FINGERPRINT}/.work/plan.json"),
+    "ListObjectsV2": ("source/text/", f"tokens/{FINGERPRINT}/.work/"),
+    "PutObject": (f"tokens/{FINGERPRINT}/index.json", "tokens/gates/verdict.json"),
+    "CreateMultipartUpload": (SHARD,),
+    "UploadPart": (SHARD,),
+    "CompleteMultipartUpload": (SHARD,),
+    "AbortMultipartUpload": (SHARD,),
+    "DeleteObjects": (f"tokens/{FINGERPRINT}/.work/plan.json",),
+    "GetSecretValue": ("",),
+}
+# `aws` commands of container/build.py -> ECR actions, on the deployment's own repositories unless it says "*".
+BUILD_COMMANDS: dict[str, tuple[str, str]] = {
+    "ecr get-login-password": ("GetAuthorizationToken", "*"),
+    "ecr describe-images": ("DescribeImages", "own"),
+}
+
+
+def prepare_needs(names: Names) -> Iterator[Need]:
+    """Requests of the preparation job's container."""
+    role, calls, missing = names.role("Prepare"), [], []
+    for operation, keys in PREPARE.items():
+        for key in keys:
+            if operation == "GetSecretValue":
+                calls.append(ApiCall(role, "secretsmanager", operation, {"SecretId": names.secret}))
+            else:
+                given = {"ListObjectsV2": {"Prefix": key}, "DeleteObjects": {"Delete": {"Objects": [{"Key": key}]}}}.get(
+                    operation, {"Key": key}
+                )
+                calls.append(ApiCall(role, "s3", operation, {"Bucket": names.bucket, **given}))
+            if operation == "HeadObject":
+                missing.append(calls[-1])
+    yield from of_api_calls(names, calls, missing)
+
+
+def build_needs(names: Names) -> Iterator[Need]:
+    """Requests of CodeBuild and of the build's own commands, in the build role's name."""
+    role = names.role("Build")
+    project = next(iter(names.templates.resources("AWS::CodeBuild::Project"))).properties
+    context = f"arn:{names.where.partition}:s3:::{project['Source']['Location']}"
+    group = names.arn("logs", f"log-group:{project['LogsConfig']['CloudWatchLogs']['GroupName']}:log-stream:")
+    repositories = [names.templates.arn(repository) for repository in names.templates.resources("AWS::ECR::Repository")]
+
+    def need(action: str, resource: str, because: str, **context: str) -> Need:
+        return Need(request=Request(principal=role, action=action, resource=resource, context=context), because=because)
+
+    yield from (need(f"s3:{action}", context, "CodeBuild reads its source") for action in ("GetObject", "GetObjectVersion"))
+    yield from (
+        need(f"s3:{action}", context.split("/", 1)[0], "CodeBuild reads its source") for action in ("GetBucketLocation", "ListBucket")
+    )
+    yield from (need(f"logs:{action}", group + "build", "CodeBuild writes the log") for action in ("CreateLogStream", "PutLogEvents"))
+    for command, (action, where) in BUILD_COMMANDS.items():
+        yield from (need(f"ecr:{action}", resource, f"aws {command}") for resource in (["*"] if where == "*" else repositories))
+    for repository in repositories:
+        yield from (need(f"ecr:{action}", repository, "docker pull and push") for action in (*PULL, *PUSH))
+    for base in ("pytorch-training", "base"):
+        resource = f"arn:{names.where.partition}:ecr:{names.where.region}:763104351884:repository/{base}"
+        yield from (need(f"ecr:{action}", resource, "docker pull of the base image") for action in PULL)
+    # The project's encryption key: CodeBuild encrypts what it keeps of a build with it.
+    yield from (need(f"kms:{action}", names.key, "CodeBuild's encryption key") for action in ("Decrypt", "GenerateDataKey", "DescribeKey"))
+
+
+def aws_commands(source: Path) -> set[str]:
+    """The `aws SERVICE COMMAND` calls in a build script."""
+    return {f"{service} {command}" for service, command in re.findall(r'"aws", "([a-z0-9-]+)", "([a-z0-9-]+)"', source.read_text())}

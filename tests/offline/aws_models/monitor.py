@@ -1,0 +1,63 @@
+"""Patrol and the quota check beside the machine: their own code on an account in which a run is going on and old checkpoints lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from unittest import mock
+
+from aws_models.execution import Outcome
+from aws_models.pipeline import Pipeline, Scenario
+from aws_models.scenarios import LOCAL
+from aws_models.synthesis import Synthesis
+from aws_models.world import World
+from contracts.metric_line import FILE_NAME
+from infra.run.layout import RunLayout
+
+Json = Any
+LONG_AGO = timedelta(days=400)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """What Patrol and the quota check did."""
+
+    outcomes: dict[str, Outcome]
+    world: World
+
+
+def rounds(synthesis: Synthesis) -> Rounds:
+    """One round over running jobs, one daily check, one deployment that looks at its quotas."""
+    pipeline = Pipeline(synthesis)
+    run = pipeline.run(Scenario(input=LOCAL, tokens=True))
+    world = run.world
+    world.calls.clear()
+    world.missing.clear()
+    layout = RunLayout(run.execution.variables["plan"]["run_id"])
+    for name, job in world.jobs.items():
+        if "TrainingJobStatus" in job:
+            world.jobs[name] = {**job, "TrainingJobStatus": "InProgress"}
+    world.jobs["theirs"] = {"ProcessingJobName": "theirs", "ProcessingJobStatus": "InProgress"}
+    world.jobs["theirs"]["ProcessingResources"] = {
+        "ClusterConfig": {"InstanceType": "ml.m7i.large", "InstanceCount": 1, "VolumeSizeInGB": 30}
+    }
+    for step in (1, 2):
+        folder = layout.leg_folder("main", "checkpoints")
+        for file in ("__0_0.distcp", ".metadata"):
+            world.put(pipeline.bucket, f"{folder}step-{step}/{file}", "x")
+            world.written[pipeline.bucket, f"{folder}step-{step}/{file}"] = world.time() - LONG_AGO
+    (patrol,) = [arn for arn, function in pipeline.functions.items() if "patrol" in function.properties["Handler"]]
+    outcomes = {"round": pipeline.invoke(patrol, {}, world)}
+    world.put(pipeline.bucket, layout.leg_folder("main", "metrics") + FILE_NAME, "")
+    outcomes["with metrics"] = pipeline.invoke(patrol, {}, world)
+    world.quotas, world.default_quotas = {}, world.quotas
+    outcomes["daily, quotas never raised"] = pipeline.invoke(patrol, {"check": "daily"}, world)
+    (check,) = synthesis.templates.resources("Custom::QuotaCheck")
+    stack = synthesis.templates.resolve(check.stack, {"Ref": "AWS::StackId"})
+    request = {"RequestType": "Update", "ResponseURL": "https://answer", "StackId": stack, "RequestId": "r", "LogicalResourceId": "l"}
+    with mock.patch("urllib.request.urlopen"):  # the answer goes to CloudFormation
+        outcomes["deployment"] = pipeline.invoke(
+            check.properties["ServiceToken"], {**request, "ResourceProperties": check.properties}, world
+        )
+    return Rounds(outcomes, world)

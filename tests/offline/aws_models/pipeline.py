@@ -1,0 +1,251 @@
+"""The whole pipeline offline: the synthesised machine calls the functions' real code, which calls a small AWS in memory.
+
+Only what AWS itself would answer is scripted: how a job or build ends, which call is throttled.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+from aws_models import rules
+from aws_models.arguments import check_result, check_task, operation, service_model
+from aws_models.asl import Interpreter
+from aws_models.execution import Call, Execution, Failure, Outcome, Result
+from aws_models.queries import Queries
+from aws_models.synthesis import Synthesis
+from aws_models.world import World
+from infra.run.layout import index_key
+
+Json = Any
+QUOTAS = ("training job", "spot training job", "training warm pool", "processing job")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """How a training or processing job ends."""
+
+    status: str = "Completed"
+    secondary: str = ""
+    reason: str = ""
+    seconds: float = 3600.0
+    started: bool = True
+    """Whether it ever had instances."""
+    raised: bool | None = None
+    """Whether `.sync` raises; None: exactly when the job did not complete."""
+    error: str = "States.TaskFailed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """How an image build ends."""
+
+    status: str = "SUCCEEDED"
+    lines: tuple[str, ...] = ()
+    """Last lines of its log."""
+    seconds: float = 900.0
+
+
+Scripted = Job | Build | Failure | Result | None
+"""What a task does instead of the normal; None is the normal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One path through the machine."""
+
+    input: Json = field(default_factory=dict)
+    tasks: Mapping[str, Sequence[Scripted]] = field(default_factory=dict)
+    """State -> what its calls do in turn; afterwards everything is normal."""
+    image: bool = True
+    """Whether both image tags exist."""
+    tokens: bool = False
+    """Whether the data set exists already."""
+    world: Callable[[World], None] = lambda world: None
+    """Further changes to the account."""
+    name: str = "run-2026-11-22"
+
+
+@dataclass(frozen=True)
+class PipelineRun:
+    """What one scenario led to."""
+
+    execution: Execution
+    world: World
+    problems: tuple[str, ...]
+    """What is wrong with calls and scripted results; empty when nothing."""
+    queries: Queries
+
+
+class Pipeline:
+    """Runs scenarios on a synthesis."""
+
+    def __init__(self, synthesis: Synthesis, definition: Json | None = None) -> None:
+        self.synthesis = synthesis
+        self.definition = definition or synthesis.definition
+        templates = synthesis.templates
+        self.functions = {templates.arn(function): function for function in templates.resources("AWS::Lambda::Function")}
+        foundation = next(name for name in templates.templates if name.endswith("-foundation"))
+        outputs = templates.outputs(foundation)
+        self.bucket, self.repository = outputs["BucketName"], outputs["RepositoryUri"]
+        admit = next(f for f in self.functions.values() if "admit" in f.properties["Handler"])
+        self.image_tag = json.loads(admit.properties["Environment"]["Variables"]["DEPLOYMENT"])["image_tag"]
+
+    def run(self, scenario: Scenario, *, seed: int = 0) -> PipelineRun:
+        """One execution."""
+        world = self.world(scenario)
+        problems: list[str] = []
+        queries = Queries()
+        turns: dict[str, int] = {}
+
+        def check(resource: str, arguments: Json, where: str) -> list[str]:
+            found = check_task(resource, arguments, where)
+            found += rules.problems(operation(resource)[1].name, arguments, where) if not found else []
+            problems.extend(found)
+            return found
+
+        def script(call: Call) -> Outcome:
+            turn = turns[call.state] = turns.get(call.state, 0) + 1
+            planned = scenario.tasks.get(call.state, ())
+            outcome = self._outcome(call, planned[turn - 1] if turn <= len(planned) else None, world)
+            if isinstance(outcome, Result):
+                problems.extend(check_result(call.resource, outcome.value, call.state))
+            return outcome
+
+        execution = Interpreter(self.definition, queries=queries, check=check, seed=seed).run(script, scenario.input, name=scenario.name)
+        names = [
+            call.arguments[key] for call in execution.calls for key in ("TrainingJobName", "ProcessingJobName") if key in call.arguments
+        ]
+        problems += [*rules.job_name_problems(names), *world.wrong]
+        return PipelineRun(execution, world, tuple(problems), queries)
+
+    # -- the account -------------------------------------------------------------------------------------
+
+    def world(self, scenario: Scenario) -> World:
+        """The account as the scenario finds it."""
+        world = World(region=self.synthesis.templates.environment.region)
+        world.quotas = {f"{kind} for {use} usage": 64.0 for kind in _instance_types() for use in QUOTAS}
+        world.put(self.bucket, "source/botocore/part-0.jsonl.gz", "text")
+        if scenario.image:
+            world.image_tags = {f"{name}-{self.image_tag}": f"sha256:{name.encode().hex():0<64}" for name in ("data_prep", "training")}
+        if scenario.tokens:
+            fingerprint = self._fingerprint(scenario, world)
+            world.put(self.bucket, index_key(fingerprint), "{}")
+        scenario.world(world)
+        return world
+
+    def _fingerprint(self, scenario: Scenario, world: World) -> str:
+        """The data set's name, from the same code that Admit runs."""
+        from data_prep.sources import identify, resolve_uris
+        from infra.run.run_spec import resolve
+
+        recipe = json.loads(self._environment("admit")["DEPLOYMENT"])["default_recipe"]
+        spec = resolve(scenario.input, default_recipe=recipe)
+        fingerprint: str = identify(resolve_uris(spec.data, self.bucket), world.client("s3")).fingerprint
+        world.calls.clear()
+        return fingerprint
+
+    def _environment(self, handler: str) -> dict[str, str]:
+        function = next(f for f in self.functions.values() if f".{handler}." in f.properties["Handler"])
+        variables: dict[str, str] = function.properties["Environment"]["Variables"]
+        return variables
+
+    # -- tasks -------------------------------------------------------------------------------------------
+
+    def _outcome(self, call: Call, planned: Scripted, world: World) -> Outcome:
+        world.now = call.time
+        if isinstance(planned, Failure | Result):
+            return planned
+        name = operation(call.resource)[1].name
+        if name == "Invoke":
+            return self.invoke(call.arguments["FunctionName"], call.arguments["Payload"], world)
+        if name in ("CreateTrainingJob", "CreateProcessingJob"):
+            return _job(
+                call.arguments, planned if isinstance(planned, Job) else Job(), name.removeprefix("Create").removesuffix("Job"), world
+            )
+        if name == "StartBuild":
+            return self._build(planned if isinstance(planned, Build) else Build(), world)
+        return Result({"MessageId": "00000000-0000-0000-0000-000000000000"})
+
+    def invoke(self, function_arn: str, event: Json, world: World) -> Outcome:
+        """A function's own code with its synthesised environment and role, in ``world``."""
+        function = self.functions[function_arn]
+        module, name = function.properties["Handler"].rsplit(".", 1)
+        handler = getattr(importlib.import_module(module), name)
+        variables = function.properties.get("Environment", {}).get("Variables", {})
+        environment = {**variables, "AWS_REGION": world.region, "AWS_DEFAULT_REGION": world.region, "PATH": os.environ["PATH"]}
+        event = json.loads(json.dumps(event))
+        with (
+            mock.patch.dict(os.environ, environment, clear=True),
+            mock.patch("boto3.client", world.client),
+            world.acting_as(function.properties["Role"]),
+        ):
+            try:
+                payload = json.loads(json.dumps(handler(event, None)))
+            except Exception as error:  # as Lambda reports it: the class's name is the error's
+                cause = {"errorMessage": str(error), "errorType": type(error).__name__, "requestId": "0", "stackTrace": []}
+                return Failure(type(error).__name__, json.dumps(cause), seconds=1)
+        return Result({"ExecutedVersion": "$LATEST", "StatusCode": 200, "Payload": payload}, seconds=1)
+
+    def _build(self, build: Build, world: World) -> Outcome:
+        group = next(iter(self.synthesis.templates.resources("AWS::CodeBuild::Project"))).properties["LogsConfig"]["CloudWatchLogs"][
+            "GroupName"
+        ]
+        world.logs[group, "build-1"] = list(build.lines)
+        digests = {name: f"{self.repository}@sha256:{name.encode().hex():0<64}" for name in ("data_prep", "training")}
+        value = {
+            "Id": "project:1",
+            "Arn": "arn:aws:codebuild:us-east-1:111111111111:build/project:1",
+            "BuildStatus": build.status,
+            "StartTime": _milliseconds(world, 0),
+            "EndTime": _milliseconds(world, build.seconds),
+            "Logs": {"GroupName": group, "StreamName": "build-1"},
+            "Phases": [{"PhaseType": "BUILD", "PhaseStatus": build.status, "Contexts": [{"Message": "exit status 1"}]}],
+            "ExportedEnvironmentVariables": [
+                {"Name": "DATA_PREP_IMAGE", "Value": digests["data_prep"]},
+                {"Name": "TRAINING_IMAGE", "Value": digests["training"]},
+            ],
+        }
+        if build.status == "SUCCEEDED":
+            return Result({"Build": value}, seconds=build.seconds)
+        return Failure("States.TaskFailed", json.dumps({"Build": value}), seconds=build.seconds)
+
+
+def _instance_types() -> set[str]:
+    from infra.sagemaker.prices import USD_PER_HOUR
+
+    return set(USD_PER_HOUR)
+
+
+def _milliseconds(world: World, seconds: float) -> int:
+    return int(world.time(seconds).timestamp() * 1000)
+
+
+def _job(request: Json, job: Job, kind: str, world: World) -> Outcome:
+    """Register the job in the world; the `.sync` result or error that follows from how it ends."""
+    name = request[f"{kind}JobName"]
+    times = {"CreationTime": 0.0, "LastModifiedTime": job.seconds}
+    if job.started:
+        times |= {f"{kind}StartTime": min(60.0, job.seconds), f"{kind}EndTime": job.seconds}
+    described = service_model("sagemaker").operation_model(f"Describe{kind}Job").output_shape.members
+    description = {
+        **{key: value for key, value in request.items() if key in described},  # tags, for one, are not described
+        f"{kind}JobArn": f"arn:aws:sagemaker:us-east-1:111111111111:{kind.lower()}-job/{name}",
+        f"{kind}JobStatus": job.status,
+    }
+    if kind == "Training":
+        secondary = job.secondary or {"Completed": "Completed", "Failed": "Failed", "Stopped": "Stopped"}[job.status]
+        description["SecondaryStatus"] = secondary
+        description |= {"BillableTimeInSeconds": int(job.seconds)} if job.started else {}
+        description |= {"ModelArtifacts": {"S3ModelArtifacts": f"{request['OutputDataConfig']['S3OutputPath']}{name}/output/model.tar.gz"}}
+    if job.reason:
+        description["FailureReason"] = job.reason
+    world.jobs[name] = {**description, **{key: world.time(seconds) for key, seconds in times.items()}}
+    returned = {**description, **{key: _milliseconds(world, seconds) for key, seconds in times.items()}}
+    raised = job.status != "Completed" if job.raised is None else job.raised
+    return Failure(job.error, json.dumps(returned), seconds=job.seconds) if raised else Result(returned, seconds=job.seconds)

@@ -1,0 +1,314 @@
+"""The paths through the machine that together use every state, branch, Retry and Catch entry.
+
+Each names its input, what AWS does on the way, and how the execution must end. `every_error_of` derives the
+injected errors from the machine itself, so that a new Retry entry is covered, or missed aloud, without an edit here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from aws_models.coverage import all_states
+from aws_models.execution import Failure
+from aws_models.pipeline import Build, Job, Scenario
+from aws_models.world import ApiError, World
+
+Json = Any
+LOCAL = {"recipe": "local", "budget": {"max_usd": 100}}
+PLAN = "arn:aws:sagemaker:us-east-1:111111111111:training-plan/reserved"
+LOST = Failure("Lambda.Unknown", "the function's process ended", seconds=1)
+SPOT = {"capacity": [{"kind": "spot"}, {"kind": "on_demand"}]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Path:
+    """A scenario and its end."""
+
+    scenario: Scenario
+    status: str = "SUCCEEDED"
+    error: str = ""
+    """Failure class of the execution."""
+    says: tuple[str, ...] = ()
+    """Words that its Cause holds."""
+    visits: tuple[str, ...] = ()
+    """States that must be on the way."""
+    avoids: tuple[str, ...] = ()
+    """States that must not."""
+
+
+def failed(scenario: Scenario, error: str, *says: str, visits: tuple[str, ...] = (), avoids: tuple[str, ...] = ()) -> Path:
+    """A path that ends in Failed."""
+    return Path(scenario=scenario, status="FAILED", error=error, says=says, visits=("Explain", "Notify", *visits), avoids=avoids)
+
+
+def every_error_of(definition: Json, state: str) -> list[Failure | None]:
+    """Each error name of the state's retriers once, so that the next attempt is the normal one."""
+    retriers = dict(all_states(definition))[state].get("Retry", [])
+    names = [name if name != "States.ALL" else "SNS.AnyException" for retrier in retriers for name in retrier["ErrorEquals"]]
+    return [*(Failure(name, "injected", seconds=1) for name in names), None]
+
+
+def paths(definition: Json) -> dict[str, Path]:
+    """Every path by name."""
+    names = [name for name, state in all_states(definition) if "Retry" in state]
+    return {
+        **_successes(),
+        **_accounts(),
+        **_refusals(),
+        **_job_failures(),
+        **_lost_functions(),
+        **{f"{name}: each retried error once": _retried(definition, name) for name in names},
+    }
+
+
+def _retried(definition: Json, state: str) -> Path:
+    """A run on which ``state`` is called, and first fails with each error that is retried."""
+    tasks: dict[str, Any] = {state: every_error_of(definition, state)}
+    on_failure = state in ("Explain", "Report failure", "Notify", "Triage", "Triage preparation")
+    if on_failure:
+        job = "Prepare data" if state == "Triage preparation" else "Train"
+        tasks[job] = [Job(status="Failed", reason="AlgorithmError: BadInput (stop): no")]
+    scenario = Scenario(input=LOCAL, image=state != "Build image", tasks=tasks)
+    return failed(scenario, "BadInput", visits=(state,)) if on_failure else Path(scenario=scenario, visits=(state,))
+
+
+def _successes() -> dict[str, Path]:
+    stopped = Job(status="Stopped", secondary="MaxRuntimeExceeded", raised=False)
+    broken = Job(status="Failed", reason="InternalServerError: We encountered an internal error. Please try again.", seconds=700)
+    no_capacity = Job(
+        status="Failed", reason="CapacityError: Unable to provision requested ML compute capacity.", started=False, seconds=30
+    )
+    limits = Failure("SageMaker.ResourceLimitExceededException", "The account-level service limit is 0", seconds=1)
+    return {
+        "everything for the first time": Path(scenario=Scenario(image=False), visits=("Build image", "Prepare data", "Announce")),
+        "image and data there": Path(scenario=Scenario(input=LOCAL, tokens=True), avoids=("Build image", "Prepare data", "Triage")),
+        "four compared legs": Path(scenario=Scenario(input={"ablation": "reference", "budget": {"max_usd": 1e6}}, tokens=True)),
+        "a schedule's run": Path(
+            scenario=Scenario(input={**LOCAL, "schedule": {"name": "weekly", "time": "2026-11-23T06:00:00Z"}}, tokens=True)
+        ),
+        "time limit, returned as Stopped": Path(
+            scenario=Scenario(input=LOCAL, tokens=True, tasks={"Train": [stopped]}), visits=("Triage", "Wait")
+        ),
+        "a fault of the service, then resumed": Path(
+            scenario=Scenario(input=LOCAL, tokens=True, tasks={"Train": [broken, broken]}), visits=("Wait",)
+        ),
+        "no capacity, then there is": Path(
+            scenario=Scenario(input=LOCAL, tokens=True, tasks={"Train": [no_capacity, limits, None]}), visits=("Wait",)
+        ),
+        "spot interrupted, then resumed": Path(
+            scenario=Scenario(
+                input={**LOCAL, "compute": SPOT},
+                tokens=True,
+                tasks={"Train": [Job(status="Stopped", secondary="Interrupted"), None]},
+            ),
+            visits=("Wait",),
+        ),
+        "the training task fails although its job completed": Path(
+            scenario=Scenario(input=LOCAL, tokens=True, tasks={"Train": [Job(status="Completed", raised=True)]}),
+            visits=("Triage", "Leg trained"),
+        ),
+        "preparation fails once and is done again": Path(
+            scenario=Scenario(
+                input=LOCAL, tasks={"Prepare data": [Job(status="Failed", reason="WorkerLost (retry): a worker was killed", seconds=60)]}
+            ),
+            visits=("Triage preparation", "Wait to prepare"),
+        ),
+        "preparation's task fails although its job completed": Path(
+            scenario=Scenario(input=LOCAL, tasks={"Prepare data": [Job(status="Completed", raised=True)]}),
+            visits=("Triage preparation", "Train legs"),
+        ),
+        "a run with the longest name": Path(scenario=Scenario(input=LOCAL, name="long-" + "x" * 75)),
+        "the announcement cannot be sent": Path(
+            scenario=Scenario(input=LOCAL, tokens=True, tasks={"Announce": [Failure("SNS.Down")] * 9}), visits=("Done",)
+        ),
+    }
+
+
+def _accounts() -> dict[str, Path]:
+    """Runs in accounts that are not empty: other jobs, quotas never raised, plans, tokenizers, earlier executions."""
+    busy = {"InstanceType": "ml.m7i.4xlarge", "InstanceCount": 1, "VolumeSizeInGB": 30}
+    weekly = {"name": "weekly", "time": "2026-11-23T06:00:00Z", "concurrency": "skip"}
+
+    def others(world: World) -> None:
+        world.jobs["theirs"] = {"TrainingJobName": "theirs", "TrainingJobStatus": "InProgress", "ResourceConfig": busy}
+        world.jobs["theirs-too"] = {
+            "ProcessingJobName": "theirs-too",
+            "ProcessingJobStatus": "InProgress",
+            "ProcessingResources": {"ClusterConfig": busy},
+        }
+
+    def default_quotas(world: World) -> None:
+        world.quotas, world.default_quotas = {}, world.quotas
+
+    def plan(world: World) -> None:
+        world.plans["reserved"] = {
+            "TrainingPlanArn": PLAN,
+            "TrainingPlanName": "reserved",
+            "Status": "Active",
+            "TargetResources": ["training-job"],
+        }
+
+    def tokenizer(world: World) -> None:
+        world.put(_bucket(world), "source/tokenizer/tokenizer.json", "{}")
+
+    def firing(world: World) -> None:
+        other = "arn:aws:states:us-east-1:111111111111:execution:machine:other"
+        world.put(_bucket(world), "runs/weekly/lock.json", f'{{"execution_arn": "{other}"}}')
+        world.running.add(other)
+
+    def stale(world: World) -> None:
+        world.put(
+            _bucket(world), "runs/mine/lock.json", '{"execution_arn": "arn:aws:states:us-east-1:111111111111:execution:machine:ended"}'
+        )
+
+    pooled = {**LOCAL, "compute": {"keep_alive_seconds": 600}}
+    reserved = {**LOCAL, "compute": {"capacity": [{"kind": "training_plan", "training_plan_arn": PLAN}]}}
+    own = {**LOCAL, "data": {"tokenizer": {"uri": "source/tokenizer/", "train": None}}}
+    return {
+        "others use the quota too, and a warm pool is kept": Path(scenario=Scenario(input=pooled, world=others)),
+        "quotas that were never raised": Path(scenario=Scenario(input=LOCAL, world=default_quotas)),
+        "on a training plan": Path(scenario=Scenario(input=reserved, tokens=True, world=plan)),
+        "with a tokenizer of one's own": Path(scenario=Scenario(input=own, world=tokenizer)),
+        "a run whose last execution has ended": Path(scenario=Scenario(input={**LOCAL, "run_id": "mine"}, world=stale)),
+        "a schedule gives way to its earlier firing": Path(
+            scenario=Scenario(input={**LOCAL, "schedule": weekly}, world=firing), visits=("Done",), avoids=("Train", "Report")
+        ),
+    }
+
+
+def _bucket(world: World) -> str:
+    return next(iter(world.objects))[0]
+
+
+def _refusals() -> dict[str, Path]:
+    other = "arn:aws:states:us-east-1:111111111111:execution:machine:other"
+
+    def empty(world: World) -> None:
+        world.objects.clear()
+
+    def poor(world: World) -> None:
+        world.quotas = dict.fromkeys(world.quotas, 0.0)
+
+    def owned(world: World) -> None:
+        bucket = next(iter(world.objects))[0]
+        world.put(bucket, "runs/mine/lock.json", f'{{"execution_arn": "{other}"}}')
+        world.running.add(other)
+
+    def forbidden(world: World) -> None:
+        world.refuse = lambda call: ApiError("AccessDenied", "Access Denied", 403) if call.operation == "ListObjectsV2" else None
+
+    def tokenless(world: World) -> None:
+        world.secret_set = False
+
+    return {
+        "something gated and no token": failed(Scenario(world=tokenless), "Refused", "token", avoids=("Prepare data",)),
+        "several mistakes in the input": failed(
+            Scenario(input={"recip": "x", "training": {"stepz": 1}}), "Refused", "recip", "stepz", avoids=("Train",)
+        ),
+        "an input that is no object": failed(Scenario(input=[1, 2]), "Refused", avoids=("Build image",)),
+        "a source without objects": failed(Scenario(input=LOCAL, world=empty), "Refused", "data", avoids=("Prepare data",)),
+        "no quota": failed(Scenario(input=LOCAL, world=poor), "Refused", "quota", avoids=("Prepare data",)),
+        "too little money": failed(Scenario(input={"budget": {"max_usd": 1}}), "Refused", "budget.max_usd", avoids=("Prepare data",)),
+        "the run is active elsewhere": failed(
+            Scenario(input={**LOCAL, "run_id": "mine"}, world=owned), "Refused", "is active", avoids=("Prepare data",)
+        ),
+        "Admit may not list the source": failed(Scenario(input=LOCAL, world=forbidden), "Refused", "refused", avoids=("Prepare data",)),
+    }
+
+
+def _job_failures() -> dict[str, Path]:
+    corrupt = Job(status="Failed", reason="AlgorithmError: CorruptShard (stop): shard train/part-0 is cut short, exit code: 1")
+    by_hand = Job(status="Stopped", secondary="Stopped")
+    never = Job(status="Failed", reason="CapacityError: Unable to provision", started=False, seconds=5)
+    lines = ("Step 3/9", "BaseImageMissing (stop): there is no base image", "Command did not exit successfully")
+    two = {**LOCAL, "legs": [{"name": "a"}, {"name": "b"}]}
+    return {
+        "the build fails with a sentence": failed(
+            Scenario(input=LOCAL, image=False, tasks={"Build image": [Build(status="FAILED", lines=lines)]}),
+            "BaseImageMissing",
+            "no base image",
+        ),
+        "the build fails without one": failed(
+            Scenario(input=LOCAL, image=False, tasks={"Build image": [Build(status="FAILED")]}), "ImageBuildFailed", "exit status 1"
+        ),
+        "the build is refused": failed(
+            Scenario(input=LOCAL, image=False, tasks={"Build image": [Failure("CodeBuild.InvalidInputException", "no")]}),
+            "Unexpected",
+            "Build image",
+        ),
+        "preparation finds a corrupt file": failed(
+            Scenario(input=LOCAL, tasks={"Prepare data": [Job(status="Failed", reason="CorruptSource (stop): part-0 is no gzip")]}),
+            "CorruptSource",
+            "part-0",
+        ),
+        "preparation is stopped at its time limit, and no money is left": failed(
+            Scenario(input={"recipe": "local"}, tasks={"Prepare data": [Job(status="Stopped", raised=False, seconds=90_000)]}),
+            "BudgetSpent",
+            visits=("Prepared?", "Triage preparation"),
+        ),
+        "preparation is stopped by hand": failed(
+            Scenario(input=LOCAL, tasks={"Prepare data": [Job(status="Stopped", raised=False, seconds=60)]}), "StoppedByHand"
+        ),
+        "a leg fails for good": failed(
+            Scenario(input=LOCAL, tokens=True, tasks={"Train": [corrupt]}), "CorruptShard", "cut short", visits=("Leg failed",)
+        ),
+        "one leg of two fails": failed(
+            Scenario(input=two, tokens=True, tasks={"Train": [corrupt]}), "CorruptShard", "trained: b", visits=("Leg trained", "Leg failed")
+        ),
+        "training is stopped by hand": failed(
+            Scenario(input=LOCAL, tokens=True, tasks={"Train": [by_hand]}), "StoppedByHand", visits=("Leg failed",)
+        ),
+        "a run with the longest name fails": failed(
+            Scenario(input=LOCAL, name="long-" + "x" * 75, tasks={"Prepare data": [Job(status="Stopped", raised=False, seconds=60)]}),
+            "StoppedByHand",
+        ),
+        "never any capacity": failed(
+            Scenario(input=LOCAL, tokens=True, tasks={"Train": [never] * 99}), "NoCapacity", "tried", visits=("Wait",)
+        ),
+        "attempts used up": failed(
+            Scenario(input=LOCAL, tokens=True, tasks={"Train": [Job(status="Failed", reason="InternalServerError")] * 9}),
+            "ServiceFault",
+            "max_attempts",
+        ),
+        "the request is refused": failed(
+            Scenario(
+                input=LOCAL,
+                tokens=True,
+                tasks={"Train": [Failure("SageMaker.AmazonSageMakerException", "ValidationException: no", seconds=1)]},
+            ),
+            "RequestRefused",
+        ),
+    }
+
+
+def _lost_functions() -> dict[str, Path]:
+    """A function that cannot answer: each stage's failure is still explained, in the worst case by the machine itself."""
+    corrupt = Job(status="Failed", reason="AlgorithmError: CorruptShard (stop): cut")
+    return {
+        "Admit is lost": failed(Scenario(input=LOCAL, tasks={"Admit": [LOST]}), "Unexpected", "Admit", avoids=("Train",)),
+        "Triage is lost": failed(
+            Scenario(input=LOCAL, tokens=True, tasks={"Train": [corrupt], "Triage": [LOST]}), "Unexpected", "Train legs"
+        ),
+        "Triage of the preparation is lost": failed(
+            Scenario(input=LOCAL, tasks={"Prepare data": [corrupt], "Triage preparation": [LOST]}), "Unexpected", "Prepare data"
+        ),
+        "Report is lost": failed(
+            Scenario(input=LOCAL, tokens=True, tasks={"Report": [LOST]}), "Unexpected", "Report", visits=("Report failure",)
+        ),
+        "Explain is lost": failed(
+            Scenario(input=LOCAL, tokens=True, tasks={"Train": [corrupt], "Explain": [LOST]}),
+            "Unexpected",
+            "Train legs",
+            "could not be explained",
+        ),
+        "Explain and Report are lost": failed(
+            Scenario(input={"recip": 1}, tasks={"Explain": [LOST], "Report failure": [LOST]}),
+            "Unexpected",
+            "recip",
+            visits=("Report failure",),
+        ),
+        "the failure cannot be sent": failed(
+            Scenario(input={"recip": 1}, tasks={"Notify": [Failure("SNS.Down")] * 9}), "Refused", "recip", visits=("Failed",)
+        ),
+    }

@@ -1,0 +1,254 @@
+"""A small AWS in memory, behind real boto3 clients: botocore validates and serialises each call, the answer comes from here.
+
+It serves the functions' own code while the interpreter runs the machine, and keeps every call with the role that made
+it: the permission matrix is built from these calls, not from a list of wishes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cache, lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.response import StreamingBody
+
+from aws_models.arguments import check_api
+from aws_models.asl import START
+
+Json = Any
+
+
+@dataclass(frozen=True)
+class ApiCall:
+    """One API call of the project's own code."""
+
+    role: str
+    """ARN of the role that the code ran under."""
+    service: str
+    operation: str
+    parameters: Json = field(hash=False)
+
+
+class ApiError(Exception):
+    """An error response."""
+
+    def __init__(self, code: str, message: str = "", status: int = 400) -> None:
+        self.code, self.message, self.status = code, message, status
+        super().__init__(code)
+
+
+@dataclass
+class World:
+    """What exists in the account. Scenarios change it before and while a run goes on."""
+
+    region: str = "us-east-1"
+    objects: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    written: dict[tuple[str, str], datetime] = field(default_factory=dict)
+    """When an object was written, where that is not now."""
+    image_tags: dict[str, str] = field(default_factory=dict)
+    """Image tag -> digest."""
+    quotas: dict[str, float] = field(default_factory=dict)
+    """Applied quotas by name."""
+    default_quotas: dict[str, float] = field(default_factory=dict)
+    """Quotas that were never raised."""
+    secret_set: bool = True
+    """Whether the secret has a value."""
+    plans: dict[str, Json] = field(default_factory=dict)
+    """Training plans by name."""
+    jobs: dict[str, Json] = field(default_factory=dict)
+    """Training and processing jobs by name, as DescribeTrainingJob and DescribeProcessingJob give them."""
+    logs: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """Lines by log group and stream."""
+    stack_status: str = "UPDATE_IN_PROGRESS"
+    """Of every stack."""
+    running: set[str] = field(default_factory=set)
+    """ARNs of running executions."""
+    refuse: Callable[[ApiCall], ApiError | None] = lambda call: None
+    """Injected errors."""
+    calls: list[ApiCall] = field(default_factory=list)
+    missing: list[ApiCall] = field(default_factory=list)
+    """Reads that were answered with 404: S3 says so only to callers that may list the bucket."""
+    wrong: list[str] = field(default_factory=list)
+    """What the service models say against calls that were made."""
+    role: str = ""
+    now: float = 0.0
+    """Seconds since the execution's start."""
+
+    @contextlib.contextmanager
+    def acting_as(self, role: str) -> Iterator[None]:
+        """Calls inside are this role's."""
+        before, self.role = self.role, role
+        try:
+            yield
+        finally:
+            self.role = before
+
+    def time(self, seconds: float = 0.0) -> datetime:
+        """The world's time."""
+        return START + timedelta(seconds=self.now + seconds)
+
+    def client(self, service: str, **_: Any) -> Any:
+        """Stands in for boto3.client. Clients are made once and serve the world that was asked last."""
+        _serving[0] = self
+        return _client(service, self.region)
+
+    def _remember(self, service: str, params: Json, model: Any) -> None:
+        call = ApiCall(self.role, service, model.name, dict(params))
+        self.calls.append(call)
+        self.wrong.extend(check_api(service, model.name, params))
+
+    def _answer(self) -> tuple[Any, Json]:
+        call = self.calls[-1]
+        try:
+            error = self.refuse(call)
+            if error is not None:
+                raise error
+            parsed = getattr(self, f"_{call.service.replace('-', '_')}_{call.operation}")(**call.parameters)
+            status = 200
+        except ApiError as error:
+            parsed, status = {"Error": {"Code": error.code, "Message": error.message}}, error.status
+            if status == 404:
+                self.missing.append(call)
+        return SimpleNamespace(status_code=status), parsed | {"ResponseMetadata": {"HTTPStatusCode": status}}
+
+    # -- S3 ----------------------------------------------------------------------------------------------
+
+    def put(self, bucket: str, key: str, body: bytes | str) -> None:
+        """Put an object without a call."""
+        self.objects[bucket, key] = body.encode() if isinstance(body, str) else body
+
+    def _object(self, bucket: str, key: str, code: str) -> bytes:
+        if (bucket, key) not in self.objects:
+            raise ApiError(code, "The specified key does not exist.", 404)
+        return self.objects[bucket, key]
+
+    def _s3_HeadObject(self, Bucket: str, Key: str, **_: Any) -> Json:
+        body = self._object(Bucket, Key, "404")
+        return {"ContentLength": len(body), "ETag": _etag(body)}
+
+    def _s3_GetObject(self, Bucket: str, Key: str, **_: Any) -> Json:
+        body = self._object(Bucket, Key, "NoSuchKey")
+        return {"ContentLength": len(body), "ETag": _etag(body), "Body": StreamingBody(io.BytesIO(body), len(body))}
+
+    def _s3_PutObject(self, Bucket: str, Key: str, Body: bytes, IfNoneMatch: str = "", IfMatch: str = "", **_: Any) -> Json:
+        there = self.objects.get((Bucket, Key))
+        if (IfNoneMatch and there is not None) or (IfMatch and (there is None or _etag(there) != IfMatch)):
+            raise ApiError("PreconditionFailed", "At least one of the pre-conditions you specified did not hold", 412)
+        self.objects[Bucket, Key] = Body
+        return {"ETag": _etag(Body)}
+
+    def _s3_ListObjectsV2(self, Bucket: str, Prefix: str = "", **_: Any) -> Json:
+        found = sorted((key, body) for (bucket, key), body in self.objects.items() if bucket == Bucket and key.startswith(Prefix))
+        contents = [
+            {"Key": key, "Size": len(body), "ETag": _etag(body), "LastModified": self.written.get((Bucket, key), self.time())}
+            for key, body in found
+        ]
+        return (
+            {"Contents": contents, "KeyCount": len(contents), "IsTruncated": False} if contents else {"KeyCount": 0, "IsTruncated": False}
+        )
+
+    def _s3_DeleteObjects(self, Bucket: str, Delete: Json, **_: Any) -> Json:
+        for item in Delete["Objects"]:
+            self.objects.pop((Bucket, item["Key"]), None)
+        return {}
+
+    # -- the other services ------------------------------------------------------------------------------
+
+    def _ecr_DescribeImages(self, repositoryName: str, imageIds: list[Json], **_: Any) -> Json:
+        missing = [image["imageTag"] for image in imageIds if image["imageTag"] not in self.image_tags]
+        if missing:
+            raise ApiError("ImageNotFoundException", f"no image {missing}")
+        return {
+            "imageDetails": [{"imageDigest": self.image_tags[image["imageTag"]], "imageTags": [image["imageTag"]]} for image in imageIds]
+        }
+
+    def _service_quotas_ListServiceQuotas(self, **_: Any) -> Json:
+        return {"Quotas": [{"QuotaName": name, "QuotaCode": "L-00000000", "Value": value} for name, value in self.quotas.items()]}
+
+    def _service_quotas_ListAWSDefaultServiceQuotas(self, **_: Any) -> Json:
+        return {"Quotas": [{"QuotaName": name, "QuotaCode": "L-00000000", "Value": value} for name, value in self.default_quotas.items()]}
+
+    def _pricing_GetProducts(self, **_: Any) -> Json:
+        return {"PriceList": [], "FormatVersion": "aws_v1"}
+
+    def _sagemaker_ListTrainingJobs(self, StatusEquals: str = "", WarmPoolStatusEquals: str = "", NameContains: str = "", **_: Any) -> Json:
+        named = {name: job for name, job in self.jobs.items() if "TrainingJobStatus" in job and NameContains in name}
+        found = [name for name, job in named.items() if not StatusEquals or job["TrainingJobStatus"] == StatusEquals]
+        if WarmPoolStatusEquals:
+            found = [name for name in found if named[name].get("WarmPoolStatus", {}).get("Status") == WarmPoolStatusEquals]
+        return {"TrainingJobSummaries": [{"TrainingJobName": name} for name in found]}
+
+    def _sagemaker_DescribeTrainingPlan(self, TrainingPlanName: str) -> Json:
+        if TrainingPlanName not in self.plans:
+            raise ApiError("ResourceNotFound", "Requested resource not found.")
+        return self.plans[TrainingPlanName]
+
+    def _cloudwatch_PutMetricData(self, **_: Any) -> Json:
+        return {}
+
+    def _sagemaker_ListProcessingJobs(self, StatusEquals: str = "", **_: Any) -> Json:
+        names = [n for n, job in self.jobs.items() if job.get("ProcessingJobStatus") == StatusEquals]
+        return {"ProcessingJobSummaries": [{"ProcessingJobName": name} for name in names]}
+
+    def _sagemaker_DescribeTrainingJob(self, TrainingJobName: str) -> Json:
+        return self._job(TrainingJobName)
+
+    def _sagemaker_DescribeProcessingJob(self, ProcessingJobName: str) -> Json:
+        return self._job(ProcessingJobName)
+
+    def _job(self, name: str) -> Json:
+        if name not in self.jobs:
+            raise ApiError("ValidationException", "Requested resource not found.")
+        return self.jobs[name]
+
+    def _logs_DescribeLogStreams(self, logGroupName: str, logStreamNamePrefix: str = "", **_: Any) -> Json:
+        streams = [stream for group, stream in self.logs if group == logGroupName and stream.startswith(logStreamNamePrefix)]
+        if not any(group == logGroupName for group, _ in self.logs):
+            raise ApiError("ResourceNotFoundException", "The specified log group does not exist.")
+        return {"logStreams": [{"logStreamName": stream} for stream in streams]}
+
+    def _logs_GetLogEvents(self, logGroupName: str, logStreamName: str, **_: Any) -> Json:
+        if (logGroupName, logStreamName) not in self.logs:
+            raise ApiError("ResourceNotFoundException", "The specified log stream does not exist.")
+        return {"events": [{"message": line, "timestamp": 0} for line in self.logs[logGroupName, logStreamName]]}
+
+    def _secretsmanager_DescribeSecret(self, SecretId: str) -> Json:
+        return {"ARN": SecretId, "VersionIdsToStages": {"1": ["AWSCURRENT"]} if self.secret_set else {}}
+
+    def _cloudformation_DescribeStacks(self, StackName: str) -> Json:
+        return {"Stacks": [{"StackName": StackName.split("/")[1], "CreationTime": START, "StackStatus": self.stack_status}]}
+
+    def _stepfunctions_DescribeExecution(self, executionArn: str) -> Json:
+        return {"executionArn": executionArn, "status": "RUNNING" if executionArn in self.running else "SUCCEEDED"}
+
+
+_serving: list[World] = [World()]
+"""The one world that the clients answer from."""
+
+
+@lru_cache(maxsize=1)
+def _session() -> boto3.session.Session:
+    """One session, so that service models are read once."""
+    return boto3.session.Session(aws_access_key_id="offline", aws_secret_access_key="offline")
+
+
+@cache
+def _client(service: str, region: str) -> Any:
+    """A real client whose calls never leave the process (making one takes 50 ms)."""
+    client = _session().client(service, region_name=region, config=Config(retries={"max_attempts": 1}), endpoint_url="http://127.0.0.1:9")
+    events = client.meta.events
+    events.register_first("provide-client-params.*.*", lambda params, model, **_: _serving[0]._remember(service, params, model))
+    events.register_first("before-call.*.*", lambda **_: _serving[0]._answer())
+    return client
+
+
+def _etag(body: bytes) -> str:
+    return f'"{hashlib.md5(body).hexdigest()}"'

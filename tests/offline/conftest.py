@@ -1,0 +1,75 @@
+"""Shared by the proof: one synthesis, all paths run once, and the figures that `make check-infra` prints last."""
+
+import dataclasses
+import os
+
+import pytest
+from aws_models.jobs import build_needs, prepare_needs
+from aws_models.ledger import LEDGER
+from aws_models.needs import Names, of_api_calls, of_services, of_tasks
+from aws_models.patrol import rounds
+from aws_models.pipeline import Pipeline
+from aws_models.scenarios import paths
+from aws_models.synthesis import settings_of, synthesise
+
+os.environ.setdefault("JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION", "20")
+
+
+@pytest.fixture(scope="session")
+def synthesised(tmp_path_factory):
+    """The default deployment in partition aws."""
+    return synthesise(tmp_path_factory.mktemp("synthesised"))
+
+
+@pytest.fixture(scope="session")
+def pipeline(synthesised):
+    return Pipeline(synthesised)
+
+
+@pytest.fixture(scope="session")
+def runs(synthesised, pipeline):
+    """Every path with what it led to: name -> (path, run)."""
+    return {name: (path, pipeline.run(path.scenario)) for name, path in paths(synthesised.definition).items()}
+
+
+@pytest.fixture(scope="session")
+def names(synthesised):
+    return Names(synthesised.templates)
+
+
+@pytest.fixture(scope="session")
+def needs(synthesised, names, runs):
+    """Every request that must be allowed, once, from the recorded runs, the jobs' and builds' source and the services' own doings."""
+    machine = names.role("Machine")
+    found = []
+    for _, run in runs.values():
+        found += [*of_api_calls(names, run.world.calls, run.world.missing), *of_tasks(names, machine, run.execution.calls)]
+    found += [*of_services(names, synthesised.policies), *prepare_needs(names), *build_needs(names)]
+    return list({str(need.request): need for need in found}.values())
+
+
+@pytest.fixture(scope="session")
+def watched(tmp_path_factory):
+    """A deployment whose options give Patrol all its work (enabled schedules, pruned checkpoints) and look at its quotas."""
+    settings = settings_of(checkpoint_days=30, refuse_missing_quotas=True)
+    schedules = tuple(dataclasses.replace(schedule, enabled=True) for schedule in settings.schedules)
+    return synthesise(tmp_path_factory.mktemp("watched"), dataclasses.replace(settings, schedules=schedules))
+
+
+@pytest.fixture(scope="session")
+def patrolled(watched):
+    """Patrol's rounds and the quota check over an account with running jobs: their outcomes, and the world with their calls."""
+    return rounds(watched)
+
+
+def pytest_terminal_summary(terminalreporter):
+    for title, lines in LEDGER.tables.items():
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+def pytest_unconfigure():
+    line = LEDGER.line()
+    if line is not None:
+        print(line)

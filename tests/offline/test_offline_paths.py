@@ -1,0 +1,101 @@
+"""Every path through the state machine, run on the functions' own code; two readings of JSONata agree on every expression."""
+
+from collections import Counter
+
+import pytest
+from aws_models import node, patterns
+from aws_models.coverage import measure
+from aws_models.ledger import LEDGER
+from aws_models.pipeline import Scenario
+from aws_models.queries import VOLATILE
+from aws_models.scenarios import LOCAL
+
+
+def test_every_state_branch_and_error_entry_is_used(synthesised, runs):
+    coverage = measure(synthesised.definition, [run.execution for _, run in runs.values()])
+    kinds = Counter(part.what for part in coverage.parts)
+    LEDGER.tables["state machine coverage"] = [
+        f"{len(runs)} executions",
+        *(f"{what:8} {sum(part.what == what for part in coverage.used):4} of {count}" for what, count in sorted(kinds.items())),
+    ]
+    LEDGER.figures |= coverage.figures
+    assert coverage.missing == []
+
+
+def test_every_path_ends_as_it_should(runs):
+    wrong = {}
+    for name, (path, run) in runs.items():
+        done = run.execution
+        found = [f"ended {done.status} {done.error}: {done.cause[:200]}"] if (done.status, done.error) != (path.status, path.error) else []
+        found += [f"does not say {word!r}: {done.cause[:300]}" for word in path.says if word not in done.cause]
+        found += [f"misses {state}" for state in path.visits if state not in done.path]
+        found += [f"visits {state}" for state in path.avoids if state in done.path]
+        if found:
+            wrong[name] = found
+    assert wrong == {}
+
+
+def test_every_failure_is_told_once_and_with_its_runbook_section(runs):
+    for name, (path, run) in runs.items():
+        if path.status == "FAILED" and name != "the failure cannot be sent":
+            told = [call for call in run.execution.calls if call.state == "Notify" and call.ended == "succeeded"]
+            assert len(told) == 1, name
+            assert "#" + run.execution.error.lower() in told[0].arguments["Message"], name
+
+
+def test_every_call_on_every_path_fits_the_service_models(runs):
+    """Task arguments, scripted results, and the direct calls of the functions' code."""
+    calls = sum(len(run.execution.calls) + len(run.world.calls) for _, run in runs.values())
+    LEDGER.figures["calls"] = calls
+    LEDGER.tables["patterns that Python cannot compile, of the services called"] = [*map(str, patterns.uncompiled.items())] or ["none"]
+    assert {name: run.problems for name, (_, run) in runs.items() if run.problems} == {}
+    assert calls > 500
+
+
+def test_expressions_mean_the_same_in_the_reference_implementation(runs):
+    """jsonata-python against npm jsonata, on every evaluation of every run."""
+    unique = {
+        (e.where, e.expression, str(e.states), str(e.variables)): e
+        for _, run in runs.values()
+        for e in run.queries.evaluations
+        if not any(volatile in e.expression for volatile in VOLATILE)
+    }
+    ours = list(unique.values())
+    theirs = node.call("jsonata", [{"expression": e.expression, "bindings": {"states": e.states, **e.variables}} for e in ours])
+    assert [(e.where, e.result, other) for e, other in zip(ours, theirs, strict=True) if other != {"value": e.result}] == []
+    LEDGER.tables["JSONata"] = [
+        f"{len(ours)} evaluations of {len({e.expression for e in ours})} expressions agree in jsonata-python and npm jsonata"
+    ]
+
+
+def test_attempts_of_one_run_have_names_of_their_own_and_one_checkpoint_folder(runs):
+    for name, (_, run) in runs.items():
+        folders = {}
+        for call in run.execution.calls:
+            if call.state == "Train":
+                folders.setdefault(call.arguments["HyperParameters"]["leg"], set()).add(call.arguments["CheckpointConfig"]["S3Uri"])
+        assert all(len(found) == 1 for found in folders.values()), name
+
+
+def test_nothing_is_created_before_the_last_check_has_passed(runs):
+    """A refused input leaves no object and starts no job."""
+    for name, (_path, run) in runs.items():
+        if run.execution.error == "Refused":
+            written = [call.parameters["Key"] for call in run.world.calls if call.operation == "PutObject"]
+            created = [call.state for call in run.execution.calls if call.state in ("Build image", "Prepare data", "Train")]
+            assert created == [], name
+            assert all(key.endswith(("report.html", "report.json", "lock.json")) for key in written), name
+
+
+@pytest.mark.parametrize(("legs", "sources"), [(16, 1), (1, 8), (16, 8)])
+def test_the_largest_inputs_are_run_or_refused_but_never_cut_off_by_a_size_limit(pipeline, legs, sources):
+    """States.DataLimitExceeded passes every catcher: a plan that is too large must be refused in Admit's words."""
+    capacity = [{"kind": "on_demand"}] * sources
+    input = {
+        **LOCAL,
+        "legs": [{"name": f"leg{index}"} for index in range(legs)],
+        "compute": {"capacity": capacity},
+        "budget": {"max_usd": 1e6},
+    }
+    done = pipeline.run(Scenario(input=input, tokens=True)).execution
+    assert done.status == "SUCCEEDED" or done.error == "Refused", (done.error, done.cause)

@@ -1,0 +1,79 @@
+"""The training job's failure classes. `triage` derives what to do from them; docs/runbook.md has a section for each."""
+
+from __future__ import annotations
+
+from contracts.failure import BadInput, CorruptShard, JobFailure, Unexpected
+
+__all__ = [
+    "FAILURE_CLASSES",
+    "BadInput",
+    "CheckpointMismatch",
+    "CheckpointUnusable",
+    "CollectiveHang",
+    "CorruptShard",
+    "DeviceFault",
+    "FabricSlow",
+    "HostLost",
+    "JobFailure",
+    "LossDiverged",
+    "OutOfMemory",
+    "Preempted",
+    "TokensMismatch",
+    "Unexpected",
+]  # fmt: skip
+
+
+class TokensMismatch(JobFailure):
+    """The tokens channel and the training settings do not fit (vocabulary, sequence length, too few tokens)."""
+
+
+class CheckpointMismatch(JobFailure):
+    """The checkpoint belongs to another model or data order."""
+
+
+class CheckpointUnusable(JobFailure):
+    """No checkpoint could be read or written."""
+
+
+class LossDiverged(JobFailure):
+    """NaN or infinite loss."""
+
+
+class OutOfMemory(JobFailure):
+    """A device ran out of memory."""
+
+
+class DeviceFault(JobFailure):
+    """A device, driver or host shows a fault: another host may do."""
+
+    retry = "retry"
+
+
+class FabricSlow(JobFailure):
+    """The hosts' network is missing or below its floor."""
+
+    retry = "retry"
+
+
+class CollectiveHang(JobFailure):
+    """No step for many median step times."""
+
+    retry = "retry"
+
+
+class HostLost(JobFailure):
+    """A rank or host ended without a word."""
+
+    retry = "retry"
+
+
+class Preempted(JobFailure):
+    """SIGTERM: a final checkpoint was written; the next attempt goes on from it."""
+
+    retry = "retry"
+
+
+FAILURE_CLASSES: tuple[type[JobFailure], ...] = (
+    BadInput, CorruptShard, TokensMismatch, CheckpointMismatch, CheckpointUnusable, LossDiverged, OutOfMemory,
+    DeviceFault, FabricSlow, CollectiveHang, HostLost, Preempted, Unexpected,
+)  # fmt: skip
