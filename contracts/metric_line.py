@@ -13,8 +13,6 @@ import math
 import re
 from dataclasses import dataclass
 
-FILE_NAME = "metrics.jsonl"
-
 
 @dataclass(frozen=True)
 class Metric:

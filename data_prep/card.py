@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from contracts.shard_index import SPLITS, ShardIndex
 from data_prep.card_page import page
 from data_prep.fingerprint import SourceListing
 from data_prep.part import PartRecord
-from data_prep.shards import SPLITS, ShardIndex
 
 CARD_JSON, CARD_PAGE = "card.json", "card.html"
 SAMPLES = 8

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.shards import Ends, TokenizerFacts, Tokens, dtype_for, little_endian
+from contracts.shard_index import TokenizerFacts, dtype_for
+from data_prep.shards import Ends, Tokens, little_endian
 from data_prep.tokenizer import TokenizerFiles, load_reference
 
 EncoderName = Literal["fastokens", "huggingface"]

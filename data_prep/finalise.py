@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from contracts.failure import CorruptShard
+from contracts.shard_index import SPLITS, Shard, Split, TokenizerFacts, dtype_for
 from data_prep.failure_classes import TooMuchSkipped
 from data_prep.fingerprint import SourceObject
 from data_prep.part import PartRecord
-from data_prep.shards import CHUNK_BYTES, SPLITS, Ends, Shard, ShardWriter, Split, TokenizerFacts, dtype_for, little_endian
+from data_prep.shards import CHUNK_BYTES, Ends, ShardWriter, little_endian
 from data_prep.spec import DataSpec
 from data_prep.store import Store, disk_errors
 

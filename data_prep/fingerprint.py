@@ -11,9 +11,8 @@ import json
 from dataclasses import dataclass
 
 from contracts.config import Json, to_json
+from contracts.shard_index import FORMAT_VERSION
 from data_prep.spec import DataSpec, fingerprinted
-
-SHARD_FORMAT_VERSION = 1  # a change of the bytes that one input makes needs a new number
 
 
 @dataclass(frozen=True, order=True)
@@ -45,7 +44,7 @@ def fingerprint(spec: DataSpec, listing: SourceListing, tokenizer_reference: str
     (its training settings are in the spec, its text in the listing).
     """
     content: Json = {
-        "format_version": SHARD_FORMAT_VERSION,
+        "format_version": FORMAT_VERSION,
         "spec": fingerprinted(spec),
         "source": {"uri": listing.uri, "objects": [to_json(item) for item in sorted(listing.objects)]},
         "tokenizer": tokenizer_reference,

@@ -22,11 +22,11 @@ from typing import Any
 
 from contracts.config import SpecError, merge, parse
 from contracts.failure import BadInput, JobFailure, Unexpected, base_dir, write_failure
+from contracts.shard_index import ShardIndex
 from data_prep.coordination import Instances
 from data_prep.failure_classes import Interrupted, SourceChanged
 from data_prep.fingerprint import SourceListing
 from data_prep.prepare import Job, prepare
-from data_prep.shards import ShardIndex
 from data_prep.source_access import identified, open_source
 from data_prep.spec import DataSpec
 from data_prep.store import LocalStore, open_store, s3_client

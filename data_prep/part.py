@@ -17,10 +17,11 @@ import numpy as np
 import xxhash
 
 from contracts.config import Bounds
+from contracts.shard_index import SPLITS, Shard
 from data_prep.documents import Document, SegmentReader, Skipped
 from data_prep.encode import Assembler, Encoder
 from data_prep.partition import Part
-from data_prep.shards import SPLITS, Ends, Shard, ShardWriter, Tokens
+from data_prep.shards import Ends, ShardWriter, Tokens
 from data_prep.spec import DataSpec
 from data_prep.store import Source, Store, disk_errors
 

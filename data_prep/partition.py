@@ -15,7 +15,7 @@ from data_prep.fingerprint import SourceListing, SourceObject
 from data_prep.sources import Compression, Kind, format_of, split_compression
 from data_prep.spec import DataSpec
 
-# Every constant here decides which bytes land in which shard: changing one needs a new SHARD_FORMAT_VERSION.
+# Every constant here decides which bytes land in which shard: changing one needs a new FORMAT_VERSION.
 PARTS = 256  # aimed at: 64 cores with four parts each, so that the last one to finish keeps few waiting
 MIN_PART_TEXT = 4 << 20  # below this a part's fixed cost (two uploads, one record) shows
 MAX_PART_TEXT = 1 << 30  # about ten seconds of one core: what a kill costs at most

@@ -21,17 +21,18 @@ from typing import Any
 
 from contracts.config import SpecError, parse, to_json
 from contracts.failure import BadInput, JobFailure
+from contracts.files import INDEX_FILE
+from contracts.shard_index import FORMAT_VERSION, SPLITS, ShardIndex, Splits, TokenizerFacts, dtype_for, index_bytes, parse_index
 from data_prep.card import make_card
 from data_prep.coordination import SILENCE_SECONDS, Instances, Together
 from data_prep.encode import EncoderName
 from data_prep.failure_classes import InstanceLost
 from data_prep.finalise import check_skipped, check_stored, gather, left_out, packings, unigram_entropy
-from data_prep.fingerprint import SHARD_FORMAT_VERSION, SourceListing
+from data_prep.fingerprint import SourceListing
 from data_prep.gate import SampleCheck, Verdict, decide
 from data_prep.part import WORK_PREFIX, PartRecord
 from data_prep.partition import Part, expected_text, make_plan, share
 from data_prep.progress import Counts, Progress
-from data_prep.shards import INDEX_FILE, SPLITS, ShardIndex, Splits, TokenizerFacts, dtype_for, index_bytes, parse_index
 from data_prep.sources import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from data_prep.spec import DataSpec, fingerprinted
 from data_prep.store import Source, Store
@@ -277,7 +278,7 @@ def _finish(job: Job, records: Sequence[PartRecord], pool: WorkerPool, manifest:
     check_stored(job.out, splits.values())
     entropy = unigram_entropy(job.out, splits["validation"], manifest.tokenizer)
     index = ShardIndex(
-        format_version=SHARD_FORMAT_VERSION,
+        format_version=FORMAT_VERSION,
         fingerprint=job.fingerprint,
         dtype=dtype_for(manifest.tokenizer.vocab_size),
         tokenizer=manifest.tokenizer,

@@ -12,8 +12,8 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from contracts.shard_index import TokenizerFacts
 from data_prep.failure_classes import TokenizerUnusable
-from data_prep.shards import TokenizerFacts
 from data_prep.sources import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from data_prep.spec import TokenizerSpec, TokenizerTraining
 

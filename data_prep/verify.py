@@ -19,9 +19,10 @@ import numpy as np
 
 from contracts.config import parse
 from contracts.failure import BadInput, CorruptShard
+from contracts.shard_index import SPLITS, Shard, ShardIndex, Split, read_index
 from data_prep.fingerprint import SourceListing
 from data_prep.prepare import Job, prepare
-from data_prep.shards import SPLITS, Shard, ShardIndex, Split, check_shard, open_ends, open_tokens, read_index
+from data_prep.shards import check_shard, open_ends, open_tokens
 from data_prep.source_access import listed, open_source
 from data_prep.sources import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from data_prep.spec import DataSpec

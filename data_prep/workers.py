@@ -20,6 +20,7 @@ from multiprocessing.sharedctypes import Synchronized, SynchronizedArray
 from pathlib import Path
 from typing import Any, TypeVar
 
+from contracts.shard_index import Shard, TokenizerFacts
 from data_prep.encode import Assembler, EncoderName, HuggingFaceEncoder
 from data_prep.failure_classes import WorkerLost
 from data_prep.finalise import Packing, pack
@@ -28,7 +29,6 @@ from data_prep.part import PartContext, PartRecord, Sample, run_part
 from data_prep.partition import Part
 from data_prep.preload import FOLDER_VARIABLE, fast_encoder
 from data_prep.progress import Counts
-from data_prep.shards import Shard, TokenizerFacts
 from data_prep.source_access import open_source
 from data_prep.spec import DataSpec
 from data_prep.store import open_store

@@ -151,13 +151,13 @@ def report_role(scope: Construct, shared: Shared, log_group_arn: str) -> iam.Rol
     )
 
 
-def patrol_role(scope: Construct, shared: Shared, log_group_arn: str, *, prunes: bool) -> iam.Role:
-    """Patrol: reads jobs, runs and quotas, publishes metrics; deletes old checkpoints only where a setting asks for it."""
+def monitor_role(scope: Construct, shared: Shared, log_group_arn: str, *, prunes: bool) -> iam.Role:
+    """Monitor: reads jobs, runs and quotas, publishes metrics; deletes old checkpoints only where a setting asks for it."""
     prune = [allow("s3:DeleteObject", on=shared.objects(f"{RUNS_PREFIX}*/checkpoints/*"), because=PREFIX)] if prunes else []
     publish = {"StringEquals": {"cloudwatch:namespace": NAMESPACE}}
     return _function(
         scope,
-        "PatrolRole",
+        "MonitorRole",
         log_group_arn,
         [
             allow("s3:ListBucket", on=shared.bucket_arn),

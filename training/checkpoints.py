@@ -30,10 +30,10 @@ from torchtitan.components.checkpoint import CheckpointManager
 from torchtitan.tools.logging import logger
 
 from contracts.config import Json
+from contracts.files import CHECKPOINT_METADATA, LEG_FILE
 from training.failure_classes import CheckpointMismatch, CheckpointUnusable
 from training.metrics import diverged, write_json
 
-LEG_FILE, METADATA_FILE = "leg.json", ".metadata"
 CUT_OFF = "saving was cut off"
 _STEP = re.compile(r"step-(\d+)")
 
@@ -49,11 +49,11 @@ def step_folders(folder: Path) -> dict[int, Path]:
 def damage(folder: Path) -> str | None:
     """What a step folder lacks to be a checkpoint, in words, or None when it is whole."""
     try:
-        metadata = pickle.loads((folder / METADATA_FILE).read_bytes())
+        metadata = pickle.loads((folder / CHECKPOINT_METADATA).read_bytes())
     except FileNotFoundError:
-        return f"it has no {METADATA_FILE}: {CUT_OFF}"
+        return f"it has no {CHECKPOINT_METADATA}: {CUT_OFF}"
     except Exception as error:
-        return f"its {METADATA_FILE} cannot be read ({type(error).__name__})"
+        return f"its {CHECKPOINT_METADATA} cannot be read ({type(error).__name__})"
     needed: dict[str, int] = {}
     for part in metadata.storage_data.values():
         needed[part.relative_path] = max(needed.get(part.relative_path, 0), part.offset + part.length)

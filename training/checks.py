@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from data_prep.shards import ShardIndex, read_index
+from contracts.shard_index import ShardIndex, read_index
 from training.failure_classes import BadInput, CheckpointUnusable, DeviceFault, TokensMismatch
 from training.leg_job import LegJob
 from training.token_shards import check_channel

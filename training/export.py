@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 from torchtitan.trainer import Trainer
 
-from data_prep.shards import ShardIndex
-from training.leg_job import EXPORT, LegJob
+from contracts.files import EXPORT
+from contracts.shard_index import ShardIndex
+from training.leg_job import LegJob
 from training.metrics import write_json
 from training.model import hugging_face_config
 from training.model_card import model_card

@@ -7,7 +7,6 @@ python -m training.job --check [--device cuda]  smoke test of an image: what is 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import shutil
 import signal
@@ -19,6 +18,7 @@ from collections.abc import Sequence
 
 from contracts.failure import write_failure
 from training.checks import check_job
+from training.child_process import die_with_parent
 from training.cluster import network_environment, torchrun_arguments
 from training.cuda_driver import compat_environment
 from training.failure_classes import JobFailure, Preempted, Unexpected
@@ -34,7 +34,6 @@ CUDA_ENVIRONMENT = {
 
 STOPPED_EARLY = "stopped on request before training began"
 STOP_SECONDS = 110.0  # SageMaker kills the container 120 s after SIGTERM
-_PR_SET_PDEATHSIG = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,7 +108,7 @@ def _run_ranks(job: LegJob, module: str) -> int:
     SIGTERM becomes a stop file that the ranks look at between steps. torchrun itself would give them 30 seconds and
     then kill them; a final checkpoint may take longer, and has STOP_SECONDS.
     """
-    process = subprocess.Popen(rank_command(job, module), env=rank_environment(job), start_new_session=True, preexec_fn=_die_with_parent)
+    process = subprocess.Popen(rank_command(job, module), env=rank_environment(job), start_new_session=True, preexec_fn=die_with_parent)
     deadline = float("inf")
 
     def stop(number: int, frame: object) -> None:
@@ -143,11 +142,6 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
     except ProcessLookupError:
         return
     process.wait()
-
-
-def _die_with_parent() -> None:
-    """In torchrun, before it starts: the kernel ends it when this process ends, even by SIGKILL."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _fail(failure: JobFailure) -> int:

@@ -9,10 +9,11 @@ import time
 import torch.distributed as dist
 from torchtitan.tools.logging import init_logger, logger
 
-from data_prep.shards import ShardIndex, read_index
+from contracts.files import CHECKPOINTS
+from contracts.shard_index import ShardIndex, read_index
 from training.export import export_model
 from training.failure_classes import BadInput
-from training.leg_job import CHECKPOINTS, LegJob
+from training.leg_job import LegJob
 from training.result import leg_result, write_result
 from training.sample import write_sample
 from training.titan_config import trainer_config

@@ -23,8 +23,6 @@ from training.failure_classes import BadInput
 from training.spec import TrainingSpec, tokens_per_step, total_steps
 
 STOP_FILE = "stop"  # in the folder of the ranks' notes: the job was asked to stop
-CHECKPOINTS, METRICS, TENSORBOARD, EXPORT = "checkpoints", "metrics", "tensorboard", "export"
-"""Folders below /opt/ml/checkpoints; the same names follow runs/<run>/<leg>/ in S3."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,8 @@ from torch.utils.tensorboard import SummaryWriter
 from torchtitan.components.metrics import MetricsProcessor
 from torchtitan.distributed import ParallelDims
 
-from contracts.metric_line import FILE_NAME, format_line, parse_line
+from contracts.files import METRICS_FILE
+from contracts.metric_line import format_line, parse_line
 from training.failure_classes import LossDiverged
 
 BF16_PEAK_FLOPS: dict[str, float] = {
@@ -119,7 +120,7 @@ class LegMetrics(MetricsProcessor):
         super().__init__(config, parallel_dims=parallel_dims, pp_schedule=pp_schedule, **rest)
         world, stages = parallel_dims.world_size, parallel_dims.pp
         self.writes = torch.distributed.get_rank() == world // stages * (stages - 1)
-        self.file = MetricsFile(Path(config.folder) / FILE_NAME)
+        self.file = MetricsFile(Path(config.folder) / METRICS_FILE)
         self.tensorboard: SummaryWriter | None = None
         self.peak = peak_flops(self.device_memory_monitor.device_name)
         self.held = Held()

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 
-from data_prep.shards import ShardIndex
+from contracts.shard_index import ShardIndex
 from training.leg_job import LegJob
 from training.memory import parameter_count
 

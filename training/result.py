@@ -14,15 +14,15 @@ import torch
 import torch.distributed as dist
 
 from contracts.config import Json
-from data_prep.shards import ShardIndex
+from contracts.files import METRICS, RESULT_FILE
+from contracts.shard_index import ShardIndex
 from training.export import Exported
-from training.leg_job import METRICS, LegJob
+from training.leg_job import LegJob
 from training.memory import parameter_count
 from training.metrics import BF16_PEAK_FLOPS, write_json
 from training.sample import Sample
 from training.trainer import LegTrainer
 
-RESULT_FILE = "result.json"
 PACKAGES = ("torch", "torchtitan", "torchao", "numpy", "safetensors", "tokenizers")
 
 

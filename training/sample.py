@@ -10,8 +10,9 @@ from tokenizers import Tokenizer
 from torchtitan.tools.logging import logger
 from torchtitan.trainer import Trainer
 
-from data_prep.shards import ShardIndex
-from training.leg_job import EXPORT, LegJob
+from contracts.files import EXPORT
+from contracts.shard_index import ShardIndex
+from training.leg_job import LegJob
 
 NEW_TOKENS = 64
 MIN_TOKENS = 32  # documents can be one sentence long; an end before this is not taken

@@ -12,9 +12,10 @@ from torchtitan.models.common.config_utils import decoder_vocab_size
 from torchtitan.protocols.model_spec import ModelSpec
 
 from contracts.config import Json, to_json
+from contracts.files import CHECKPOINTS, METRICS, TENSORBOARD
 from training import cpu_device, float8
 from training.checkpoints import LegCheckpoints
-from training.leg_job import CHECKPOINTS, METRICS, STOP_FILE, TENSORBOARD, LegJob
+from training.leg_job import STOP_FILE, LegJob
 from training.loader import ShardLoader
 from training.memory import LOSS_CHUNKS, chunks_loss
 from training.metrics import LegMetrics

@@ -16,7 +16,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.shards import CheckLevel, ShardIndex, check_shard, open_ends, open_tokens, read_index
+from contracts.shard_index import ShardIndex, read_index
+from data_prep.shards import CheckLevel, check_shard, open_ends, open_tokens
 from training.failure_classes import CorruptShard, TokensMismatch
 
 SplitName = Literal["train", "validation"]

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 import traceback
 
+from training.child_process import die_with_parent
 from training.leg_job import LegJob, read_job
 from training.rank_notes import classify, leave_failure
-
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
     """Train the leg; on failure leave this rank's sentence and return 1."""
-    _die_with_parent()
+    die_with_parent()  # torchrun: no rank outlives its job
     job = read_job()
     try:
         _train(job)
@@ -35,11 +32,6 @@ def _train(job: LegJob) -> None:
     from training.leg import train_leg
 
     train_leg(job)
-
-
-def _die_with_parent() -> None:
-    """Linux ends this process when torchrun ends, however that ends: no rank outlives its job."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.config import Json, Problem, to_json
+from contracts.files import RESULT_FILE
 from infra.run.layout import RunLayout
 from infra.run.run_spec import Leg, RunSpec
 from training.spec import total_steps
-
-RESULT_FILE = "result.json"  # training/result.py writes it when a leg has reached its last step
 
 
 @dataclass(frozen=True)

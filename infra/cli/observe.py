@@ -10,7 +10,8 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from contracts.config import SpecError, parse
-from contracts.metric_line import FILE_NAME, parse_line
+from contracts.files import METRICS_FILE
+from contracts.metric_line import parse_line
 from infra.cli.exits import CommandError, Exit
 from infra.cli.logs import job_name
 from infra.cli.progress import RunView, StageView, failure_sentence, read_leg, read_stages
@@ -81,7 +82,7 @@ class Observer:
     def _read_metrics(self) -> None:
         for leg in self._run.get("legs", []):
             name = str(leg["name"])
-            key = RunLayout(self._run_id).leg_folder(name, "metrics") + FILE_NAME
+            key = RunLayout(self._run_id).leg_folder(name, "metrics") + METRICS_FILE
             text = self._text(key, self._read.get(name, 0))
             whole = text[: text.rfind("\n") + 1]  # the last line may still be being written
             self._read[name] = self._read.get(name, 0) + len(whole.encode())

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from infra.cli.exits import CommandError, Exit
 from infra.cli.progress import RunView
-from infra.cli.screen import duration, say
+from infra.cli.screen import say
 from infra.cli.target import Target
 from infra.run.layout import RunLayout
 
@@ -105,9 +105,3 @@ def show_samples(view: RunView, console: Console) -> None:
             console.print()
             say(console, f"A sample that {writer} wrote" + (f', given "{prompt}":' if prompt else ":"))
             say(console, prompt + text.removeprefix(prompt), indent=2)
-
-
-def stage_seconds(view: RunView) -> str:
-    """``Prepare data 12 s, Train 1 min 20 s``."""
-    done = [stage for stage in view.stages if stage.state == "done" and stage.started is not None and stage.ended is not None]
-    return ", ".join(f"{stage.name} {duration((stage.ended or 0) - (stage.started or 0))}" for stage in done)

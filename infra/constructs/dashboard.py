@@ -10,7 +10,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from infra.monitor import published_metrics as names
-from infra.monitor.published_metrics import PatrolMetric
+from infra.monitor.published_metrics import PublishedMetric
 
 EVERY = cdk.Duration.minutes(names.PERIOD_MINUTES)
 
@@ -20,8 +20,8 @@ def dashboard_name(deployment: str, region: str) -> str:
     return f"{deployment}-{region}"
 
 
-def patrol_metric(metric: PatrolMetric, deployment: str, *, statistic: str = "Average") -> cloudwatch.Metric:
-    """A metric that patrol publishes."""
+def published_metric(metric: PublishedMetric, deployment: str, *, statistic: str = "Average") -> cloudwatch.Metric:
+    """A metric that the monitor publishes."""
     return cloudwatch.Metric(
         namespace=names.NAMESPACE, metric_name=metric.name, dimensions_map={names.DIMENSION: deployment}, statistic=statistic, period=EVERY
     )
@@ -32,8 +32,8 @@ def build_dashboard(
 ) -> cloudwatch.Dashboard:
     """Alarms on top, then the run's questions in order."""
 
-    def graph(title: str, *metrics: PatrolMetric) -> cloudwatch.GraphWidget:
-        return cloudwatch.GraphWidget(title=title, width=8, left=[patrol_metric(metric, deployment) for metric in metrics])
+    def graph(title: str, *metrics: PublishedMetric) -> cloudwatch.GraphWidget:
+        return cloudwatch.GraphWidget(title=title, width=8, left=[published_metric(metric, deployment) for metric in metrics])
 
     runs = [
         machine.metric_started(statistic="Sum", label="started"),
@@ -60,7 +60,7 @@ def build_dashboard(
         cloudwatch.GraphWidget(
             title="MFU and share of the expected speed (%)",
             width=8,
-            left=[patrol_metric(names.MFU, deployment), patrol_metric(names.SPEED_SHARE, deployment)],
+            left=[published_metric(names.MFU, deployment), published_metric(names.SPEED_SHARE, deployment)],
         ),
     )
     dashboard.add_widgets(
@@ -68,8 +68,8 @@ def build_dashboard(
         cloudwatch.GraphWidget(
             title="Spent (US dollars; share of the budget, right)",
             width=8,
-            left=[patrol_metric(names.SPEND, deployment)],
-            right=[patrol_metric(names.BUDGET_SHARE, deployment)],
+            left=[published_metric(names.SPEND, deployment)],
+            right=[published_metric(names.BUDGET_SHARE, deployment)],
         ),
         cloudwatch.GraphWidget(title="GPU utilisation (%)", width=8, left=utilisation),
     )

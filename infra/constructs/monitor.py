@@ -1,4 +1,4 @@
-"""Patrol: the function, and the two rhythms that call it."""
+"""Monitor: the function, and the two rhythms that call it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from infra.settings import Settings, schedule_input
 DAILY = {"check": "daily"}
 
 
-class Patrol(Construct):
+class Monitor(Construct):
     """Every five minutes: the active jobs (none: it ends at once). Once a day and after a deployment: quotas, old checkpoints."""
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, shared: roles.Shared) -> None:
         super().__init__(scope, construct_id)
-        log_group = function_log(self, "Patrol", settings)
+        log_group = function_log(self, "Monitor", settings)
         inputs = [
             {"name": schedule.name, "watched": True, "input": schedule_input(schedule, "2026-01-01T00:00:00Z")}
             for schedule in settings.schedules
@@ -37,7 +37,7 @@ class Patrol(Construct):
         }
         if settings.checkpoint_days is not None:
             values["CHECKPOINT_DAYS"] = str(settings.checkpoint_days)
-        role = roles.patrol_role(self, shared, log_group.log_group_arn, prunes=settings.checkpoint_days is not None)
+        role = roles.monitor_role(self, shared, log_group.log_group_arn, prunes=settings.checkpoint_days is not None)
         self.function = PythonFunction(self, "Monitor", stage="monitor", role=role, log_group=log_group, timeout_minutes=5, values=values)
         rhythm = events.Schedule.rate(cdk.Duration.minutes(published_metrics.PERIOD_MINUTES))
         events.Rule(self, "Often", schedule=rhythm, targets=[targets.LambdaFunction(self.function)])

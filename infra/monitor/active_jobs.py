@@ -1,4 +1,4 @@
-"""Patrol: looks at every active training job of the deployment and publishes what alarms and dashboard need.
+"""Monitor: looks at every active training job of the deployment and publishes what alarms and dashboard need.
 
 It reads what exists anyway (job descriptions, run.json, the metrics file, the checkpoint folder) and changes nothing.
 """
@@ -12,24 +12,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.config import Json
-from contracts.metric_line import FILE_NAME, parse_line
+from contracts.files import CHECKPOINT_METADATA, METRICS_FILE
+from contracts.metric_line import parse_line
 from infra.admit.checks import wants
 from infra.monitor import published_metrics as names
-from infra.monitor.published_metrics import PatrolMetric
+from infra.monitor.published_metrics import PublishedMetric
 from infra.run.job_requests import job_name
 from infra.run.layout import RunLayout, split_uri, uri
 from infra.run.run_spec import resolve
 from infra.sagemaker.quotas import Line, table
 
 TAIL_BYTES = 65_536  # the last hundreds of metrics lines; one line is enough
-CHECKPOINT_MARK = ".metadata"  # written last: its presence makes a checkpoint whole
 
-Values = dict[PatrolMetric, float]
+Values = dict[PublishedMetric, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clients:
-    """AWS clients of patrol."""
+    """AWS clients of the monitor."""
 
     s3: Any
     sagemaker: Any
@@ -51,17 +51,17 @@ class Clients:
 
 @dataclass(frozen=True, kw_only=True)
 class Beat:
-    """Where and when patrol looks."""
+    """Where and when the monitor looks."""
 
     bucket: str
     deployment: str
     now: datetime.datetime
 
 
-def patrol(beat: Beat, clients: Clients) -> Json:
+def look_at_active_jobs(beat: Beat, clients: Clients) -> Json:
     """One round; returns the values by job for the log."""
     seen: Json = {}
-    published: list[tuple[PatrolMetric, float]] = []
+    published: list[tuple[PublishedMetric, float]] = []
     for job in active_jobs(clients.sagemaker, beat.bucket):
         values = values_of(job, beat, clients)
         published.extend(values.items())
@@ -107,7 +107,7 @@ def values_of(job: Json, beat: Beat, clients: Clients) -> Values:
     if started is None:
         values[names.PENDING] = _seconds(beat.now, job["CreationTime"])
         return values
-    row = last_row(clients.s3, beat.bucket, f"{leg_prefix}metrics/{FILE_NAME}")
+    row = last_row(clients.s3, beat.bucket, f"{leg_prefix}metrics/{METRICS_FILE}")
     # A resumed leg has rows and checkpoints of earlier attempts: the clock starts with this one.
     values[names.SINCE_STEP] = min(_seconds(beat.now, started), beat.now.timestamp() - row["time"] if row else float("inf"))
     marked = _newest_checkpoint(clients.s3, beat.bucket, f"{leg_prefix}checkpoints/")
@@ -167,11 +167,11 @@ def last_row(s3: Any, bucket: str, key: str) -> dict[str, float] | None:
 
 def _newest_checkpoint(s3: Any, bucket: str, prefix: str) -> datetime.datetime | None:
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    marks = [item["LastModified"] for page in pages for item in page.get("Contents", []) if item["Key"].endswith(CHECKPOINT_MARK)]
+    marks = [item["LastModified"] for page in pages for item in page.get("Contents", []) if item["Key"].endswith(CHECKPOINT_METADATA)]
     return max(marks, default=None)
 
 
-def publish(values: list[tuple[PatrolMetric, float]], beat: Beat, cloudwatch: Any) -> None:
+def publish(values: list[tuple[PublishedMetric, float]], beat: Beat, cloudwatch: Any) -> None:
     """One PutMetricData call for each 500 values (the API takes 1,000)."""
     dimensions = [{"Name": names.DIMENSION, "Value": beat.deployment}]
     data = [

@@ -10,7 +10,7 @@ import json
 import os
 from typing import Any
 
-from infra.monitor.active_jobs import Beat, Clients, check_quotas, patrol
+from infra.monitor.active_jobs import Beat, Clients, check_quotas, look_at_active_jobs
 from infra.monitor.prune_checkpoints import prune_checkpoints
 
 
@@ -23,6 +23,6 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         if "CHECKPOINT_DAYS" in os.environ:
             found["pruned"] = prune_checkpoints(clients.s3, beat.bucket, int(os.environ["CHECKPOINT_DAYS"]), beat.now)
     else:
-        found = patrol(beat, clients)
+        found = look_at_active_jobs(beat, clients)
     print(json.dumps(found))
     return found

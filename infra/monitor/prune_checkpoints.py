@@ -1,6 +1,6 @@
 """Old checkpoints are deleted by age, the newest whole one of each leg excepted: what a leg could resume from stays.
 
-S3's own lifecycle rules go by prefix, and checkpoints lie between a run's other files, so patrol does this once a day.
+S3's own lifecycle rules go by prefix, and checkpoints lie between a run's other files, so the monitor does this once a day.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import re
 from collections import defaultdict
 from typing import Any
 
+from contracts.files import CHECKPOINT_METADATA
 from infra.run.layout import RUNS_PREFIX
 
 _STEP = re.compile(r"(?P<leg>runs/[^/]+/[^/]+)/checkpoints/step-(?P<step>\d+)/(?P<file>.+)")
-MARK = ".metadata"  # written last: its presence makes a checkpoint whole
 
 
 def prune_checkpoints(s3: Any, bucket: str, days: int, now: datetime.datetime) -> list[str]:
@@ -29,7 +29,7 @@ def prune_checkpoints(s3: Any, bucket: str, days: int, now: datetime.datetime) -
             leg, step = match["leg"], int(match["step"])
             files[leg][step].append(item["Key"])
             newest[leg, step] = max(newest.get((leg, step), item["LastModified"]), item["LastModified"])
-            if match["file"] == MARK:
+            if match["file"] == CHECKPOINT_METADATA:
                 whole[leg] = max(whole.get(leg, 0), step)
     deleted = []
     for leg, steps in files.items():
@@ -42,6 +42,6 @@ def prune_checkpoints(s3: Any, bucket: str, days: int, now: datetime.datetime) -
 
 def _delete(s3: Any, bucket: str, keys: list[str]) -> None:
     # The mark goes first, so that a half-deleted checkpoint is none.
-    ordered = sorted(keys, key=lambda key: not key.endswith(f"/{MARK}"))
+    ordered = sorted(keys, key=lambda key: not key.endswith(f"/{CHECKPOINT_METADATA}"))
     for start in range(0, len(ordered), 1000):  # DeleteObjects takes 1,000
         s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in ordered[start : start + 1000]], "Quiet": True})

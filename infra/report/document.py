@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from contracts.config import to_json
+from contracts.files import METRICS, METRICS_FILE
 from infra.report.figures import LegFigures, UsdPerHour, data_usd, job_seconds, run_figures
 from infra.report.read import Attempt, Json, LegFacts, RunFacts
 from infra.report.series import MAX_POINTS, read_series
@@ -121,7 +122,7 @@ def _leg(leg: LegFacts, figures: LegFigures, facts: RunFacts, layout: RunLayout)
         "attempts": [_attempt(attempt) for attempt in leg.attempts],
         "export": uri(facts.bucket, layout.leg_folder(leg.name, "export")) if exported else None,
         "checkpoints": uri(facts.bucket, layout.leg_folder(leg.name, "checkpoints")),
-        "metrics": uri(facts.bucket, layout.leg_folder(leg.name, "metrics") + "metrics.jsonl"),
+        "metrics": uri(facts.bucket, layout.leg_folder(leg.name, METRICS) + METRICS_FILE),
         "sample": sample if isinstance(sample, dict) else ({"prompt": "", "text": str(sample)} if sample else None),
         "environment": leg.result.get("environment"),
         "series": {

@@ -14,13 +14,13 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from contracts.metric_line import FILE_NAME, parse_line
+from contracts.files import METRICS_FILE, RESULT_FILE
+from contracts.metric_line import parse_line
 from infra.run.layout import RunLayout
 
 Json = dict[str, Any]
 Row = dict[str, float]
 
-RESULT_FILE = "result.json"
 _MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
 
 
@@ -157,7 +157,7 @@ def _jobs(value: Any) -> Iterator[Json]:
 def _leg(leg: Json, attempts: Mapping[str, list[Json]], layout: RunLayout, bucket: str, s3: Any) -> LegFacts:
     name = str(leg["name"])
     folder = layout.leg_folder(name, "metrics")
-    lines = _read_text(s3, bucket, folder + FILE_NAME).splitlines()
+    lines = _read_text(s3, bucket, folder + METRICS_FILE).splitlines()
     return LegFacts(
         name=name,
         training=leg.get("training", {}),

@@ -11,15 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SOURCE_PREFIX = "source/"
+from contracts.files import INDEX_FILE, LEG_FOLDERS, RUN_FILE
+
 TOKENS_PREFIX = "tokens/"
 RUNS_PREFIX = "runs/"
 JOBS_PREFIX = "jobs/"
-
-INDEX_FILE = "index.json"
-RUN_FILE = "run.json"
-LEG_FOLDERS = ("checkpoints", "metrics", "tensorboard", "export")
-"""Subfolders of ``/opt/ml/checkpoints`` in a training job, synced to ``runs/<run>/<leg>/`` while it runs."""
 
 
 def tokens_prefix(fingerprint: str) -> str:

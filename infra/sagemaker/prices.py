@@ -14,8 +14,6 @@ from typing import Any
 from contracts.config import Json
 
 AS_OF = "2026-11-22"
-PRICING_REGION = {"cn": "cn-northwest-1"}
-"""The Pricing API answers in a few regions only, us-east-1 among them."""
 USAGE = {"training": "Train:", "processing": "Processing:"}
 
 PriceOf = Callable[[str, str], float | None]

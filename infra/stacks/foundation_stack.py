@@ -141,7 +141,7 @@ class FoundationStack(cdk.Stack):
 
 
 def _lifecycle(settings: Settings) -> list[s3.LifecycleRule]:
-    """Prefixes of infra/run/layout.py. Checkpoints lie between a run's other files, so patrol prunes them by age, not S3."""
+    """Prefixes of infra/run/layout.py. Checkpoints lie between a run's other files, so the monitor prunes them by age, not S3."""
     rules = [
         s3.LifecycleRule(
             id="stale-uploads-and-old-versions",

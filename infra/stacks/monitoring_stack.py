@@ -1,4 +1,4 @@
-"""Monitoring: patrol, alarms, dashboard, budget; messages go to Foundation's topic."""
+"""Monitoring: monitor function, alarms, dashboard, budget; messages go to Foundation's topic."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
 from constructs import Construct
 
-from infra.constructs.dashboard import build_dashboard, patrol_metric
-from infra.constructs.monitor import Patrol
-from infra.monitor.published_metrics import PatrolAlarm, alarms, section
+from infra.constructs.dashboard import build_dashboard, published_metric
+from infra.constructs.monitor import Monitor
+from infra.monitor.published_metrics import MetricAlarm, alarms, section
 from infra.run.job_requests import DEPLOYMENT_TAG
 from infra.settings import Settings
 from infra.stacks.foundation_stack import FoundationStack
@@ -32,16 +32,18 @@ class MonitoringStack(cdk.Stack):
         pipeline: PipelineStack,
         **kwargs: Any,
     ) -> None:
-        super().__init__(scope, construct_id, description="Pre-training: patrol, alarms, dashboard", **kwargs)
+        super().__init__(scope, construct_id, description="Pre-training: monitor, alarms, dashboard", **kwargs)
         self._settings, self._action = settings, actions.SnsAction(foundation.topic)
-        self.patrol = Patrol(self, "Patrol", settings=settings, shared=foundation.shared)
+        self.monitor = Monitor(self, "Monitor", settings=settings, shared=foundation.shared)
         every = cdk.Duration.minutes(5)
         failed = pipeline.machine.metric_failed(period=every, statistic="Sum")
-        errors = self.patrol.function.metric_errors(period=every, statistic="Sum")
+        errors = self.monitor.function.metric_errors(period=every, statistic="Sum")
         self.alarms = [
             self._alarm("RunFailed", "A run failed; the message before this one says why.", failed, threshold=0, above=True, periods=1),
-            self._alarm("PatrolFailed", "The function that watches running jobs fails itself.", errors, threshold=0, above=True, periods=3),
-            *(self._patrol_alarm(alarm) for alarm in alarms(settings.alarms)),
+            self._alarm(
+                "MonitorFailed", "The function that watches running jobs fails itself.", errors, threshold=0, above=True, periods=3
+            ),
+            *(self._metric_alarm(alarm) for alarm in alarms(settings.alarms)),
         ]
         dashboard = build_dashboard(self, settings.name, pipeline.machine, self.alarms)
         if settings.monthly_budget_usd is not None:
@@ -49,8 +51,8 @@ class MonitoringStack(cdk.Stack):
         cdk.CfnOutput(self, "TopicArn", value=foundation.topic.topic_arn)
         cdk.CfnOutput(self, "DashboardName", value=dashboard.dashboard_name)
 
-    def _patrol_alarm(self, alarm: PatrolAlarm) -> cloudwatch.Alarm:
-        metric = patrol_metric(alarm.metric, self._settings.name, statistic="Maximum" if alarm.above else "Minimum")
+    def _metric_alarm(self, alarm: MetricAlarm) -> cloudwatch.Alarm:
+        metric = published_metric(alarm.metric, self._settings.name, statistic="Maximum" if alarm.above else "Minimum")
         return self._alarm(alarm.name, alarm.sentence, metric, threshold=alarm.threshold, above=alarm.above, periods=alarm.periods)
 
     def _alarm(

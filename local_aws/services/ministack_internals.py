@@ -137,7 +137,7 @@ def problems() -> list[str]:
     found: list[str] = []
     version = importlib.metadata.version("ministack")
     if version != MINISTACK_VERSION:
-        found.append(f"ministack is {version}, the seams were checked against {MINISTACK_VERSION}")
+        found.append(f"ministack is {version}, the table was checked against {MINISTACK_VERSION}")
     for module_name, names in TABLE.items():
         module = importlib.import_module(module_name)
         for name, parameters in names.items():
@@ -146,7 +146,7 @@ def problems() -> list[str]:
             elif parameters is not None:
                 actual = tuple(inspect.signature(getattr(module, name)).parameters)
                 if actual != parameters:
-                    found.append(f"{module_name}.{name} takes {actual}, the seams expect {parameters}")
+                    found.append(f"{module_name}.{name} takes {actual}, the table expects {parameters}")
     return found
 
 

@@ -22,12 +22,12 @@ from typing import Any
 import psutil
 from corpus import write_corpus
 
+from contracts.shard_index import SPLITS, read_index
 from data_prep.encode import Assembler, Encoder, FastokensEncoder
 from data_prep.finalise import pack, packings
 from data_prep.gate import chunks
 from data_prep.part import PartContext, run_part
 from data_prep.partition import make_plan
-from data_prep.shards import SPLITS, read_index
 from data_prep.sources import list_source
 from data_prep.spec import DataSpec, TokenizerSpec
 from data_prep.store import LocalStore

@@ -19,7 +19,8 @@ import numpy as np
 import xxhash
 from corpus import documents
 
-from data_prep.shards import Shard, ShardIndex, ShardWriter, Split, Splits, TokenizerFacts, index_bytes, open_tokens, read_index
+from contracts.shard_index import Shard, ShardIndex, Split, Splits, TokenizerFacts, index_bytes, read_index
+from data_prep.shards import ShardWriter, open_tokens
 from training.loader import ShardLoader
 from training.token_shards import TokenShards
 

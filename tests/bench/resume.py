@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 from job_runs import TINY, JobRun, Leg, tiny_channel
 
 from contracts.failure import read_failure
-from data_prep.shards import read_index
+from contracts.shard_index import read_index
 
 LAST_STEP = 24
 ROUNDING = 1e-4  # relative: other ranks sum the same samples in another order

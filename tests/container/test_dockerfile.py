@@ -62,7 +62,7 @@ def test_changing_hash_is_an_argument_of_the_label_alone(stage: Stage):
 
 def test_image_holds_the_code_its_job_imports(stage: Stage):
     copied = {source for sources, target in stage.copies() if target.startswith("/opt/program/") for source in sources}
-    assert copied == ({"data_prep"} if stage.name == "data_prep" else {"data_prep", "training"})
+    assert copied == ({"contracts", "data_prep"} if stage.name == "data_prep" else {"contracts", "data_prep", "training"})
 
 
 def test_working_directory_and_module_path_are_the_program_folder(stage: Stage):

@@ -89,7 +89,7 @@ def context(tmp_path: Path) -> Path:
     """The build context with jobs that answer at once: the real ones import torch."""
     folder = tmp_path / "context"
     ignore = shutil.ignore_patterns("__pycache__")
-    for name in ("container", "data_prep"):
+    for name in ("container", "contracts", "data_prep"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     (folder / "training").mkdir()
     (folder / "data_prep/job.py").write_text(JOB.format(names=["fastokens", "tokenizers"]))
@@ -144,8 +144,8 @@ def test_buildspec_builds_checks_pushes_and_the_second_time_skips(context: Path,
 
     store = ImageStore(tmp_path / "home")
     training = store.resolve(exported["TRAINING_IMAGE"])
-    assert sorted(path.name for path in training.iterdir()) == ["data_prep", "training"]
-    assert sorted(path.name for path in store.resolve(exported["DATA_PREP_IMAGE"]).iterdir()) == ["data_prep"]
+    assert sorted(path.name for path in training.iterdir()) == ["contracts", "data_prep", "training"]
+    assert sorted(path.name for path in store.resolve(exported["DATA_PREP_IMAGE"]).iterdir()) == ["contracts", "data_prep"]
     check = next(json.loads(line) for line in log if '"torch"' in line)
     assert Path(check["file"]).is_relative_to(training), "the smoke test must run in the image"
     if os.geteuid() == 0:

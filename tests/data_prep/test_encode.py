@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from contracts.shard_index import TokenizerFacts
 from data_prep.encode import Assembler, FastokensEncoder, HuggingFaceEncoder
 from data_prep.gate import adversarial, compare
-from data_prep.shards import TokenizerFacts
 from data_prep.spec import TokenizerSpec, TokenizerTraining
 from data_prep.tokenizer import LLAMA3_PATTERN, TokenizerFiles, facts, train
 

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.failure import CorruptShard
+from contracts.shard_index import Shard, Split, TokenizerFacts
 from data_prep.failure_classes import TooMuchSkipped
 from data_prep.finalise import check_skipped, check_stored, full_shards, gather, packings, unigram_entropy
 from data_prep.part import PartRecord, Piece
-from data_prep.shards import Shard, ShardWriter, Split, TokenizerFacts
+from data_prep.shards import ShardWriter
 from data_prep.spec import DataSpec, TokenizerSpec, TokenizerTraining
 from data_prep.store import LocalStore
 

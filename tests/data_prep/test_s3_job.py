@@ -17,9 +17,9 @@ from data_s3_server import S3Server
 
 from contracts.config import to_json
 from contracts.failure import read_failure
+from contracts.shard_index import parse_index
 from data_prep.failure_classes import SourceChanged, StoreUnavailable
 from data_prep.fingerprint import SourceObject
-from data_prep.shards import parse_index
 from data_prep.sources import identify
 from data_prep.store import S3Store
 

@@ -6,19 +6,8 @@ import numpy as np
 import pytest
 
 from contracts.failure import CorruptShard, read_failure
-from data_prep.shards import (
-    ShardIndex,
-    ShardWriter,
-    Split,
-    Splits,
-    TokenizerFacts,
-    check_shard,
-    dtype_for,
-    index_bytes,
-    open_ends,
-    open_tokens,
-    read_index,
-)
+from contracts.shard_index import ShardIndex, Split, Splits, TokenizerFacts, dtype_for, index_bytes, read_index
+from data_prep.shards import ShardWriter, check_shard, open_ends, open_tokens
 
 FACTS = TokenizerFacts(sha256="0" * 64, vocab_size=600, bos_id=0, eos_id=1, files=("tokenizer.json",))
 

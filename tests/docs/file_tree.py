@@ -11,7 +11,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
 BEGIN, END = "<!-- file tree: make docs -->", "<!-- end of file tree -->"
-ROOTS = ("infra", "training", "data_prep", "container")
+ROOTS = ("contracts", "data_prep", "training", "container", "infra", "local_aws")
 SINGLE = {
     "app.py": "", "cdk.json": "settings of each environment; the CDK's feature flags", "Makefile": "every command; `make help` lists them",
     "pyproject.toml": "the package and its tools' settings", "package.json": "Node tools: the CDK command line and two checkers",

@@ -14,7 +14,7 @@ PYTHON = Path(__file__).parents[2] / ".venv-aws/bin/python"
 
 
 def check(change: str = "pass") -> dict[str, object]:
-    script = f"from local_aws import seams; {change}; raise SystemExit(ministack_internals.main())"
+    script = f"from local_aws.services import ministack_internals; {change}; raise SystemExit(ministack_internals.main())"
     result = subprocess.run([PYTHON, "-c", script], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     found: dict[str, object] = json.loads(result.stdout)
     assert result.returncode == (1 if found["problems"] else 0)
@@ -29,10 +29,10 @@ def test_every_patched_name_is_in_the_installed_ministack_with_its_parameters() 
     ("change", "problem"),
     [
         ('ministack_internals.TABLE["ministack.app"]["_moved"] = None', "ministack.app._moved is gone"),
-        ('ministack_internals.MINISTACK_VERSION = "1.5.34"', "ministack is 1.5.33, the seams were checked against 1.5.34"),
+        ('ministack_internals.MINISTACK_VERSION = "1.5.34"', "ministack is 1.5.33, the table was checked against 1.5.34"),
         (
             'ministack_internals.TABLE["ministack.services.stepfunctions"]["_scaled_sleep"] = ("seconds", "scale")',
-            "ministack.services.stepfunctions._scaled_sleep takes ('seconds',), the seams expect ('seconds', 'scale')",
+            "ministack.services.stepfunctions._scaled_sleep takes ('seconds',), the table expects ('seconds', 'scale')",
         ),
     ],
 )
@@ -41,16 +41,16 @@ def test_a_difference_is_named(change: str, problem: str) -> None:
 
 
 def test_a_name_outside_the_table_is_refused() -> None:
-    script = "from local_aws import seams; ministack_internals.private('stepfunctions', '_tags')"
+    script = "from local_aws.services import ministack_internals; ministack_internals.private('stepfunctions', '_tags')"
     result = subprocess.run([PYTHON, "-c", script], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert (
-        "stepfunctions._tags is not in local_aws/services/ministack_internals.py's table; add it there so that upgrades are checked"
+        "stepfunctions._tags is not in the table of local_aws/services/ministack_internals.py; add it there so that upgrades are checked"
         in result.stderr
     )
 
 
-def test_only_the_seams_module_imports_private_ministack_names() -> None:
+def test_only_the_table_imports_private_ministack_names() -> None:
     for path in (Path(__file__).parents[2] / "local_aws").rglob("*.py"):
-        if path.name != "seams.py":
+        if path.name != "ministack_internals.py":
             assert "from ministack" not in path.read_text(), path
             assert "ministack.services" not in path.read_text(), path

@@ -6,8 +6,8 @@ import os
 import pytest
 from aws_models.jobs import build_needs, prepare_needs
 from aws_models.ledger import LEDGER
+from aws_models.monitor import rounds
 from aws_models.needs import Names, of_api_calls, of_services, of_tasks
-from aws_models.patrol import rounds
 from aws_models.pipeline import Pipeline
 from aws_models.scenarios import paths
 from aws_models.synthesis import settings_of, synthesise
@@ -50,15 +50,15 @@ def needs(synthesised, names, runs):
 
 @pytest.fixture(scope="session")
 def watched(tmp_path_factory):
-    """A deployment whose options give Patrol all its work (enabled schedules, pruned checkpoints) and look at its quotas."""
+    """A deployment whose options give Monitor all its work (enabled schedules, pruned checkpoints) and look at its quotas."""
     settings = settings_of(checkpoint_days=30, refuse_missing_quotas=True)
     schedules = tuple(dataclasses.replace(schedule, enabled=True) for schedule in settings.schedules)
     return synthesise(tmp_path_factory.mktemp("watched"), dataclasses.replace(settings, schedules=schedules))
 
 
 @pytest.fixture(scope="session")
-def patrolled(watched):
-    """Patrol's rounds and the quota check over an account with running jobs: their outcomes, and the world with their calls."""
+def monitored(watched):
+    """The monitor's rounds and the quota check over an account with running jobs: their outcomes, and the world with their calls."""
     return rounds(watched)
 
 

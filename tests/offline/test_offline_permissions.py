@@ -27,9 +27,9 @@ ACCEPTED_UNUSED = {
 # What a function's imports reach and the function does not call. Handler, operation -> reason.
 REACHED_NOT_CALLED = {
     ("report", "GetProducts"): "Report takes from infra.sagemaker.prices what Admit put into run.json",
-    ("patrol", "DescribeSecret"): "of infra.admit.checks Patrol uses the instances that a run wants",
-    ("patrol", "DescribeTrainingPlan"): "of infra.admit.checks Patrol uses the instances that a run wants",
-    ("patrol", "GetProducts"): "Patrol takes prices from run.json",
+    ("monitor", "DescribeSecret"): "of infra.admit.checks Monitor uses the instances that a run wants",
+    ("monitor", "DescribeTrainingPlan"): "of infra.admit.checks Monitor uses the instances that a run wants",
+    ("monitor", "GetProducts"): "Monitor takes prices from run.json",
 }
 # Actions whose service offers no resource to name, and the only wildcards that a role may have.
 WITHOUT_RESOURCES = re.compile(
@@ -60,23 +60,23 @@ def test_every_neighbour_is_denied(synthesised, names, needs):
 
 
 def test_nothing_is_granted_that_no_call_uses(synthesised, needs):
-    found = [grant for grant in unused(synthesised.policies, needs) if "Patrol" not in grant.role]
+    found = [grant for grant in unused(synthesised.policies, needs) if "Monitor" not in grant.role]
     left = [str(g) for g in found if not any(word in g.role and action == g.action for word, action in ACCEPTED_UNUSED)]
     assert left == []
     stale = [key for key in ACCEPTED_UNUSED if not any(key[0] in g.role and key[1] == g.action for g in found)]
     assert stale == []
 
 
-def test_the_calls_of_patrol_and_quota_check_are_allowed_and_nothing_else_is_granted_to_them(watched, patrolled):
+def test_the_calls_of_monitor_and_quota_check_are_allowed_and_nothing_else_is_granted_to_them(watched, monitored):
     """On the deployment with the options that give them work; the default one grants less, and has no quota check."""
-    assert {name: outcome for name, outcome in patrolled.outcomes.items() if isinstance(outcome, Failure)} == {}
-    assert patrolled.world.wrong == []
+    assert {name: outcome for name, outcome in monitored.outcomes.items() if isinstance(outcome, Failure)} == {}
+    assert monitored.world.wrong == []
     names = Names(watched.templates)
-    wanted = [*of_api_calls(names, patrolled.world.calls, patrolled.world.missing), *of_services(names, watched.policies)]
-    wanted = [need for need in wanted if re.search("Patrol|Quotas", need.request.principal)]
+    wanted = [*of_api_calls(names, monitored.world.calls, monitored.world.missing), *of_services(names, watched.policies)]
+    wanted = [need for need in wanted if re.search("Monitor|Quotas", need.request.principal)]
     decisions = decide([(watched.policies, need.request) for need in wanted])
     assert [f"{need.request} ({need.because})" for need, d in zip(wanted, decisions, strict=True) if not d.allowed] == []
-    assert [str(grant) for grant in unused(watched.policies, wanted) if re.search("Patrol|Quotas", grant.role)] == []
+    assert [str(grant) for grant in unused(watched.policies, wanted) if re.search("Monitor|Quotas", grant.role)] == []
 
 
 def test_wildcards_are_only_where_a_service_has_no_resources(synthesised):
@@ -85,23 +85,23 @@ def test_wildcards_are_only_where_a_service_has_no_resources(synthesised):
     ] == []
 
 
-def test_every_aws_call_in_the_functions_code_was_made_on_some_path(synthesised, runs, watched, patrolled):
+def test_every_aws_call_in_the_functions_code_was_made_on_some_path(synthesised, runs, watched, monitored):
     """The source scan against the recorded calls: a call that no path makes would go unproven."""
-    worlds = [(synthesised, run.world) for _, run in runs.values()] + [(watched, patrolled.world)]
+    worlds = [(synthesised, run.world) for _, run in runs.values()] + [(watched, monitored.world)]
     made = {(_handler(synthesis, call.role), call.operation) for synthesis, world in worlds for call in world.calls}
     found = {}
     for function in watched.templates.resources("AWS::Lambda::Function"):
         module = function.properties["Handler"].rsplit(".", 1)[0]
         for call in calls_in(modules_of(module, ROOT), ROOT):
-            found.setdefault((module.rsplit(".", 1)[-1], call.operation), str(call))
+            found.setdefault((module.split(".")[-2], call.operation), str(call))
     assert sorted(text for key, text in found.items() if key not in made and key not in REACHED_NOT_CALLED) == []
     assert sorted(key for key in REACHED_NOT_CALLED if key not in found or key in made) == []
 
 
 def _handler(synthesis, role):
-    """Module name of the function that a role belongs to."""
+    """Folder of the function that a role belongs to: infra.<folder>.handler.handler."""
     functions = synthesis.templates.resources("AWS::Lambda::Function")
-    return next((f.properties["Handler"].split(".")[-2] for f in functions if f.properties["Role"] == role), role)
+    return next((f.properties["Handler"].split(".")[-3] for f in functions if f.properties["Role"] == role), role)
 
 
 def test_the_preparation_jobs_calls_are_those_of_its_source():

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from data_prep.fingerprint import SHARD_FORMAT_VERSION
-from data_prep.shards import ShardIndex, ShardWriter, Split, Splits, TokenizerFacts, dtype_for, index_bytes
+from contracts.shard_index import FORMAT_VERSION, ShardIndex, Split, Splits, TokenizerFacts, dtype_for, index_bytes
+from data_prep.shards import ShardWriter
 
 FINGERPRINT = "f" * 32
 LLAMA3_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -73,7 +73,7 @@ def write_channel(folder: Path, texts: Iterable[str], *, vocab_size: int, valida
         files=("tokenizer.json", "tokenizer_config.json"),
     )
     splits = Splits(train=_split(folder, "train", trained, tokenizer), validation=_split(folder, "validation", held_out, tokenizer))
-    index = ShardIndex(format_version=SHARD_FORMAT_VERSION, fingerprint=FINGERPRINT, dtype=dtype_for(size), tokenizer=facts, splits=splits)
+    index = ShardIndex(format_version=FORMAT_VERSION, fingerprint=FINGERPRINT, dtype=dtype_for(size), tokenizer=facts, splits=splits)
     (folder / "index.json").write_bytes(index_bytes(index))
     return index
 

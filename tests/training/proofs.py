@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from data_prep.shards import read_index
+from contracts.shard_index import read_index
 from training.failure_classes import JobFailure, LossDiverged
 from training.leg_job import read_job
 from training.titan_config import trainer_config

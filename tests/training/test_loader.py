@@ -13,7 +13,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep.shards import ShardIndex, ShardWriter, Split, Splits, TokenizerFacts, index_bytes
+from contracts.shard_index import ShardIndex, Split, Splits, TokenizerFacts, index_bytes
+from data_prep.shards import ShardWriter
 from training.failure_classes import CheckpointMismatch, CorruptShard, TokensMismatch
 from training.loader import ShardLoader
 from training.token_shards import IGNORE_INDEX, TokenShards, check_channel

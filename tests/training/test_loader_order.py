@@ -37,7 +37,7 @@ def test_neighbours_of_the_order_come_from_different_places():
 
 
 def test_the_order_is_the_same_on_every_machine():
-    """Changing these numbers changes what resumed runs read: only with a new SHARD_FORMAT_VERSION."""
+    """Changing these numbers changes what resumed runs read: only with a new FORMAT_VERSION."""
     assert key_of(1, 2, 3) == 9812528628958509896
     order = SampleOrder(seed=1, samples=10, block_samples=4, group_blocks=2)
     assert order.at(0, 20).tolist() == [7, 1, 2, 6, 3, 4, 5, 0, 9, 8, 3, 8, 1, 4, 9, 0, 2, 5, 7, 6]

@@ -1,4 +1,4 @@
-"""Patrol: what it publishes of a job, and what pruning leaves."""
+"""Monitor: what it publishes of a job, and what pruning leaves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from admission_values import Jobs, Quotas
 from small_s3 import NOW, SmallS3
 
 from infra.monitor import published_metrics as names
-from infra.monitor.active_jobs import Beat, Clients, check_quotas, patrol
+from infra.monitor.active_jobs import Beat, Clients, check_quotas, look_at_active_jobs
 from infra.monitor.prune_checkpoints import prune_checkpoints
 from infra.run.job_requests import job_name
 
@@ -63,7 +63,7 @@ def round_of(started: datetime.datetime | None, s3: SmallS3) -> Published:
     run = {"run_id": "r", "legs": [{"name": "main", "training": training}], "budget": {"max_usd": 480.0}, "admitted": admitted}
     s3.put("runs/r/run.json", json.dumps(run))
     published = Published()
-    patrol(BEAT, Clients(s3=s3, sagemaker=OneJob(started), cloudwatch=published, quotas=None))
+    look_at_active_jobs(BEAT, Clients(s3=s3, sagemaker=OneJob(started), cloudwatch=published, quotas=None))
     return published
 
 

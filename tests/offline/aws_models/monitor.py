@@ -1,4 +1,4 @@
-"""Patrol and the quota check beside the machine: their own code on an account in which a run is going on and old checkpoints lie."""
+"""Monitor and the quota check beside the machine: their own code on an account in which a run is going on and old checkpoints lie."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aws_models.pipeline import Pipeline, Scenario
 from aws_models.scenarios import LOCAL
 from aws_models.synthesis import Synthesis
 from aws_models.world import World
-from contracts.metric_line import FILE_NAME
+from contracts.files import METRICS_FILE
 from infra.run.layout import RunLayout
 
 Json = Any
@@ -21,7 +21,7 @@ LONG_AGO = timedelta(days=400)
 
 @dataclass(frozen=True)
 class Rounds:
-    """What Patrol and the quota check did."""
+    """What Monitor and the quota check did."""
 
     outcomes: dict[str, Outcome]
     world: World
@@ -47,12 +47,12 @@ def rounds(synthesis: Synthesis) -> Rounds:
         for file in ("__0_0.distcp", ".metadata"):
             world.put(pipeline.bucket, f"{folder}step-{step}/{file}", "x")
             world.written[pipeline.bucket, f"{folder}step-{step}/{file}"] = world.time() - LONG_AGO
-    (patrol,) = [arn for arn, function in pipeline.functions.items() if "patrol" in function.properties["Handler"]]
-    outcomes = {"round": pipeline.invoke(patrol, {}, world)}
-    world.put(pipeline.bucket, layout.leg_folder("main", "metrics") + FILE_NAME, "")
-    outcomes["with metrics"] = pipeline.invoke(patrol, {}, world)
+    (monitor,) = [arn for arn, function in pipeline.functions.items() if "monitor" in function.properties["Handler"]]
+    outcomes = {"round": pipeline.invoke(monitor, {}, world)}
+    world.put(pipeline.bucket, layout.leg_folder("main", "metrics") + METRICS_FILE, "")
+    outcomes["with metrics"] = pipeline.invoke(monitor, {}, world)
     world.quotas, world.default_quotas = {}, world.quotas
-    outcomes["daily, quotas never raised"] = pipeline.invoke(patrol, {"check": "daily"}, world)
+    outcomes["daily, quotas never raised"] = pipeline.invoke(monitor, {"check": "daily"}, world)
     (check,) = synthesis.templates.resources("Custom::QuotaCheck")
     stack = synthesis.templates.resolve(check.stack, {"Ref": "AWS::StackId"})
     request = {"RequestType": "Update", "ResponseURL": "https://answer", "StackId": stack, "RequestId": "r", "LogicalResourceId": "l"}
