@@ -8,8 +8,9 @@ from typing import Any
 
 from contracts.config import Problem, suggestion
 from data_prep.spec import DataSpec
-from infra.admit.estimate import Estimate, source_type
-from infra.run.run_spec import SINGLE_LEG, CapacitySource, RunSpec
+from infra.admit.estimate import Estimate
+from infra.run.compute import CapacitySource
+from infra.run.run_spec import SINGLE_LEG, RunSpec
 from infra.sagemaker.instance_types import ACCELERATORS, GIB
 from infra.sagemaker.quotas import Use, Want
 from training.memory import device_bytes
@@ -30,7 +31,7 @@ def type_problems(spec: RunSpec, training_types: Collection[str], processing_typ
     if spec.data.instance_type not in processing_types:
         yield Problem("data.instance_type", _unknown(spec.data.instance_type, "processing", processing_types, training_types))
     for path, source in _sources(spec):
-        kind = source_type(spec, source)
+        kind = spec.compute.instance_type_of(source)
         if kind not in training_types:
             yield Problem(path, _unknown(kind, "training", training_types, processing_types))
 
@@ -47,7 +48,7 @@ def _close(kind: str, known: Collection[str]) -> bool:
 def device_problems(spec: RunSpec) -> Iterator[Problem]:
     """One rank for each GPU, and a step that fits its memory, on every type that a capacity source may bring."""
     for _, source in _sources(spec):
-        gpus = ACCELERATORS.get(kind := source_type(spec, source))
+        gpus = ACCELERATORS.get(kind := spec.compute.instance_type_of(source))
         for leg in spec.legs:
             training = leg.training
             where = "training" if leg.name == SINGLE_LEG else f"legs.{leg.name}.training"
@@ -110,8 +111,8 @@ def training_plan_problems(spec: RunSpec, sagemaker: Any) -> Iterator[Problem]:
             yield Problem(path, f'the training plan "{name}" is {plan["Status"]}; name one that is Active or Scheduled')
         if "training-job" not in plan.get("TargetResources", ["training-job"]):
             yield Problem(path, f'the training plan "{name}" is for {", ".join(plan["TargetResources"])}, not for training jobs')
-        if kinds and source_type(spec, source) not in kinds:
-            yield Problem(path, f'the training plan "{name}" reserves {", ".join(sorted(kinds))}, not {source_type(spec, source)}')
+        if kinds and (kind := spec.compute.instance_type_of(source)) not in kinds:
+            yield Problem(path, f'the training plan "{name}" reserves {", ".join(sorted(kinds))}, not {kind}')
         if plan["Status"] == "Active" and plan.get("AvailableInstanceCount", spec.compute.instance_count) < spec.compute.instance_count:
             free, needed = plan["AvailableInstanceCount"], spec.compute.instance_count
             yield Problem(path, f'the training plan "{name}" has {free} instances free, and the run needs {needed}')
@@ -129,7 +130,7 @@ def wants(spec: RunSpec, *, prepared: bool) -> list[Want]:
         if source.kind == "training_plan":
             continue  # reserved instances are outside the quotas
         use: Use = "spot training job" if source.kind == "spot" else "training job"
-        kind = source_type(spec, source)
+        kind = spec.compute.instance_type_of(source)
         found.append(Want(path="compute.instance_count", use=use, instance_type=kind, count=compute.instance_count))
         if compute.keep_alive_seconds and source.kind == "on_demand":
             found.append(
@@ -141,7 +142,7 @@ def wants(spec: RunSpec, *, prepared: bool) -> list[Want]:
 def budget_problems(spec: RunSpec, costs: Estimate) -> Iterator[Problem]:
     """The estimate is within the budget; without a price the budget could not be kept."""
     if costs.usd is None:
-        wanted = {source_type(spec, source) for source in spec.compute.capacity}
+        wanted = {spec.compute.instance_type_of(source) for source in spec.compute.capacity}
         if costs.prepare_max_usd is None:
             wanted.add(spec.data.instance_type)
         kinds = sorted(wanted - set(costs.usd_per_hour))

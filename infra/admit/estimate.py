@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from contracts.config import Json
-from infra.run.run_spec import CapacitySource, Leg, RunSpec
+from infra.run.run_spec import Leg, RunSpec
 from infra.sagemaker.prices import PriceOf
 from training.spec import tokens_per_step, total_steps
 
@@ -52,11 +52,6 @@ class Estimate:
         return {"usd": self.usd, "usd_per_hour": self.usd_per_hour, "prepare_max_usd": self.prepare_max_usd, "legs": legs}
 
 
-def source_type(spec: RunSpec, source: CapacitySource) -> str:
-    """The instance type of a capacity source."""
-    return source.instance_type or spec.compute.instance_type
-
-
 def estimate(spec: RunSpec, price: PriceOf, *, prepared: bool, done_steps: int = 0) -> Estimate:
     """Hours from the expected tokens/s, dollars from the prices; what preparation leaves of the budget is shared equally by the legs.
 
@@ -66,7 +61,7 @@ def estimate(spec: RunSpec, price: PriceOf, *, prepared: bool, done_steps: int =
     data, compute = spec.data, spec.compute
     prepare_price = 0.0 if prepared else price("processing", data.instance_type)
     prepare = None if prepare_price is None else round(prepare_price * data.instance_count * data.max_runtime_seconds / 3600, 2)
-    used = {source_type(spec, source): price("training", source_type(spec, source)) for source in compute.capacity}
+    used = {kind: price("training", kind) for kind in map(compute.instance_type_of, compute.capacity)}
     prices = {kind: value for kind, value in used.items() if value is not None}
     dearest = max(prices.values()) * compute.instance_count if len(prices) == len(used) else None
     share = None if prepare is None else round((spec.budget.max_usd - prepare) / len(spec.legs), 2)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.config import Json, to_json
-from infra.admit.estimate import LegEstimate, source_type
+from infra.admit.estimate import LegEstimate
 from infra.run.deployment import Deployment
 from infra.run.job_requests import job_name, prepare_request, training_leg, training_request, training_source
 from infra.run.layout import RunLayout
@@ -62,7 +62,7 @@ class Planner:
         """One leg: its part of the request, and its first attempt."""
         compute = self.spec.compute
         sources = tuple(
-            self._source(source.kind, source_type(self.spec, source), "training", compute.instance_count) for source in compute.capacity
+            self._source(source.kind, compute.instance_type_of(source), "training", compute.instance_count) for source in compute.capacity
         )
         limits = Limits(
             max_attempts=compute.max_attempts,

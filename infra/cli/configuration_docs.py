@@ -15,8 +15,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from contracts.config import Bounds, Pattern, field_docs, to_json, type_hints
 from data_prep.spec import DataSpec
+from infra.run.compute import BudgetSpec, ComputeSpec
 from infra.run.recipes import RECIPES
-from infra.run.run_spec import BudgetSpec, ComputeSpec, RunInput
+from infra.run.run_spec import RunInput
 from infra.settings import Settings
 from training.spec import TrainingSpec
 

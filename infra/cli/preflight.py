@@ -179,7 +179,7 @@ def _capacity(target: Target, spec: RunSpec) -> tuple[bool, Check]:
     problems = list(admit_checks.training_plan_problems(spec, target.client("sagemaker")))
     if problems:
         return False, _bad("; ".join(str(problem) for problem in problems), "")
-    kinds = ", ".join(f"{source.kind} {source.instance_type or spec.compute.instance_type}" for source in spec.compute.capacity)
+    kinds = ", ".join(f"{source.kind} {spec.compute.instance_type_of(source)}" for source in spec.compute.capacity)
     if all(source.kind == "training_plan" for source in spec.compute.capacity):
         return True, _good(kinds)
     state: State = "good" if target.embedded or ".p" not in spec.compute.instance_type else "warning"

@@ -77,6 +77,11 @@ def content_hash(files: Iterable[Path], *extra: str, root: Path = ROOT) -> str:
     return digest.hexdigest()[:24]
 
 
+def image_tag(device: str, base_image: str | None, root: Path = ROOT) -> str:
+    """The images' tag: the hash of the build context and of the build arguments."""
+    return content_hash(select(CONTEXT_FILES, root), device, base_image or "", root=root)
+
+
 def copy_files(files: Iterable[Path], target: Path, root: Path = ROOT) -> None:
     """Copy the files to ``target``, folders kept."""
     for path in files:

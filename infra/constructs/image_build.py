@@ -12,7 +12,7 @@ from aws_cdk import aws_s3_assets as s3_assets
 from constructs import Construct
 
 from infra import roles
-from infra.constructs.assets import CONTEXT_FILES, content_hash, copy_files, select
+from infra.constructs.assets import CONTEXT_FILES, copy_files, image_tag, select
 from infra.settings import Settings
 
 BUILD_HOURS = 2  # the CUDA image downloads about 10 GB and compiles nothing; a cold build takes well under an hour
@@ -26,7 +26,7 @@ class ImageBuild(Construct):
     ) -> None:
         super().__init__(scope, construct_id)
         files = select(CONTEXT_FILES)
-        self.tag = content_hash(files, settings.device, settings.training_base_image or "")
+        self.tag = image_tag(settings.device, settings.training_base_image)
         with tempfile.TemporaryDirectory() as folder:  # CDK copies it into cdk.out when the asset is made
             copy_files(files, Path(folder))
             self.context = s3_assets.Asset(self, "Context", path=folder, asset_hash=self.tag, asset_hash_type=cdk.AssetHashType.CUSTOM)

@@ -11,7 +11,7 @@ from typing import Any
 from contracts.config import SpecError, parse
 from infra.report.read import Attempt, Json, LegFacts, Row, RunFacts, epoch_seconds
 from infra.report.series import find_interruptions, once_per_step
-from infra.run.recipes import REFERENCE_TOKENS_PER_SECOND
+from infra.run.recipes import REFERENCE_ABLATION
 from training.spec import TrainingSpec, total_steps
 
 UsdPerHour = Callable[[str], float | None]
@@ -140,7 +140,8 @@ def _reference(leg: LegFacts) -> float | None:
     """The reference's figure, only for its own model: Llama-3 8B at sequence length 8192 on H100."""
     model = leg.training.get("model") or {}
     same = model.get("dim") == 4096 and model.get("layers") == 32 and leg.training.get("sequence_length") == 8192
-    return REFERENCE_TOKENS_PER_SECOND.get(leg.name) if same else None
+    reported = {leg.name: leg.reference_tokens_per_second for leg in REFERENCE_ABLATION}
+    return reported.get(leg.name) if same else None
 
 
 def _train_seconds(attempts: Sequence[Attempt], rows: Sequence[Row]) -> float:

@@ -14,9 +14,10 @@ import re
 from contracts.config import Json
 from contracts.metric_line import metric_definitions
 from data_prep.spec import DataSpec
+from infra.run.compute import CapacitySource
 from infra.run.deployment import Deployment
 from infra.run.layout import JOBS_PREFIX, RunLayout, split_uri, uri
-from infra.run.run_spec import CapacitySource, Leg, RunSpec
+from infra.run.run_spec import Leg, RunSpec
 
 MAX_JOB_NAME = 63  # CreateTrainingJob and CreateProcessingJob; [a-zA-Z0-9](-*[a-zA-Z0-9])*
 ATTEMPT_DIGITS = 4  # "-" and up to three digits follow the name that job_name makes
@@ -156,7 +157,7 @@ def _tokens_channel(deployment: Deployment, tokens_uri: str, tokens_bytes: int) 
 
 def _resources(spec: RunSpec, source: CapacitySource, deployment: Deployment) -> Json:
     compute = spec.compute
-    instance_type = source.instance_type or compute.instance_type
+    instance_type = compute.instance_type_of(source)
     resources: Json = {"InstanceType": instance_type, "InstanceCount": compute.instance_count, "VolumeSizeInGB": compute.volume_size_gb}
     if not has_nvme(instance_type):
         resources["VolumeKmsKeyId"] = deployment.key_arn

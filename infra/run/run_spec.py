@@ -15,72 +15,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from contracts.config import Bounds, Json, Pattern, Problem, SpecError, json_schema, one_or_more, parse, suggestion, to_json
+from contracts.config import Bounds, Json, Pattern, Problem, SpecError, json_schema, parse, suggestion, to_json
 from data_prep.spec import DataSpec
-from infra.run.recipes import RECIPES, REFERENCE_ABLATION
+from infra.run.compute import BudgetSpec, ComputeSpec
+from infra.run.recipes import RECIPES, REFERENCE_ABLATION, Recipe
 from training.spec import TrainingSpec, cluster_problems
 
 # A job name is <run>-<leg>-<attempt> in 63 characters of [a-zA-Z0-9-] (SageMaker); job_requests shortens what is longer.
 RUN_ID = Pattern(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,79}", "a run id: 1 to 80 letters, digits and single hyphens inside")
 LEG_NAME = Pattern(r"[a-z0-9]([a-z0-9_-]{0,22}[a-z0-9])?", "a leg name: 1 to 24 lower-case letters, digits, _ and -")
-TRAINING_TYPE = Pattern(r"ml\.[a-z0-9-]+\.[a-z0-9-]+", 'a SageMaker instance type such as "ml.p5.48xlarge"')
-TRAINING_PLAN = Pattern(r"arn:aws[a-z-]*:sagemaker:[a-z0-9-]+:\d{12}:training-plan/.+", "the ARN of a training plan")
 MAX_LEGS = 16  # each leg's request is about 4 KB of the 256 KiB that a state may hold, and each is paid for
 SINGLE_LEG = "main"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CapacitySource:
-    """One way to get instances."""
-
-    kind: Literal["on_demand", "spot", "training_plan"] = "on_demand"
-    """``training_plan`` uses a reservation that already exists; none is ever bought."""
-    training_plan_arn: Annotated[str, TRAINING_PLAN] | None = None
-    """The reservation (kind training_plan)."""
-    instance_type: Annotated[str, TRAINING_TYPE] | None = None
-    """Another type than compute.instance_type for this source."""
-    local_batch_size: Annotated[int, one_or_more()] | None = None
-    """Batch per rank that fits this type; null keeps training.local_batch_size."""
-
-    def check(self) -> Iterator[Problem]:
-        """A plan needs its ARN, the others have none."""
-        if (self.kind == "training_plan") != (self.training_plan_arn is not None):
-            yield Problem("training_plan_arn", f"goes with kind=training_plan, and kind is {self.kind}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComputeSpec:
-    """What the training job runs on."""
-
-    instance_type: Annotated[str, TRAINING_TYPE] = "ml.p5.48xlarge"
-    """SageMaker training instance type."""
-    instance_count: Annotated[int, Bounds(1, 256)] = 1
-    """Hosts."""
-    volume_size_gb: Annotated[int, Bounds(1, 16_384)] = 100
-    """EBS volume of types without NVMe; p5 has its own fixed storage."""
-    max_runtime_seconds: Annotated[int, Bounds(60, 2_419_200)] = 86_400
-    """Billed time of one attempt at most (28 days is SageMaker's limit)."""
-    max_pending_seconds: Annotated[int, Bounds(1800, 2_419_200)] | None = None
-    """Give up waiting for capacity after this and go to the next source; null waits as long as SageMaker does."""
-    capacity: Annotated[tuple[CapacitySource, ...], Bounds(1, 8)] = (CapacitySource(),)
-    """Sources in the order they are tried."""
-    max_attempts: Annotated[int, Bounds(1, 50)] = 3
-    """Training jobs of one leg that had instances, first one included; each resumes from the last checkpoint."""
-    max_capacity_wait_seconds: Annotated[int, Bounds(0, 43_200)] = 3600
-    """Pauses between requests on one capacity source, together, before the next source is tried. For longer waits let
-    SageMaker itself wait (``max_pending_seconds``): an execution makes 80 requests for a leg at most."""
-    keep_alive_seconds: Annotated[int, Bounds(0, 21_600)] = 0
-    """Keep instances warm between legs; counts against the warm-pool quota and is billed."""
-    encrypt_inter_container_traffic: bool = False
-    """Encrypt between hosts. SageMaker documents longer, and so dearer, training for it; it concerns jobs on several hosts only."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BudgetSpec:
-    """What the run may cost."""
-
-    max_usd: Annotated[float, Bounds(0.0)]
-    """US dollars for all jobs of the run; Admit refuses above it and caps the time limits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +70,7 @@ class RunSpec:
     """Text and tokenizer."""
     legs: Annotated[tuple[Leg, ...], Bounds(1, MAX_LEGS)]
     """The training jobs, one after the other."""
-    compute: ComputeSpec = ComputeSpec()
+    compute: ComputeSpec
     """Instances."""
     budget: BudgetSpec
     """Money."""
@@ -193,7 +138,7 @@ def overlay(base: Json, changes: Mapping[str, Any], path: str) -> Json:
     return result
 
 
-def resolve(value: object, *, default_recipe: str, recipes: Mapping[str, Json] = RECIPES) -> RunSpec:
+def resolve(value: object, *, default_recipe: str, recipes: Mapping[str, Recipe] = RECIPES) -> RunSpec:
     """The RunSpec that an execution's input means.
 
     Raises:
@@ -207,8 +152,8 @@ def resolve(value: object, *, default_recipe: str, recipes: Mapping[str, Json] =
     if name not in recipes:
         problems.append(Problem("recipe", f'there is no recipe "{name}"{suggestion(name, recipes)}'))
         raise SpecError(problems)
-    recipe = recipes[name]
-    section = {key: overlay(recipe.get(key, {}), getattr(given, key), key) for key in ("data", "training", "compute", "budget")}
+    recipe: Json = to_json(recipes[name])
+    section = {key: overlay(recipe[key], getattr(given, key), key) for key in ("data", "training", "compute", "budget")}
     data = _collect(problems, lambda: parse(DataSpec, section["data"], "data"))
     compute = _collect(problems, lambda: parse(ComputeSpec, section["compute"], "compute"))
     budget = _collect(problems, lambda: parse(BudgetSpec, section["budget"], "budget"))
@@ -243,7 +188,7 @@ def _collect(problems: list[Problem], read: Any) -> Any:
 def _legs(given: RunInput, training: Json, problems: list[Problem]) -> list[Leg]:
     raw: list[tuple[str, str, Json]]
     if given.ablation == "reference":
-        raw = [(str(leg["name"]), "training", leg["training"]) for leg in REFERENCE_ABLATION]
+        raw = [(leg.name, "training", leg.changes) for leg in REFERENCE_ABLATION]
     elif given.legs:
         raw = [(leg.name, f"legs[{i}].training", leg.training) for i, leg in enumerate(given.legs)]
     else:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from container.build import CHECKED_PACKAGES, TARGETS, locked_version
-from contracts.config import merge
+from contracts.config import merge, to_json
 from infra.run.recipes import RECIPES
 from local_aws.corpus import corpus_files
 from local_aws.images.buildah import DEFAULT_FOLDER, Buildah, BuildahError, Built
@@ -137,7 +137,7 @@ class ImageCheck:
             "validation": {"interval_steps": 0, "batches": 1},
             "schedule": {"warmup_steps": 1},
         }
-        training = merge(RECIPES["local"]["training"], changes)
+        training = merge(to_json(RECIPES["local"].training), changes)
         index = json.loads((ml / "input/data/tokens/index.json").read_text())
         tokens = {"fingerprint": index["fingerprint"], "uri": "s3://none/tokens/"}
         _write(

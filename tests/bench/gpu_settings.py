@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from contracts.config import merge, parse
+from contracts.config import merge, parse, to_json
 from infra.run.recipes import RECIPES, REFERENCE_ABLATION
 from training.memory import estimate
 from training.spec import TrainingSpec
 
-LEGS: dict[str, dict[str, Any]] = {leg["name"]: leg["training"] for leg in REFERENCE_ABLATION}
+LEGS: dict[str, dict[str, Any]] = {leg.name: leg.changes for leg in REFERENCE_ABLATION}
 FIRST_LEG, LAST_LEG = next(iter(LEGS)), list(LEGS)[-1]
 FILL = 0.85  # of the device's memory: the estimate is within 15 %, and fragmentation takes some
 
@@ -166,7 +166,7 @@ def base_settings(device: str, memory_bytes: int) -> dict[str, Any]:
         "export": {"enabled": False},
         "log_interval_steps": 1_000_000,
     }
-    settings = merge(RECIPES["llama3_8b"]["training"], shared)
+    settings = merge(to_json(RECIPES["llama3_8b"].training), shared)
     if device == "cpu":
         tiny = {"dim": 64, "layers": 2, "heads": 4, "kv_heads": 2, "ffn_dim": 192, "vocab_size": 400, "max_sequence_length": 64}
         small = {"precision": "float32", "sequence_length": 64, "checkpoint": {"async_mode": "disabled"}}

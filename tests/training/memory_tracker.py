@@ -78,14 +78,13 @@ def peak_bytes(changes: dict[str, object]) -> int:
 
 def spec_of(changes: dict[str, object]) -> object:
     """llama3_8b in BF16 with ``changes``, as the tracker sees it: eager, on CPU kernels."""
-    from contracts.config import merge, parse
+    from contracts.config import merge, parse, to_json
     from infra.run.recipes import RECIPES
     from training.spec import TrainingSpec
 
     checkpoint = {"checkpoint": {"async_mode": "async"}}
-    base = merge(
-        RECIPES["llama3_8b"]["training"], {"float8": "off", "compile": False, "device": "cpu", "processes_per_host": RANKS} | checkpoint
-    )
+    shared = {"float8": "off", "compile": False, "device": "cpu", "processes_per_host": RANKS} | checkpoint
+    base = merge(to_json(RECIPES["llama3_8b"].training), shared)
     return parse(TrainingSpec, merge(base, changes))
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from contracts.config import merge, parse
+from contracts.config import merge, parse, to_json
 from infra.run.recipes import RECIPES
 from training.spec import TrainingSpec
 
@@ -22,7 +22,7 @@ import gpu_settings
 from gpu_settings import CHANGES, LAST_LEG, LEGS
 
 H100 = 80 << 30
-ONE = merge(RECIPES["llama3_8b"]["training"], {"processes_per_host": 1, "device": "cuda"})
+ONE = merge(to_json(RECIPES["llama3_8b"].training), {"processes_per_host": 1, "device": "cuda"})
 MACHINE = {"device": "NVIDIA H100 80GB HBM3", "memory_gib": 79.2, "peak_flops": 989.4e12, "cuda": "13.0"}
 VERSIONS = {"torch": "2.14.1", "torchtitan": "0.3.0", "torchao": "0.18.0"}
 

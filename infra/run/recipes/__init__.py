@@ -1,24 +1,22 @@
-"""Named starting points of a run. A recipe is a plain value in RunSpec's shape; the input is laid over it."""
+"""Named starting points of a run. A recipe is a typed value; the input is laid over its JSON."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from infra.run.recipes import llama3_8b, llama3_70b, local
+from infra.run.recipes.recipe import AblationLeg, Recipe
 
-RECIPES: dict[str, dict[str, Any]] = {
+__all__ = ["RECIPES", "REFERENCE_ABLATION", "AblationLeg", "Recipe"]
+
+RECIPES: dict[str, Recipe] = {
     "local": local.RECIPE,
     "llama3_8b": llama3_8b.RECIPE,
     "llama3_70b": llama3_70b.RECIPE,
 }
 
-REFERENCE_ABLATION: tuple[dict[str, Any], ...] = (
-    {"name": "baseline", "training": {"compile": False, "float8": "off"}},
-    {"name": "compile", "training": {"compile": True, "float8": "off"}},
-    {"name": "float8", "training": {"compile": True, "float8": "tensorwise"}},
-    {"name": "float8_allgather", "training": {"compile": True, "float8": "tensorwise_all_gather"}},
+REFERENCE_ABLATION: tuple[AblationLeg, ...] = (
+    AblationLeg(name="baseline", compile=False, float8="off", reference_tokens_per_second=6475.0),
+    AblationLeg(name="compile", compile=True, float8="off", reference_tokens_per_second=7166.0),
+    AblationLeg(name="float8", compile=True, float8="tensorwise", reference_tokens_per_second=8624.0),
+    AblationLeg(name="float8_allgather", compile=True, float8="tensorwise_all_gather", reference_tokens_per_second=8950.0),
 )
 """The reference sample's four legs; ``"ablation": "reference"`` runs them."""
-
-REFERENCE_TOKENS_PER_SECOND = {"baseline": 6475.0, "compile": 7166.0, "float8": 8624.0, "float8_allgather": 8950.0}
-"""What the reference's blog reports per GPU: 4 x ml.p5.48xlarge, Llama-3 8B, sequence length 8192."""

@@ -11,6 +11,7 @@ from admission_values import EXECUTION, Json, spec
 from contracts.config import SpecError
 from infra.admit.admission import run_id_of
 from infra.constructs.assets import ROOT
+from infra.run.recipes import RECIPES, REFERENCE_ABLATION
 from infra.run.run_spec import input_schema
 from infra.settings import load_settings
 
@@ -70,3 +71,17 @@ def test_a_schedules_input_is_checked_at_synth() -> None:
 def test_an_unknown_environment_lists_the_known_ones() -> None:
     with pytest.raises(SpecError, match='did you mean "local"'):
         load_settings({"local": {}}, "locl")
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_recipe_is_what_an_empty_input_resolves_to(name: str) -> None:
+    found, recipe = spec(recipe=name), RECIPES[name]
+    assert (found.data, found.compute, found.budget) == (recipe.data, recipe.compute, recipe.budget)
+    assert [leg.training for leg in found.legs] == [recipe.training]
+
+
+def test_the_references_legs_lie_over_the_runs_training() -> None:
+    legs = spec({"ablation": "reference", "training": {"steps": 7}}).legs
+    assert [(leg.name, leg.training.compile, leg.training.float8, leg.training.steps) for leg in legs] == [
+        (leg.name, leg.compile, leg.float8, 7) for leg in REFERENCE_ABLATION
+    ]
