@@ -182,9 +182,9 @@ bench-memory: .venv/.dev ## torch's memory tracker over all 32 layers of llama3_
 
 # -- faces: documents and pictures
 .PHONY: docs chromium screenshots
-docs: .venv/.dev ## Write what is generated in docs/ and README.md
+docs: .venv/.dev ## Write the generated documents: docs/configuration.md and docs/run-input.schema.json
 	$(BIN)/python -m infra.cli.configuration_docs docs/configuration.md
-	$(BIN)/python tests/docs/file_tree.py
+	$(BIN)/python -m infra.run.run_spec --schema > docs/run-input.schema.json
 
 chromium: ## A headless Chromium for the report's tests: Debian's, where there is none and root may install it
 	@command -v $${CHROMIUM:-chromium-headless-shell} chromium chromium-browser google-chrome >/dev/null \

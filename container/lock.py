@@ -1,6 +1,7 @@
 """Writes every lock file from its short .in file: what `make lock` runs.
 
     python -m container.lock [--upgrade]      needs uv; keeps the versions that are locked already unless told to upgrade
+    python -m container.lock --check          needs no network: exit code 1 when an .in file changed after its lock was made
 
 requirements-dev.txt is resolved first and constrains all others, so that the images run exactly the versions that
 `make local` runs. The images' locks carry hashes and hold lines for Linux x86-64 and Python 3.11 to 3.13 only: Debian 12
@@ -15,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +86,11 @@ def recorded_digest(lock: Path) -> str | None:
     return match[1] if match else None
 
 
+def stale(root: Path = ROOT) -> list[str]:
+    """Locks whose .in file, or one that it includes, changed after they were made."""
+    return [lock.path for lock in LOCKS if recorded_digest(root / lock.path) != input_digest(root / lock.source)]
+
+
 def make(lock: Lock, *, root: Path = ROOT, upgrade: bool = False) -> None:
     """Resolve one lock with uv and write it, with its header."""
     target = root / lock.path
@@ -121,11 +128,17 @@ def without_environment(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> int:
-    """Make every lock, in the order in which they constrain each other."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make every lock, in the order in which they constrain each other; or check them."""
     parser = argparse.ArgumentParser("python -m container.lock", description="Write every lock file from its .in file.")
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions instead of the locked ones")
-    given = parser.parse_args()
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 when a lock is older than its .in file")
+    given = parser.parse_args(argv)
+    if given.check:
+        outdated = stale()
+        for path in outdated:
+            print(f"{path} was not made from its present .in file; run `make lock`", file=sys.stderr)
+        return 1 if outdated else 0
     for lock in LOCKS:
         make(lock, upgrade=given.upgrade)
         print(f"{lock.path}: {len(re.findall(r'^[A-Za-z0-9]', (ROOT / lock.path).read_text(), re.MULTILINE))} packages")

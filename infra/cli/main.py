@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import sys
-import tomllib
 from typing import Annotated
 
 import typer
@@ -14,7 +14,7 @@ from rich.console import Console
 from infra.cli.commands import register
 from infra.cli.exits import CommandError, Exit
 from infra.cli.local_commands import local_app
-from infra.cli.target import PROJECT, unreachable
+from infra.cli.target import unreachable
 from local_aws.embedded import EmbeddedError
 
 EXIT_CODES = (
@@ -34,17 +34,16 @@ app.add_typer(local_app, name="local")
 
 
 def print_version(asked: bool) -> None:
-    """--version: the version of this checkout, installed or not."""
+    """--version: from the installed package's metadata."""
     if asked:
-        project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
-        typer.echo(f"pretrain {project['version']}")
+        typer.echo(f"pretrain {importlib.metadata.version('pretrain')}")
         raise typer.Exit
 
 
 @app.callback()
 def common(
     local: Annotated[bool, typer.Option("--local", help="The embedded AWS of this checkout; also after the command.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=print_version)] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=print_version)] = False,
 ) -> None:
     """Pre-train Llama-3-like models with torchtitan on SageMaker: look, start, follow, compare."""
 

@@ -11,7 +11,8 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from container.lock import LOCKS, Lock, input_digest, recorded_digest, requirement_lines, without_environment
+from container import lock as lock_module
+from container.lock import LOCKS, Lock, input_digest, recorded_digest, requirement_lines, stale, without_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE_LOCKS = [lock for lock in LOCKS if lock.images_only]
@@ -116,6 +117,22 @@ def test_a_changed_input_is_noticed(tmp_path: Path):
     assert input_digest(source) == before
     (tmp_path / "base.in").write_text("numpy\nscipy\n")
     assert input_digest(source) != before
+
+
+def test_check_names_each_outdated_lock_and_writes_nothing(tmp_path: Path, monkeypatch, capsys):
+    for path in {path for lock in LOCKS for path in (lock.path, lock.source)}:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text((ROOT / path).read_text())
+    assert stale(tmp_path) == []
+    source = tmp_path / "container" / "requirements-training.in"
+    source.write_text(source.read_text() + "einops\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.txt")}
+    outdated = ["requirements-dev.txt", "container/requirements-training.txt"]  # the first includes the second's input
+    assert stale(tmp_path) == outdated
+    monkeypatch.setattr(lock_module, "stale", lambda: stale(tmp_path))
+    assert lock_module.main(["--check"]) == 1
+    assert [line.split()[0] for line in capsys.readouterr().err.splitlines()] == outdated
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.txt")} == before
 
 
 def test_shared_marker_is_dropped_and_others_stay():

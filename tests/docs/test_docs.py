@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import sys
 import tomllib
 from pathlib import Path
 
@@ -19,11 +18,7 @@ from infra.run.run_spec import input_schema, resolve
 from infra.sagemaker.prices import on_demand_usd_per_hour
 
 PROJECT = Path(__file__).parents[2]
-sys.path.insert(0, str(Path(__file__).parent))
-
-import file_tree  # noqa: E402
-
-DOCUMENTS = sorted([PROJECT / "README.md", *(PROJECT / "docs").rglob("*.md")])
+DOCUMENTS = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")])
 INPUTS = sorted((PROJECT / "docs" / "runs").glob("*.json"))
 COMMAND = re.compile(r"(?:^|`)pretrain ([^`\n#]*)", re.M)
 TARGET = re.compile(r"(?:^|[ `])make ([a-z][a-z-]*)", re.M)
@@ -118,16 +113,6 @@ def test_configuration_reference_has_every_leaf_of_the_input_schema():
 
     missing = [path for path in leaves(input_schema(), "") if f"| `{path}` |" not in text]
     assert missing == []
-
-
-def test_file_tree_is_fresh():
-    text = (PROJECT / "README.md").read_text()
-    assert file_tree.rewritten(text) == text, "run `make docs`"
-
-
-def test_every_file_in_the_tree_says_what_it_is():
-    silent = [str(path) for root in file_tree.ROOTS for path in file_tree.files(root) if not file_tree._line(root, path)[42:].strip()]
-    assert silent == []
 
 
 def test_every_direct_dependency_has_a_reason():
