@@ -68,7 +68,7 @@ def damage(folder: Path) -> str | None:
 
 def mismatch(saved: Json, wanted: Json) -> str | None:
     """Why a checkpoint's leg.json does not fit this leg, or None. Only what changes the meaning of its numbers counts."""
-    for section in ("model", "data"):
+    for section in ("model", "data", "optimizer"):
         old, new = saved.get(section, {}), wanted.get(section, {})
         for key in sorted(old.keys() | new.keys()):
             if old.get(key) != new.get(key):

@@ -13,7 +13,8 @@ from training.spec import ModelShape, TrainingSpec
 
 LOSS_CHUNKS = 8  # torchtitan's default: at 8192 x 128256, 0.26 GB of bfloat16 logits per sample and chunk instead of 2.1
 CUDA_RUNTIME_BYTES = 2 << 30  # CUDA context, cuBLAS workspaces, NCCL's buffers and the allocator's unused pieces; not measured here
-OPTIMIZER_BYTES = 8  # AdamW: two float32 moments per parameter
+ADAMW_BYTES = 8  # two float32 moments per parameter
+MUON_BYTES = 4  # one float32 momentum per parameter of a block's matrices; the rest follows AdamW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class MemoryEstimate:
     parameters: int
     """This device's float32 shard."""
     optimizer: int
-    """AdamW's moments of the shard."""
+    """The optimiser's moments of the shard."""
     gradients: int
     """Gradients that exist at the peak: all of them when passes are accumulated, those of the output layer otherwise."""
     gathered: int
@@ -57,6 +58,20 @@ def block_parameters(shape: ModelShape) -> int:
     head = shape.dim // shape.heads
     attention = shape.dim * head * (2 * shape.heads + 2 * shape.kv_heads)
     return attention + 3 * shape.dim * shape.ffn_dim + 2 * shape.dim
+
+
+def optimizer_bytes(spec: TrainingSpec, parameters: int, of_blocks: int) -> int:
+    """The optimiser's moments of so many parameters, of which so many are the blocks'. Muon leaves the blocks' norms to AdamW,
+    4 bytes each for a few thousand of them, which is not counted.
+    """
+    muon = of_blocks if spec.optimizer.name == "muon" else 0
+    return ADAMW_BYTES * (parameters - muon) + MUON_BYTES * muon
+
+
+def checkpoint_bytes(spec: TrainingSpec) -> int:
+    """A whole checkpoint: float32 weights and the optimiser's moments; 12 bytes per parameter with AdamW (8B: 96 GB)."""
+    count = parameter_count(spec.model)
+    return 4 * count + optimizer_bytes(spec, count, spec.model.layers * block_parameters(spec.model))
 
 
 def chunks_loss(spec: TrainingSpec) -> bool:
@@ -96,7 +111,7 @@ def estimate(spec: TrainingSpec, hosts: int, *, chunked: bool | None = None) -> 
     at_loss = head + logits >= backward + again
     return MemoryEstimate(
         parameters=4 * shard,
-        optimizer=OPTIMIZER_BYTES * shard,
+        optimizer=-(-optimizer_bytes(spec, held, layers * block) // shards),
         gradients=4 * shard if accumulates else 0,
         gathered=head if at_loss else backward,
         activations=kept,

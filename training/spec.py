@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from contracts.config import Bounds, Problem, one_or_more
+from training.schedule import ScheduleSpec, schedule_problems
 
 Float8 = Literal["off", "rowwise", "tensorwise", "tensorwise_all_gather"]
 
@@ -53,8 +54,10 @@ class ModelShape:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSpec:
-    """AdamW."""
+    """AdamW, or Muon for the matrices of the transformer blocks and AdamW for the rest."""
 
+    name: Literal["adamw", "muon"] = "adamw"
+    """``muon`` orthogonalises each block matrix's momentum (torch.optim.Muon, scaled so that ``lr`` means AdamW's)."""
     lr: Annotated[float, Bounds(0.0, 10.0)] = 3e-4
     """Peak learning rate."""
     beta1: Annotated[float, Bounds(0.0, 1.0)] = 0.9
@@ -64,23 +67,13 @@ class OptimizerSpec:
     eps: Annotated[float, Bounds(0.0, 1.0)] = 1e-8
     """Added to the root of the second moment."""
     weight_decay: Annotated[float, Bounds(0.0, 10.0)] = 0.1
-    """Decoupled weight decay."""
+    """Decoupled weight decay of matrices; norms and biases have none."""
+    decay_embeddings: bool = True
+    """Whether the decay is the token embedding's too. One that is tied to the output layer always has it."""
+    muon_momentum: Annotated[float, Bounds(0.0, 1.0)] = 0.95
+    """Momentum of Muon."""
     max_grad_norm: Annotated[float, Bounds(0.0)] = 1.0
     """Gradients are clipped to this global norm."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduleSpec:
-    """Linear warmup, then decay to ``min_lr_share`` of the peak at the last step."""
-
-    warmup_steps: Annotated[int, Bounds(0)] = 200
-    """Steps over which the learning rate rises from zero."""
-    decay: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape after the warmup."""
-    min_lr_share: Annotated[float, Bounds(0.0, 1.0)] = 0.1
-    """Learning rate of the last step over the peak."""
-    total_steps: Annotated[int, one_or_more()] | None = None
-    """Steps the decay spans; null takes ``steps``. Set it when a run is continued in pieces, so that all follow one curve."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,6 +271,7 @@ def cluster_problems(spec: TrainingSpec, hosts: int) -> Iterator[Problem]:
     elif fixed * p.shard != devices:
         yield Problem("parallelism", f"{degrees} x shard={p.shard} is {fixed * p.shard}, but there are {devices} devices; set shard to -1")
         return
+    yield from schedule_problems(spec.schedule, total_steps(spec, hosts))
     per_pass = spec.local_batch_size * data_parallel_ranks(spec, hosts)
     if spec.global_batch_size is not None and spec.global_batch_size % per_pass:
         yield Problem(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 from torchtitan.components.loss import ChunkedLossWrapper, CrossEntropyLoss
-from torchtitan.components.optimizer import LRSchedulersContainer, OptimizersContainer, ParamGroupConfig
 from torchtitan.config import CommConfig, CompileConfig, DebugConfig, ParallelismConfig, TrainingConfig
 from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
 from torchtitan.models.common.config_utils import decoder_vocab_size
@@ -20,6 +19,7 @@ from training.loader import ShardLoader
 from training.memory import LOSS_CHUNKS, chunks_loss
 from training.metrics import LegMetrics
 from training.model import model_spec
+from training.optimizer import LegSchedule, optimizer_config
 from training.spec import TrainingSpec
 from training.token_shards import SplitName
 from training.trainer import LegTrainer
@@ -36,8 +36,8 @@ def trainer_config(job: LegJob, *, validation_tokens: int) -> LegTrainer.Config:
         dump_folder=str(job.work),
         loss=_loss(spec, model),
         dataloader=_loader(job, "train"),
-        optimizer=_optimizer(spec),
-        lr_scheduler=_schedule(spec),
+        optimizer=optimizer_config(spec.optimizer, tied=spec.model.tie_embeddings),
+        lr_scheduler=LegSchedule.Config(schedule=spec.schedule),
         training=TrainingConfig(
             local_batch_size=spec.local_batch_size,
             global_batch_size=spec.global_batch_size or -1,
@@ -88,9 +88,11 @@ def leg_model_spec(spec: TrainingSpec, name: str = "leg") -> ModelSpec:
 
 
 def leg_json(job: LegJob) -> Json:
-    """leg.json: what a checkpoint holds. ``model`` and ``data`` must be equal for another job to go on from it."""
+    """leg.json: what a checkpoint holds. ``model``, ``data`` and ``optimizer`` must be equal for another job to go on from it."""
     spec = job.spec
+    other = {} if spec.optimizer.name == "adamw" else {"optimizer": {"name": spec.optimizer.name}}  # without the section: AdamW
     return {
+        **other,
         "run_id": job.run_id,
         "leg": job.leg,
         "attempt": job.attempt,
@@ -120,25 +122,6 @@ def _loss(spec: TrainingSpec, model: ModelSpec) -> ChunkedLossWrapper.Config | C
     """Chunks keep the logits from being in memory at once. Pipeline stages and odd lengths take the plain loss."""
     plain = CrossEntropyLoss.Config(global_vocab_size=decoder_vocab_size(model))
     return ChunkedLossWrapper.Config(num_chunks=LOSS_CHUNKS, loss_fn=plain) if chunks_loss(spec) else plain
-
-
-def _optimizer(spec: TrainingSpec) -> OptimizersContainer.Config:
-    chosen = spec.optimizer
-    settings = {"lr": chosen.lr, "betas": (chosen.beta1, chosen.beta2), "eps": chosen.eps, "weight_decay": chosen.weight_decay}
-    group = ParamGroupConfig(pattern=".*", optimizer_name="AdamW", optimizer_kwargs=settings)
-    return OptimizersContainer.Config(param_groups=[group], implementation="fused")
-
-
-def _schedule(spec: TrainingSpec) -> LRSchedulersContainer.Config:
-    schedule = spec.schedule
-    constant = schedule.decay == "constant"
-    return LRSchedulersContainer.Config(
-        warmup_steps=schedule.warmup_steps,
-        total_steps=schedule.total_steps,
-        decay_ratio=0.0 if constant else None,
-        decay_type="linear" if constant else schedule.decay,
-        min_lr_factor=schedule.min_lr_share,
-    )
 
 
 def _parallelism(spec: TrainingSpec) -> ParallelismConfig:

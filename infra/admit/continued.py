@@ -16,6 +16,7 @@ from contracts.config import Json, Problem, to_json
 from contracts.files import RESULT_FILE
 from infra.run.layout import RunLayout
 from infra.run.run_spec import Leg, RunSpec
+from training.schedule import schedule_problems
 from training.spec import total_steps
 
 
@@ -41,6 +42,10 @@ class Continued:
                 f'run "{self.run_id}" has checkpoints from tokens {before}, and this source, tokenizer and settings make {fingerprint}'
             )
             yield Problem("run_id", f"{message}; {again}")
+        hosts = self.spec.compute.instance_count
+        for leg in self.spec.legs:  # resume=latest moved the last step, so the curve is looked at again
+            for problem in schedule_problems(leg.training.schedule, total_steps(leg.training, hosts)):
+                yield Problem(f"training.{problem.path}", f'{problem.message} (run "{self.run_id}" goes on to that step); {again}')
         models = {str(leg["name"]): leg["training"]["model"] for leg in self.previous["legs"]}
         for leg in self.spec.legs:
             if leg.name in models and to_json(leg.training.model) != models[leg.name]:

@@ -32,6 +32,7 @@ def peak_bytes(changes: dict[str, object]) -> int:
     from torchtitan.models.llama3.sharding import set_llama3_sharding_config
 
     from training import float8, titan_config
+    from training.optimizer import optimizer_config
 
     spec = spec_of(changes)
     dist_utils.init_distributed(CommConfig(mode="fake_backend", trace_buf_size=0))
@@ -55,7 +56,7 @@ def peak_bytes(changes: dict[str, object]) -> int:
         dump_folder="",
     )
     loss_fn = CrossEntropyLoss.Config(global_vocab_size=spec.model.vocab_size).build(compile_config=CompileConfig(enable=False))
-    chosen = dataclasses.replace(titan_config._optimizer(spec), implementation="for-loop")
+    chosen = dataclasses.replace(optimizer_config(spec.optimizer, tied=spec.model.tie_embeddings), implementation="for-loop")
     context = dist_utils.get_spmd_context(parallel_dims=dims)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")

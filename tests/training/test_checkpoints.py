@@ -59,4 +59,5 @@ def test_only_what_changes_the_meaning_of_the_numbers_keeps_a_leg_from_resuming(
     saved = {"model": {"dim": 64}, "data": {"seed": 1}, "training": {"compile": False}, "attempt": 1}
     assert mismatch(saved, {**saved, "training": {"compile": True}, "attempt": 2}) is None
     assert mismatch(saved, {**saved, "data": {"seed": 2}}) == "data.seed was 1 there and is 2 here"
+    assert mismatch(saved, {**saved, "optimizer": {"name": "muon"}}) == "optimizer.name was None there and is muon here"
     assert mismatch(saved, {**saved, "model": {"dim": 64, "layers": 2}}) == "model.layers was None there and is 2 here"

@@ -47,10 +47,10 @@ def test_the_lock_of_an_ended_execution_is_taken_over(status: str | None) -> Non
     assert json.loads(s3.objects[layout.lock][0])["execution_arn"] == "arn:2"
 
 
-def earlier(steps: int, done: int | None) -> tuple[SmallS3, RunSpec]:
+def earlier(steps: int, done: int | None, curve: Json | None = None) -> tuple[SmallS3, RunSpec]:
     s3 = SmallS3()
     schedule = {"name": "daily", "time": "2026-11-22T06:00:00Z", "resume": "latest"}
-    chosen = spec({"schedule": schedule, "training": {"steps": 100, "schedule": {"decay": "constant"}}})
+    chosen = spec({"schedule": schedule, "training": {"steps": 100, "schedule": curve or {"decay": "constant"}}})
     training = {"model": dataclasses.asdict(chosen.legs[0].training.model), "steps": steps}
     s3.put("runs/daily/run.json", json.dumps({"tokens": {"fingerprint": "f1"}, "legs": [{"name": "main", "training": training}]}))
     s3.put("runs/daily/main/checkpoints/step-50/.metadata", "x")
@@ -63,6 +63,15 @@ def earlier(steps: int, done: int | None) -> tuple[SmallS3, RunSpec]:
 def test_each_firing_goes_on_for_more_steps_and_finishes_what_was_left(steps: int, done: int | None, target: int) -> None:
     s3, chosen = earlier(steps, done)
     assert continued(chosen, RunLayout("daily"), s3, "data").spec.legs[0].training.steps == target
+
+
+def test_a_firing_that_would_go_past_the_end_of_the_curve_is_refused() -> None:
+    s3, chosen = earlier(900, 900, {"total_steps": 1000})
+    assert not list(continued(chosen, RunLayout("daily"), s3, "data").problems("f1"))
+    s3, chosen = earlier(1000, 1000, {"total_steps": 1000})
+    (problem,) = continued(chosen, RunLayout("daily"), s3, "data").problems("f1")
+    assert problem.path == "training.schedule.total_steps"
+    assert "1000 is less than the 1100 steps to train" in problem.message
 
 
 def test_other_tokens_cannot_continue_a_run() -> None:

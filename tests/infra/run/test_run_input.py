@@ -17,10 +17,11 @@ from infra.settings import load_settings
 
 
 def test_the_users_choice_among_exclusive_settings_wins_over_the_recipes() -> None:
-    leg = spec({"training": {"tokens": 1_000_000}}).legs[0].training
+    brief = {"schedule": {"warmup_steps": 2}}
+    leg = spec({"training": {"tokens": 1_000_000} | brief}).legs[0].training
     assert (leg.steps, leg.tokens) == (None, 1_000_000)
     assert spec({"data": {"tokenizer": {"train": {}}}}).data.tokenizer.uri is None
-    two = spec({"training": {"tokens": 5_000}, "legs": [{"name": "a", "training": {"steps": 7}}]}).legs[0].training
+    two = spec({"training": {"tokens": 5_000} | brief, "legs": [{"name": "a", "training": {"steps": 7}}]}).legs[0].training
     assert (two.steps, two.tokens) == (7, None)
 
 
