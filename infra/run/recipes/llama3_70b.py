@@ -6,7 +6,8 @@ from data_prep.spec import DataSpec, TokenizerSpec
 from infra.run.compute import BudgetSpec, ComputeSpec
 from infra.run.recipes.llama3_8b import C4, LLAMA31_TOKENIZER
 from infra.run.recipes.recipe import Recipe
-from training.spec import CheckpointSpec, ModelShape, OptimizerSpec, ScheduleSpec, TrainingSpec
+from training.schedule import ScheduleSpec
+from training.spec import CheckpointSpec, ModelShape, OptimizerSpec, TrainingSpec
 
 RECIPE = Recipe(
     data=DataSpec(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from data_prep.spec import DataSpec, TokenizerSpec
 from infra.run.compute import BudgetSpec, ComputeSpec
 from infra.run.recipes.recipe import Recipe
-from training.spec import ModelShape, OptimizerSpec, ScheduleSpec, TrainingSpec
+from training.schedule import ScheduleSpec
+from training.spec import ModelShape, OptimizerSpec, TrainingSpec
 
 LLAMA31_TOKENIZER = "hf://meta-llama/Llama-3.1-8B@d04e592bb4f6aa9cfee91e2e20afa771667e1d4b"  # gated: needs the token
 C4 = "hf://datasets/allenai/c4@1588ec454efa1a09f29cd18ddd04fe05fc8653a2"  # the revision torchtitan itself pins

@@ -5,7 +5,8 @@ from __future__ import annotations
 from data_prep.spec import DataSpec, TokenizerSpec, TokenizerTraining
 from infra.run.compute import BudgetSpec, ComputeSpec
 from infra.run.recipes.recipe import Recipe
-from training.spec import CheckpointSpec, ExportSpec, ModelShape, OptimizerSpec, ScheduleSpec, TrainingSpec, ValidationSpec
+from training.schedule import ScheduleSpec
+from training.spec import CheckpointSpec, ExportSpec, ModelShape, OptimizerSpec, TrainingSpec, ValidationSpec
 
 RECIPE = Recipe(
     data=DataSpec(

@@ -82,7 +82,7 @@ def test_a_recipe_is_what_an_empty_input_resolves_to(name: str) -> None:
 
 
 def test_the_references_legs_lie_over_the_runs_training() -> None:
-    legs = spec({"ablation": "reference", "training": {"steps": 7}}).legs
+    legs = spec({"ablation": "reference", "training": {"steps": 700}}).legs
     assert [(leg.name, leg.training.compile, leg.training.float8, leg.training.steps) for leg in legs] == [
-        (leg.name, leg.compile, leg.float8, 7) for leg in REFERENCE_ABLATION
+        (leg.name, leg.compile, leg.float8, 700) for leg in REFERENCE_ABLATION
     ]
