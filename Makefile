@@ -1,5 +1,5 @@
-# Two commands matter: `make local` (the whole product on the embedded AWS) and `make test`.
-# Each target makes the environments that it needs; nothing has to be prepared by hand.
+# The two main targets are `make local` (the whole product on the embedded AWS) and `make test`.
+# Each target creates the environments that it needs.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -11,16 +11,16 @@ PYTHON ?= python3
 ENVIRONMENT ?= default
 BIN := .venv/bin
 PIP := pip --disable-pip-version-check install --quiet --no-compile
-# Bytecode is written once, on all cores: jobs see their environment read-only, and would compile torch at every start.
-# Some packages ship templates that are no valid Python; those stay as they are.
+# Bytecode is compiled once, on all cores: jobs see their environment read-only and would compile torch at every start.
+# Some packages ship templates that are not valid Python; compileall skips them, and its exit code is ignored.
 COMPILE := bin/python -m compileall -qq -j 0
 CDK := node_modules/.bin/cdk
-# jsii warns about the major versions past their end of life that are not named here; Node 20 to 24 are tested.
+# jsii warns about Node versions past their end of life unless they are listed here; Node 20 to 24 are tested.
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 20
-# The AWS SDK inside the CDK announces the end of Node versions on every start.
+# The AWS SDK inside the CDK warns about old Node versions at every start.
 export NODE_NO_WARNINGS := 1
 export PIP_NO_INPUT := 1
-# Who has no home folder to write to (a service user, a container) still has the checkout.
+# Without a writable home folder (a service user, a container), caches go into the checkout.
 ifneq ($(shell [ -w "$$HOME" ] && echo yes),yes)
 export npm_config_cache := $(CURDIR)/.cache/npm
 export PIP_CACHE_DIR := $(CURDIR)/.cache/pip
@@ -34,8 +34,8 @@ help: ## Show this list
 # ---- environments ------------------------------------------------------------------------------
 # .venv holds what the CDK app and the command line need; .dev adds torch, the jobs and the tools.
 # .venv-aws is the embedded AWS's own, because it pins botocore. node_modules has the CDK command line.
-# What was interrupted is made anew, since pip may take what is half there for installed: .unfinished is in it
-# until pip has ended. What pip itself gave up (no network, no disk) goes on from there.
+# .unfinished marks an environment whose installation was interrupted: it is created again, because pip may take a
+# half-copied package for an installed one. After an error of pip itself (no network, no disk) the next call continues.
 
 VENV = if [ -e $(1)/.unfinished ] || [ ! -x $(1)/bin/pip ]; then $(PYTHON) -m venv --clear $(1); fi; touch $(1)/.unfinished
 INSTALL = $(1)/bin/$(PIP) $(2) || { rm $(1)/.unfinished; exit 1; }
@@ -78,16 +78,16 @@ node_modules/.done: package.json package-lock.json | node-present
 	npm ci --loglevel=error --no-audit --no-fund >/dev/null
 	@touch $@
 
-env: | python-present node-present disk-present ## Make every environment
+env: | python-present node-present disk-present ## Create every environment
 	@$(MAKE) -s -j3 .venv/.dev .venv-aws/.done node_modules/.done
 
 # ---- the embedded AWS --------------------------------------------------------------------------
 
 .PHONY: local local-status local-down local-clean
-local: env ## The whole product on this machine: deploy, tokenise, train, report
+local: env ## Run the whole product on this machine: deploy, tokenise, train, report
 	@exec $(BIN)/pretrain local run
 
-local-status: .venv/.deploy ## What runs on the embedded AWS
+local-status: .venv/.deploy ## Show what runs on the embedded AWS
 	@$(BIN)/pretrain local status
 
 local-down: .venv/.deploy ## Stop the embedded AWS and everything it started
@@ -106,7 +106,7 @@ synth: .venv/.deploy node_modules/.done ## Write cdk.out and install the pretrai
 bootstrap: .venv/.deploy node_modules/.done ## Prepare the account and region for the CDK, once
 	@$(CDK) bootstrap -c environment=$(ENVIRONMENT) || $(ACCOUNT_HINT)
 
-deploy: .venv/.deploy node_modules/.done ## Deploy to the account that the AWS credentials name
+deploy: .venv/.deploy node_modules/.done ## Deploy to the account of the AWS credentials
 	@$(CDK) deploy --all -c environment=$(ENVIRONMENT) || $(ACCOUNT_HINT)
 
 destroy: .venv/.deploy node_modules/.done ## Delete the stacks; with retain_data, bucket, key and images stay
@@ -115,7 +115,7 @@ destroy: .venv/.deploy node_modules/.done ## Delete the stacks; with retain_data
 # ---- checks and tests --------------------------------------------------------------------------
 
 .PHONY: check suite test format
-check: .venv/.dev ## Format, lint and strict types
+check: .venv/.dev ## Check format, lint and strict types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -123,14 +123,14 @@ check: .venv/.dev ## Format, lint and strict types
 suite: .venv/.dev
 	$(BIN)/python -m pytest
 
-test: env ## Everything that CI runs
+test: env ## Run every check and test, as CI does
 	@$(MAKE) -j2 check suite
 
 format: .venv/.dev ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# ---- rooms' own targets (one marked section each) ----------------------------------------------
+# ---- targets of one area each ------------------------------------------------------------------
 
 # -- container: locks and images
 .PHONY: lock
@@ -141,17 +141,17 @@ lock: .venv/.dev ## Write every lock file from its .in file (UPGRADE=1 takes the
 image-check: .venv/.dev ## Build the real Dockerfile without Docker and run both jobs in the images (Debian or Ubuntu, root)
 	@$(BIN)/python -m local_aws.images.dockerfile_check
 
-# -- proof: security, and what AWS would say, without AWS
+# -- infrastructure: checks against AWS's own models, without an account
 .PHONY: check-infra
-check-infra: .venv/.dev node_modules/.done ## Prove stacks, state machine, calls and permissions against AWS's own models
+check-infra: .venv/.dev node_modules/.done ## Check stacks, state machine, calls and permissions against AWS's own models
 	@$(BIN)/python -m pytest -q tests/offline
 
-# -- faults: what the deployment promises, tried
+# -- faults: fault injection in real executions
 .PHONY: faults
-faults: env ## Every bad input and every fault on an embedded AWS of its own: what happened, what was lost (20 minutes)
+faults: env ## Inject every fault and bad input on a separate embedded AWS, and report what happened (20 minutes)
 	@PYTHONPATH=. $(BIN)/python tests/faults/run.py $(ARGUMENTS)
 
-# -- data: benches against what people use now
+# -- data: benchmarks against other libraries
 .PHONY: bench-data bench-loader
 .venv-bench/.done: tests/bench/requirements-peers.txt .venv/.dev
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
@@ -159,45 +159,45 @@ faults: env ## Every bad input and every fault on an embedded AWS of its own: wh
 	$(BIN)/uv pip install --quiet --python .venv-bench/bin/python --no-deps -r tests/bench/requirements-peers.txt
 	@touch $@
 
-bench-data: .venv-bench/.done ## Text to token shards against datatrove, datasets, litdata and MDSWriter
+bench-data: .venv-bench/.done ## Benchmark text to token shards against datatrove, datasets, litdata and MDSWriter
 	@mkdir -p .cache/bench && PYTHONPATH=. $(BIN)/python tests/bench/data.py
 
-bench-loader: .venv-bench/.done ## Token loaders against litdata, MDS and torchtitan's own
+bench-loader: .venv-bench/.done ## Benchmark the token loader against litdata, MDS and torchtitan's own
 	@mkdir -p .cache/bench && PYTHONPATH=. .venv-bench/bin/python tests/bench/loader.py
 
-# -- training: what the job adds to a step, and what a kill loses
+# -- training: overhead per step, and resume after a kill
 .PHONY: bench-train bench-resume bench-memory
-bench-train: .venv/.dev ## Our trainer and loader against bare torchtitan: overhead of a step (BLOCKS=12)
+bench-train: .venv/.dev ## Benchmark our trainer and loader against bare torchtitan: overhead per step (BLOCKS=12)
 	@OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/bench/train.py --blocks $(or $(BLOCKS),12)
 
-bench-resume: .venv/.dev ## Jobs killed with SIGKILL and resumed: bitwise equal or not (TRIALS=20)
+bench-resume: .venv/.dev ## Kill jobs with SIGKILL, resume them, and compare bitwise with an uninterrupted run (TRIALS=20)
 	@PYTHONPATH=. $(BIN)/python tests/bench/resume.py --trials $(or $(TRIALS),20)
 
 .PHONY: bench-gpu
-bench-gpu: ## Writes docs/gpu-bench.md from one CUDA device: legs, changes, fastest (PYTHON=..., else .venv's; installs nothing)
+bench-gpu: ## Benchmark one CUDA device and write docs/gpu-bench.md (PYTHON=..., else .venv's; installs nothing)
 	@PYTHONPATH=. $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON)) tests/bench/gpu.py --write docs/gpu-bench.md $(ARGS)
 
-bench-memory: .venv/.dev ## torch's memory tracker over all 32 layers of llama3_8b, which the estimate is compared with
+bench-memory: .venv/.dev ## Run torch's memory tracker over all 32 layers of llama3_8b, for comparison with the estimate
 	@PYTHONPATH=. $(BIN)/python tests/training/memory_tracker.py '{"local_batch_size": 1}'
 
-# -- faces: documents and pictures
+# -- documents and pictures
 .PHONY: docs chromium screenshots
 docs: .venv/.dev ## Write the generated documents: docs/configuration.md and docs/run-input.schema.json
 	$(BIN)/python -m infra.cli.configuration_docs docs/configuration.md
 	$(BIN)/python -m infra.run.run_spec --schema > docs/run-input.schema.json
 
-chromium: ## A headless Chromium for the report's tests: Debian's, where there is none and root may install it
+chromium: ## Install Debian's headless Chromium for the report's tests, where none is present and root may install it
 	@command -v $${CHROMIUM:-chromium-headless-shell} chromium chromium-browser google-chrome >/dev/null \
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 	       && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium-headless-shell >/dev/null; } \
-	  || echo "no Chromium here, so the report's browser tests will be skipped; install one, or set CHROMIUM"
+	  || echo "no Chromium found, so the report's browser tests will be skipped; install one, or set CHROMIUM"
 
-screenshots: env chromium ## Take the README's pictures anew, from a run on the embedded AWS (make local first)
+screenshots: env chromium ## Retake the README's pictures from a run on the embedded AWS (make local first)
 	@$(BIN)/python tests/docs/screenshots.py
 
 test: chromium
 
 .PHONY: audit
-audit: .venv/.dev ## Known vulnerabilities of every locked package; needs PyPI's advisories, so it is no part of `make test`
+audit: .venv/.dev ## Look up known vulnerabilities of every locked package (needs PyPI's advisories; not part of `make test`)
 	@for lock in requirements.txt requirements-dev.txt container/requirements-data_prep.txt container/requirements-training.txt local_aws/requirements.txt; do \
 	  echo "$$lock"; $(BIN)/pip-audit --strict --no-deps --disable-pip -r $$lock || exit 1; done

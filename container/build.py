@@ -37,7 +37,7 @@ _ECR = re.compile(r"(?P<host>\d{12}\.dkr\.ecr(?:-fips)?\.(?P<region>[a-z0-9-]+)\
 
 @dataclass(frozen=True, kw_only=True)
 class BuildRequest:
-    """What CodeBuild's environment variables ask for."""
+    """Parameters of a build, from CodeBuild's environment variables."""
 
     repository: str
     """URI of the repository of finished images (immutable tags)."""
@@ -54,7 +54,7 @@ class BuildRequest:
 
     @staticmethod
     def read(environment: Mapping[str, str]) -> BuildRequest:
-        """From environment variables; every missing one is named."""
+        """Read from environment variables; the error names every missing one."""
         missing = [name for name in ("REPOSITORY_URI", "IMAGE_TAG") if not environment.get(name)]
         if missing:
             raise ImageBuildFailed(f"the build project sets no {' and no '.join(missing)}; deploy the pipeline stack again")
@@ -84,7 +84,7 @@ Run = Callable[[Sequence[str], str], Finished]
 
 
 def run_command(command: Sequence[str], text: str = "") -> Finished:
-    """Run ``command``, showing every line as it comes, and keep the last 400 of them."""
+    """Run ``command``, print its output line by line, and keep the last 400 lines."""
     print("+", " ".join(command), flush=True)
     tail: deque[str] = deque(maxlen=400)
     process = subprocess.Popen(
@@ -95,7 +95,7 @@ def run_command(command: Sequence[str], text: str = "") -> Finished:
     process.stdin.close()
     for line in process.stdout:
         tail.append(line.rstrip("\n"))
-        # a password must never reach the log, whatever command prints it
+        # the registry password must never reach the log
         print("(hidden)" if "get-login-password" in command else tail[-1], flush=True)
     return Finished(process.wait(), tail)
 
@@ -169,7 +169,7 @@ class Build:
         cache = f"type=registry,ref={self.request.cache_repository}:{target}"
         options = ["--load", "--tag", self._local(target)]
         if self.request.cache_repository:
-            # ECR takes a cache only as an image manifest. A cache that cannot be written costs time, not the build.
+            # ECR accepts a cache only as an image manifest. A build whose cache cannot be written still succeeds.
             options += ["--cache-from", cache, "--cache-to", f"{cache},mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true"]
         lines = self._must(f"building {target}", *self._buildx(target), *options, ".").lines
         if any("failed to configure registry cache importer" in line for line in lines):
@@ -178,7 +178,7 @@ class Build:
     def _check(self, target: str) -> None:
         """The smoke test: the job's own --check in the built image, and its versions against the lock."""
         command = ["python", "-m", f"{target}.job", "--check"] + (["--device", self.request.device] if target == "training" else [])
-        # no network: a job must not need one to start, and a check must not download what the image lacks
+        # without a network: a job must start without one, and the check must not download what the image lacks
         finished = self.run(["docker", "run", "--rm", "--network", "none", self._local(target), *command], "")
         report = _last_json(finished.lines)
         if finished.code or report is None:
@@ -199,7 +199,7 @@ class Build:
         output = f"type=image,name={self._name(target)},push=true,oci-mediatypes=false"
         finished = self.run([*self._buildx(target), "--output", output, "--metadata-file", str(metadata), "."], "")
         if finished.code and any("immutable" in line.lower() or "ImageTagAlreadyExists" in line for line in finished.lines):
-            digest = self._existing(target)  # another build was quicker
+            digest = self._existing(target)  # another build pushed the same tag first
             print(f"skipped: {self._name(target)} was pushed by another build meanwhile, {digest}", flush=True)
             return digest
         if finished.code:

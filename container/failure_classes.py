@@ -1,7 +1,7 @@
-"""Why a build failed, in one classed sentence: the last such line of its log is what `triage` and the notification show.
+"""Why a build failed, as one classed sentence: `triage` and the notification show the last such line of the log.
 
 Docker's output names the cause somewhere in hundreds of lines; `failure_of` finds it. Rules go from the most to the least
-specific, because a full disk also breaks connections, and a broken connection also misses manifests.
+specific: a full disk also causes connection errors, and a connection error also causes missing manifests.
 """
 
 from __future__ import annotations

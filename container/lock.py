@@ -115,7 +115,7 @@ def make(lock: Lock, *, root: Path = ROOT, upgrade: bool = False) -> None:
 
 
 def without_environment(text: str) -> str:
-    """The lock without the marker that every line shares, which says nothing inside an image."""
+    """The lock without the marker that every line shares and that always holds inside an image."""
     clauses = _ENVIRONMENT.split(" and ")
     lines = []
     for line in text.splitlines():

@@ -1,7 +1,7 @@
 """Every role of the deployment and every statement in it: one file to audit.
 
 Each function makes one role that can do exactly what its stage calls; ``because`` is the reason beside each wildcard.
-Two buckets' worth of care: the data bucket by prefix (infra/run/layout.py), other buckets only when a setting names them.
+The data bucket is granted by prefix (infra/run/layout.py), other buckets only where a setting names them.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _see_quotas(scope: Construct) -> list[Statement]:
 
 
 def admit_role(scope: Construct, shared: Shared, source_buckets: Sequence[str], log_group_arn: str) -> iam.Role:
-    """Admit: looks at everything, writes run.json and the lock."""
+    """Admit: reads sources, image, quotas, prices; writes run.json and the lock."""
     return _function(
         scope,
         "AdmitRole",

@@ -1,4 +1,4 @@
-"""The commands that need a deployment, on AWS or embedded alike."""
+"""The commands that need a deployment, on AWS or on the embedded AWS."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAMES = ", ".join(RECIPES)
 
 
 def recipes() -> list[str]:
-    """For the shell's completion."""
+    """Recipe names for shell completion."""
     return list(RECIPES)
 
 
@@ -66,7 +66,7 @@ def plan(
     recipe: Recipe = None,
     settings: Settings = None,
     input_file: InputFile = None,
-    full: Annotated[bool, typer.Option("--full", help="Print the whole resolved run too.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Also print the whole resolved run.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what a run would do, need and cost; starts nothing."""
@@ -80,7 +80,7 @@ def plan(
     show_plan(found, console)
     red = [check for check in found.checks if check.state == "bad"]
     if red:
-        console.print(f"\nAs things are it would not start, or would fail ({len(red)} red):", style="red")
+        console.print(f"\nThe run would be refused or would fail now ({len(red)} red):", style="red")
         show_checks(tuple(red), console)
 
 
@@ -91,7 +91,7 @@ def start(
     settings: Settings = None,
     run: RunId = None,
     input_file: InputFile = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Stay and watch; the exit code is the run's.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Watch the run until it ends; the exit code tells whether it succeeded.")] = False,
     plain: Plain = False,
     as_json: AsJson = False,
 ) -> None:
@@ -111,7 +111,7 @@ def start(
 
 @on_target
 def watch(target: Target, run: Run = None, plain: Plain = False) -> None:
-    """Follow a run: stages, steps, loss, tokens/s, MFU, dollars so far. Ctrl-C leaves the run alone."""
+    """Follow a run: stages, steps, loss, tokens/s, MFU, dollars so far. Ctrl-C ends watching, not the run."""
     _follow(target, find_execution(target, run), plain=plain)
 
 
@@ -119,9 +119,9 @@ def watch(target: Target, run: Run = None, plain: Plain = False) -> None:
 def logs(
     target: Target,
     run: Run = None,
-    stage: Annotated[Stage, typer.Option("--stage", help="Whose log.")] = "train",
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the stage has ended.")] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="Lines exactly as written.")] = False,
+    stage: Annotated[Stage, typer.Option("--stage", help="Stage whose log to print.")] = "train",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the log until the stage has ended.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Print the lines unformatted.")] = False,
 ) -> None:
     """Print the log of a run's stage."""
     say = functools.partial(typer.echo, err=True)
@@ -171,11 +171,11 @@ def compare(
 def report(
     target: Target,
     run: Run = None,
-    folder: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Where to put it; runs/<run>/ when left out.")] = None,
+    folder: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Target folder; runs/<run>/ when left out.")] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a run's report.html and report.json; on AWS, the console's pages of the run too."""
+    """Fetch a run's report.html and report.json; on AWS, also print the links to the run's console pages."""
     run_id = _run_id(target, run)
     page = fetch_report(target, run_id, folder or Path.cwd() / "runs" / run_id)
     links = json.loads(page.with_name("report.json").read_text())["links"]
@@ -185,7 +185,7 @@ def report(
         typer.echo(str(page))
         if not target.embedded:  # which has no console
             for name in ("execution", "logs", "dashboard"):
-                typer.echo(f"{name:9}  {links.get(name, '-')}", err=True)  # $(pretrain report) stays the path alone
+                typer.echo(f"{name:9}  {links.get(name, '-')}", err=True)  # on stderr, so that $(pretrain report) is the path only
     if open_it:
         webbrowser.open(page.resolve().as_uri())
 
@@ -236,7 +236,7 @@ def _input(recipe: str | None, settings: list[str] | None, run: str | None, file
 
 
 def _follow(target: Target, execution: str, *, plain: bool) -> None:
-    """Watch to the end, say what came of it; a failed run ends with exit code 1."""
+    """Watch to the end and print the outcome; a failed run ends with exit code 1."""
     console = output()
     every = EMBEDDED_SECONDS if target.embedded else AWS_SECONDS
     try:
@@ -251,7 +251,7 @@ def _follow(target: Target, execution: str, *, plain: bool) -> None:
 
 
 def _run_id(target: Target, run: str | None) -> str:
-    """The run id of a run id, execution name or ARN; a run id is known by its folder, so that reports outlive executions."""
+    """The run id for a run id, execution name or ARN; run ids are found by their S3 folder, because reports outlive executions."""
     if run and not run.startswith("arn:") and _legs(target, run):
         return run
     return Observer(target, find_execution(target, run)).look().run_id

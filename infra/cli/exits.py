@@ -1,4 +1,4 @@
-"""Exit codes, and the one way a command ends early: a sentence and a code."""
+"""Exit codes, and the exception that ends a command early with a sentence and a code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """What a script can tell from the exit code."""
+    """Exit codes for scripts."""
 
     DONE = 0
     """It worked; for watch and start --watch: the run succeeded."""

@@ -1,4 +1,4 @@
-"""`pretrain local`: the embedded AWS of this checkout. `run` is what `make local` shows a newcomer."""
+"""`pretrain local`: the embedded AWS of this checkout. `run` is what `make local` calls."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def target_of(embedded: Embedded) -> Target:
 
 
 def _gone(embedded: Embedded) -> str | None:
-    """Why this embedded AWS will not answer again; None while its process lives, however busy."""
+    """Why this embedded AWS will not answer any more; None while its process is alive, even when it is too busy to answer."""
     now = embedded_aws.endpoint(embedded.state_dir.parent)
     if now == embedded.endpoint:
         return None
@@ -62,7 +62,7 @@ def running_target(root: Path) -> Target | None:
 
 
 def run(console: Console, root: Path, *, recipe: str | None, settings: list[str], run_id: str | None, plain: bool) -> None:
-    """Up, deploy, corpus, one run, and what it made. Ctrl-C stops all of it.
+    """Start, deploy, upload the corpus, run once, and print the results. Ctrl-C stops all of it.
 
     Raises:
         CommandError: the run failed, or a step before it.
@@ -100,7 +100,7 @@ def up(console: Console, root: Path, port: int | None) -> Target:
 
 
 def show_status(console: Console, root: Path) -> None:
-    """What runs: the endpoint, executions and jobs under way."""
+    """Print the endpoint, and executions and jobs in progress."""
     found = embedded_aws.status(root)
     size = f"{found.state_bytes / 1e6:,.0f} MB of state under {embedded_aws.STATE_FOLDER}/"
     if not found.running:
@@ -132,7 +132,7 @@ def _deploy(console: Console, embedded: Embedded) -> None:
 
 
 def _step(console: Console, name: str, work: Callable[[], T], say: Callable[[T], str]) -> T:
-    """Do one thing with a spinner, then say what came of it."""
+    """Do one step with a spinner, then print its result."""
     began = time.monotonic()
     with console.status(f"{name} ..."):
         made = work()
@@ -179,7 +179,7 @@ def _take_down(console: Console, root: Path, target: Target | None, execution: s
     try:
         console.print("\nStopping: the run first, then the embedded AWS ...", highlight=False)
         if target is not None and execution is not None:
-            with contextlib.suppress(Exception):  # going down anyway: the launcher ends its jobs itself
+            with contextlib.suppress(Exception):  # ignored: the launcher is stopped next, and ends its jobs itself
                 stop_execution(target, execution, "Ctrl-C in pretrain local run")
         embedded_aws.down(root)
         console.print("Nothing is left running.", highlight=False)
@@ -189,7 +189,7 @@ def _take_down(console: Console, root: Path, target: Target | None, execution: s
 
 @contextlib.contextmanager
 def _terminate_like_interrupt() -> Iterator[None]:
-    """SIGTERM (a closed terminal's make, a CI runner's time limit) takes the same way out as Ctrl-C."""
+    """SIGTERM (from make in a closed terminal, or a CI runner's time limit) is handled like Ctrl-C."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

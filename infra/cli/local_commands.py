@@ -40,7 +40,7 @@ def up(
 
 @local_app.command("status", epilog="Example: pretrain local status")
 def status() -> None:
-    """Say what runs on the embedded AWS."""
+    """Show what runs on the embedded AWS."""
     from infra.cli import local
 
     local.show_status(output(), checkout())

@@ -60,11 +60,11 @@ def job_lines(target: Target, stage: Stage, name: str, *, follow: bool, pause: C
 
 
 def _stream_handler(target: Target, group: str, prefix: str, hosts: int) -> Any:
-    """The sagemaker package's handler, over this target's client. Imported here: it takes seconds."""
+    """The sagemaker package's handler with this target's client. Imported here, because the import takes seconds."""
     os.environ.setdefault("SAGEMAKER_ADMIN_CONFIG_OVERRIDE", str(Path(__file__).with_name("sagemaker-config.yaml")))  # telemetry off
     from sagemaker.core.utils.logs import CloudWatchLogsClient, MultiLogStreamHandler
 
-    CloudWatchLogsClient.client = target.client("logs")  # else it makes its own from ambient settings
+    CloudWatchLogsClient.client = target.client("logs")  # otherwise it creates clients from ambient settings
     return MultiLogStreamHandler(log_group_name=group, log_stream_name_prefix=prefix, expected_stream_count=hosts)
 
 
@@ -119,7 +119,7 @@ def group_lines(
 
 
 def stage_log(target: Target, execution_arn: str, stage: Stage, *, follow: bool, say: Callable[[str], None]) -> Iterator[str]:
-    """Lines of one stage of a run; with ``follow`` a stage that is not reached yet is waited for, which ``say`` tells."""
+    """Lines of one stage of a run; with ``follow`` a stage that is not reached yet is waited for, announced through ``say``."""
     steps = target.client("stepfunctions")
     execution = steps.describe_execution(executionArn=execution_arn)
 
@@ -143,7 +143,7 @@ def stage_log(target: Target, execution_arn: str, stage: Stage, *, follow: bool,
 
 
 def _reached(look: Callable[[], T], last: Callable[[], bool], waiting: Callable[[], None], seconds: float) -> T:
-    """What ``look`` finds, tried again while it is not ``last``; ``waiting`` is called once."""
+    """Result of ``look``, repeated until ``last`` says that no more can come; ``waiting`` is called once."""
     told = False
     while True:
         final = last()  # before looking, so that what was started at the very end is found

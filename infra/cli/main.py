@@ -1,4 +1,4 @@
-"""The `pretrain` command: parses, calls one function, turns errors into a sentence and an exit code."""
+"""The `pretrain` command: parses arguments, calls one function, and turns errors into a sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def main() -> None:
     """Entry point of the `pretrain` script; typer itself ends wrong command lines with 2 and Ctrl-C with 130."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for what it lacks
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for other characters
     try:
         app()
     except CommandError as error:
@@ -67,6 +67,6 @@ def main() -> None:
 
 
 def fail(sentence: str, code: Exit) -> None:
-    """Say it on stderr and leave."""
+    """Print a sentence on stderr and exit with a code."""
     Console(stderr=True).print(sentence, style="red", highlight=False, markup=False, soft_wrap=True)
     sys.exit(int(code))

@@ -1,4 +1,4 @@
-"""Looks at a run: execution history, run.json, the legs' metrics files and the processing job's log, each read on from where it stood."""
+"""State of a run from execution history, run.json, metrics and the processing job's log, each read from where the last read ended."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROCESSING_LOGS = "/aws/sagemaker/ProcessingJobs"
 
 
 class Observer:
-    """Follows one execution; ``look`` returns how it stands now."""
+    """Follows one execution; ``look`` returns its present state."""
 
     def __init__(self, target: Target, execution_arn: str) -> None:
         self.target = target
@@ -53,7 +53,7 @@ class Observer:
         stages = read_stages(self._history(), status)
         if not self._run:
             self._run_id = _given_run_id(description) or admitted_run_id(self.target, self._arn) or self._run_id
-        if stages[0].state == "done":  # before Admit has written it, run.json is that of the same run's last execution
+        if stages[0].state == "done":  # before Admit has written run.json, the file there is that of the run's previous execution
             self._load_run()
         self._read_metrics()
         view = RunView(
@@ -84,7 +84,7 @@ class Observer:
             name = str(leg["name"])
             key = RunLayout(self._run_id).leg_folder(name, "metrics") + METRICS_FILE
             text = self._text(key, self._read.get(name, 0))
-            whole = text[: text.rfind("\n") + 1]  # the last line may still be being written
+            whole = text[: text.rfind("\n") + 1]  # the last line may be incomplete
             self._read[name] = self._read.get(name, 0) + len(whole.encode())
             rows = [row for row in map(parse_line, whole.splitlines()) if row is not None]
             self._rows.setdefault(name, []).extend(rows)

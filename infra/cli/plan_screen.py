@@ -73,7 +73,7 @@ def memory_gib(leg: Leg, hosts: int) -> dict[str, float]:
 
 
 def memory_lines(spec: RunSpec) -> list[str]:
-    """The memory of a step in words; legs that need the same share a line."""
+    """Memory of a step as text; legs with equal needs share a line."""
     groups: dict[tuple[tuple[str, float], ...], list[str]] = {}
     for leg in spec.legs:
         groups.setdefault(tuple(memory_gib(leg, spec.compute.instance_count).items()), []).append(leg.name)

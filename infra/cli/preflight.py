@@ -1,4 +1,4 @@
-"""What stands between a run and its start: `doctor` shows it as a table, `plan` beside the cost. Starts and changes nothing."""
+"""Checks before a run: `doctor` shows them as a table, `plan` beside the cost. Starts and changes nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Preflight:
-    """What was found, and what the run would cost."""
+    """Results of the checks, and the estimated cost."""
 
     checks: tuple[Check, ...]
     spec: RunSpec
@@ -52,7 +52,7 @@ class Preflight:
 
 
 def preflight(target: Target, spec: RunSpec) -> Preflight:
-    """Look at everything that Admit will look at, and at what comes before it: credentials and stacks."""
+    """Check everything that Admit checks, after credentials and stacks."""
     checks: list[Check] = []
     reached = _look(checks, "Account", lambda: _account(target))
     deployed = reached and _look(checks, "Stacks", lambda: _stacks(target))
@@ -76,7 +76,7 @@ def table_prices(region: str) -> PriceOf:
 
 
 def _look(checks: list[Check], name: str, work: Callable[[], tuple[bool, Check]]) -> bool:
-    """Run one check; whatever AWS refuses to tell becomes a line of its own. Returns whether the thing is there."""
+    """Run one check; a denied call becomes a line of its own. Returns whether the resource exists."""
     try:
         there, check = work()
     except CommandError as error:
@@ -175,7 +175,7 @@ def _quota(target: Target, want: quotas.Want) -> tuple[bool, Check]:
 
 
 def _capacity(target: Target, spec: RunSpec) -> tuple[bool, Check]:
-    """Quota is not capacity, and AWS offers no call that tells on-demand capacity; reservations can be looked at."""
+    """A quota is no guarantee of capacity, and no AWS call tells on-demand capacity; reservations can be described."""
     problems = list(admit_checks.training_plan_problems(spec, target.client("sagemaker")))
     if problems:
         return False, _bad("; ".join(str(problem) for problem in problems), "")

@@ -1,4 +1,4 @@
-"""A run as it stands: stages and legs, from an execution's events and the legs' metrics lines. Pure."""
+"""Present state of a run: stages and legs, from the execution's events and the legs' metrics lines. Pure."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ class RunView:
 
     @property
     def ended(self) -> bool:
-        """Nothing more will happen."""
+        """Whether the execution has ended."""
         return self.status in ENDED
 
     @property
     def stage(self) -> StageView | None:
-        """The stage at work."""
+        """The stage in progress."""
         return next((stage for stage in self.stages if stage.state == "running"), None)
 
 

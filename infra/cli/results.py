@@ -1,4 +1,4 @@
-"""What a finished run made: said on the terminal, and fetched from S3."""
+"""Results of a finished run: printed on the terminal, and fetched from S3."""
 
 from __future__ import annotations
 

@@ -34,14 +34,14 @@ def duration(seconds: float | None) -> str:
 
 
 def output(*, stderr: bool = False) -> Console:
-    """Where commands write: as wide as the terminal; in a pipe no line is broken, unless COLUMNS asks for a width."""
+    """The console that commands print to: as wide as the terminal; in a pipe lines are not wrapped, unless COLUMNS gives a width."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or os.environ.get("COLUMNS") else PIPE_WIDTH
     return Console(stderr=stderr, width=width, highlight=False)
 
 
 def say(console: Console, text: str, *, style: str = "", indent: int = 0) -> None:
-    """A sentence as it is, without markup: wrapped between words on a terminal, one line in a pipe."""
+    """Print a sentence without markup: wrapped between words on a terminal, one line in a pipe."""
     if console.is_terminal:
         console.print(Padding(Text(text, style=style), (0, 0, 0, indent)))
     else:
@@ -49,7 +49,7 @@ def say(console: Console, text: str, *, style: str = "", indent: int = 0) -> Non
 
 
 class LiveScreen:
-    """Renders views; keeps one spinner so that it turns evenly."""
+    """Renders views; one spinner for all of them, so that its animation is continuous."""
 
     def __init__(self) -> None:
         self._spinner = Spinner("dots")
@@ -108,7 +108,7 @@ def _legs(legs: list[LegView], several: bool) -> Table:
 
 
 class PlainLines:
-    """Says what changed since the last view, one line each; nothing twice."""
+    """One line for each change since the last view."""
 
     def __init__(self) -> None:
         self._stages: dict[str, tuple[str, str]] = {}

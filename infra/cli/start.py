@@ -121,7 +121,7 @@ def stop_execution(target: Target, execution_arn: str, cause: str) -> None:
 
 
 def _setting(text: str) -> Json:
-    """``training.steps=2000`` as {"training": {"steps": 2000}}; what is no JSON is a string."""
+    """``training.steps=2000`` as {"training": {"steps": 2000}}; a value that is not JSON is a string."""
     path, equals, raw = text.partition("=")
     if not equals or not all(path.split(".")):
         raise CommandError(f'--set {text}: must be PATH=VALUE, for example "training.steps=2000"', Exit.USAGE)

@@ -27,7 +27,7 @@ from infra.settings import Settings, load_settings
 PROJECT = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1,localhost"
 STACKS = ("foundation", "pipeline", "monitoring")
-# A watch of many hours must survive minutes without a network: ten tries back off to about 20 s each.
+# A watch of many hours must survive minutes without a network: ten attempts, with pauses growing to about 20 s.
 CALLS = Config(retries={"mode": "standard", "max_attempts": 10}, connect_timeout=10, read_timeout=30)
 EMBEDDED_CALLS = Config(
     retries={"mode": "standard", "max_attempts": 3}, connect_timeout=5, read_timeout=60, s3={"addressing_style": "path"}
@@ -44,7 +44,7 @@ class Target:
     endpoint: str | None = None
     """None on AWS; the embedded AWS's address otherwise."""
     gone: Callable[[], str | None] = lambda: None
-    """Asked when there is no answer: why there never will be one (the embedded AWS has ended), or None when trying again can help."""
+    """Called when a call gets no answer: the reason when none will come (the embedded AWS has ended), or None when a retry can help."""
 
     @property
     def embedded(self) -> bool:
@@ -113,7 +113,7 @@ def _client(target: Target, service: str) -> Any:
 
 @contextlib.contextmanager
 def explained(target: Target) -> Iterator[None]:
-    """A call that ``target`` does not answer ends as one sentence."""
+    """Turn a failed call to ``target`` into one sentence."""
     try:
         yield
     except BotoCoreError as error:

@@ -1,4 +1,4 @@
-"""The watching loop: look, show, wait; a lost connection is said and outlived."""
+"""The watch loop: read, show, wait; a lost connection is reported and retried."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def watch(
 ) -> RunView:
     """Show the run until it ends; returns its last view.
 
-    A lost connection or a throttled call is shown and tried again for as long as it takes; everything else is raised.
+    A lost connection or a throttled call is shown and retried without limit; every other error is raised.
 
     Raises:
-        CommandError: nothing will ever answer again, since the embedded AWS has ended.
+        CommandError: the embedded AWS has ended.
     """
     if plain or not console.is_terminal or console.is_dumb_terminal:  # a dumb terminal would show a live screen at its end only
         return _follow(observer, every, pause, _plain_show(console), lambda text: console.print(text, highlight=False, soft_wrap=True))

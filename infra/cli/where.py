@@ -1,4 +1,4 @@
-"""The options that say which AWS, added to every command that needs one."""
+"""The options that choose the AWS to talk to, added to every command that needs one."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def on_target(command: Callable[Concatenate[Target, P], R]) -> Callable[..., R]:
 
 
 def checkout() -> Path:
-    """The checkout that the person stands in, from any folder of it; elsewhere the one that this command belongs to."""
+    """The checkout around the working directory; outside of one, the checkout that this command belongs to."""
     here = Path.cwd()
     return next((folder for folder in (here, *here.parents) if (folder / "cdk.json").exists()), PROJECT)
 

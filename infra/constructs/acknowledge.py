@@ -1,4 +1,4 @@
-"""A finding of cdk-nag that is right about the resource and wrong about the risk: acknowledged by its id, with the reason."""
+"""Suppress a cdk-nag finding, with a reason."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from constructs import Construct
 
 
 def acknowledge(scope: Construct, finding: str, reason: str) -> None:
-    """Acknowledge ``finding`` (its full id) on ``scope`` and what it holds."""
+    """Suppress ``finding`` (its full id) on ``scope`` and everything below it."""
     cdk.Validations.of(scope).acknowledge(cdk.Acknowledgment(id=finding, reason=reason))

@@ -1,7 +1,7 @@
-"""What goes into the Lambda zip and into the image build context, and their hashes.
+"""File lists and hashes of the Lambda package and of the image build context.
 
-CDK's own asset hash would also see caches and editor files; the image tag must depend on the image's
-content alone, and the same lists have to serve both ``cdk synth`` and the tests.
+CDK's own asset hash would include caches and editor files; the image tag must depend on the image's content
+alone. ``cdk synth`` and the tests use the same lists.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _CACHES = frozenset({"__pycache__", ".DS_Store"})
 
 
 def select(patterns: Iterable[str], root: Path = ROOT) -> list[Path]:
-    """Files under ``root`` that match, as sorted relative paths, without caches."""
+    """Files under ``root`` that match a pattern, as sorted relative paths, without caches."""
     found = {path for pattern in patterns for path in root.glob(pattern) if path.is_file()}
     relative = (path.relative_to(root) for path in found)
     return sorted(path for path in relative if not _CACHES.intersection(path.parts) and path.suffix != ".pyc")
 
 
 def lambda_files(root: Path = ROOT) -> list[Path]:
-    """The functions' zip: handlers, what they import, directly or not, and their data files. No torch, no CDK, no wheel."""
+    """Files of the functions' package: handlers, what they import (directly or not), data files. No torch, CDK or wheel."""
     found: set[Path] = set()
     waiting = select(HANDLERS, root)
     while waiting:
@@ -58,7 +58,7 @@ def _imported(path: Path, root: Path) -> Iterator[Path]:
 
 
 def _modules(parts: list[str], root: Path) -> Iterator[Path]:
-    """The module that a dotted name means, if it is one, and every package above it."""
+    """Source files of a dotted module name, if it is a module, and of every package above it."""
     for depth in range(1, len(parts) + 1):
         here = Path(*parts[:depth])
         for candidate in (here / "__init__.py", here.with_suffix(".py")):

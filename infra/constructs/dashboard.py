@@ -1,4 +1,4 @@
-"""The dashboard: is anything running, is it waiting, does it learn, how fast, what does it cost."""
+"""The CloudWatch dashboard: runs, jobs waiting for instances, loss, speed, checkpoints, cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EVERY = cdk.Duration.minutes(names.PERIOD_MINUTES)
 
 
 def dashboard_name(deployment: str, region: str) -> str:
-    """Its name, fixed because the report links to it from a stack that is deployed before; dashboards of all regions share their names."""
+    """The dashboard's name: fixed, because a stack that is deployed earlier links to it; with the region, because names are global."""
     return f"{deployment}-{region}"
 
 
@@ -30,7 +30,7 @@ def published_metric(metric: PublishedMetric, deployment: str, *, statistic: str
 def build_dashboard(
     scope: Construct, deployment: str, machine: sfn.StateMachine, alarms: Sequence[cloudwatch.Alarm]
 ) -> cloudwatch.Dashboard:
-    """Alarms on top, then the run's questions in order."""
+    """Alarms on top, then runs, training, progress and cost."""
 
     def graph(title: str, *metrics: PublishedMetric) -> cloudwatch.GraphWidget:
         return cloudwatch.GraphWidget(title=title, width=8, left=[published_metric(metric, deployment) for metric in metrics])
@@ -41,7 +41,7 @@ def build_dashboard(
         machine.metric_failed(statistic="Sum", label="failed"),
         machine.metric_aborted(statistic="Sum", label="stopped"),
     ]
-    # SageMaker publishes these per job and host; the search finds whatever job runs.
+    # SageMaker publishes these per job and host, so the job's name is not known here: a search finds every running job.
     search = "SEARCH('{{/aws/sagemaker/TrainingJobs,Host}} MetricName=\"{name}\"', 'Average', 300)"
     utilisation = [
         cloudwatch.MathExpression(expression=search.format(name=name), label=name, period=EVERY)

@@ -1,4 +1,4 @@
-"""The functions that the state machine calls: Admit, Triage (which also explains), Report."""
+"""The functions that the state machine calls: Admit, Triage (also for the state Explain), Report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from infra.triage import explain
 
 
 class Functions(Construct):
-    """Admit, Triage, Report: each with a role and a log group of its own."""
+    """Admit, Triage and Report, each with its own role and log group."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Functions(Construct):
             role=roles.admit_role(self, shared, settings.source_buckets, logs["Admit"].log_group_arn),
             log_group=logs["Admit"],
             timeout_minutes=3,  # the quota list is about 25 pages, a large source thousands of keys
-            memory_mb=1024,  # CPU comes with memory, and making eight clients is all CPU
+            memory_mb=1024,  # Lambda's CPU share grows with memory, and creating eight clients is CPU-bound
             values={VARIABLE: stack.to_json_string(deployment)},
         )
         stages = {"Admit": "Admit", "Report": "Report", "Explain": "Triage", "Triage": "Triage"}

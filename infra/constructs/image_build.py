@@ -57,7 +57,7 @@ class ImageBuild(Construct):
             build_spec=codebuild.BuildSpec.from_source_filename("container/buildspec.yml"),
             environment=codebuild.BuildEnvironment(
                 build_image=codebuild.LinuxBuildImage.AMAZON_LINUX_2023_5,
-                compute_type=codebuild.ComputeType.LARGE,  # 128 GB of disk: the CUDA image is about 20 GB and lies there twice
+                compute_type=codebuild.ComputeType.LARGE,  # 128 GB of disk: the CUDA image (about 20 GB) is stored twice
                 privileged=True,  # docker build
             ),
             environment_variables={name: codebuild.BuildEnvironmentVariable(value=value) for name, value in values.items()},

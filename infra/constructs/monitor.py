@@ -1,4 +1,4 @@
-"""Monitor: the function, and the two rhythms that call it."""
+"""Monitor: the function and its two schedules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DAILY = {"check": "daily"}
 
 
 class Monitor(Construct):
-    """Every five minutes: the active jobs (none: it ends at once). Once a day and after a deployment: quotas, old checkpoints."""
+    """Every five minutes: metrics of active jobs. Daily and after a deployment: quotas, old checkpoints."""
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, shared: roles.Shared) -> None:
         super().__init__(scope, construct_id)
@@ -43,7 +43,7 @@ class Monitor(Construct):
         events.Rule(self, "Often", schedule=rhythm, targets=[targets.LambdaFunction(self.function)])
         check = targets.LambdaFunction(self.function, event=events.RuleTargetInput.from_object(DAILY))
         events.Rule(self, "Daily", schedule=events.Schedule.cron(hour="5", minute="0"), targets=[check])
-        # A deployment may have enabled a schedule: its quotas are looked at as soon as the stack is there.
+        # A deployment may have enabled a schedule, so its quotas are checked as soon as the stack is complete.
         stack = cdk.Stack.of(self)
         detail = {"stack-id": [stack.stack_id], "status-details": {"status": ["CREATE_COMPLETE", "UPDATE_COMPLETE"]}}
         deployed = events.EventPattern(source=["aws.cloudformation"], detail_type=["CloudFormation Stack Status Change"], detail=detail)

@@ -1,7 +1,7 @@
-"""Statements with their reasons, and roles made of them.
+"""IAM statements with their reasons, and roles made of them.
 
-A wildcard resource needs a reason: without one the app does not synthesise, and with one cdk-nag's finding is
-acknowledged by exactly that sentence, so that policy, audit and template say the same.
+A wildcard resource needs a reason: without one the app does not synthesise; with one, cdk-nag's finding is suppressed
+with that same sentence as its reason.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def allow(*actions: str, on: str | Sequence[str], when: Conditions | None = None
 
 
 def new_role(scope: Construct, name: str, service: str, statements: Sequence[Statement], *, from_this_account: bool = True) -> iam.Role:
-    """A role that one service may assume, and only on behalf of this account where the service says on whose behalf it asks.
+    """A role that one service may assume; only for this account, where the service passes aws:SourceAccount.
 
     Raises:
         ValueError: a wildcard without a reason.

@@ -1,4 +1,4 @@
-"""A Lambda function of the project: the one pure-Python package, a role that the caller made, a log group."""
+"""A Lambda function of the project: the shared pure-Python package, with the caller's role and log group."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _RETENTION = {
 
 
 def log_retention(settings: Settings) -> logs.RetentionDays:
-    """The setting in CDK's words."""
+    """The setting as CDK's enum."""
     return _RETENTION[settings.log_retention_days]
 
 
 @functools.cache
 def _package() -> tuple[str, str]:
-    """The package's folder, made once for each process, and its hash; CDK copies it into cdk.out."""
+    """Folder of the package, created once per process, and its hash; CDK copies it into cdk.out."""
     files = lambda_files()
     folder = tempfile.mkdtemp(prefix="functions-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -42,7 +42,7 @@ def _package() -> tuple[str, str]:
 
 
 def function_log(scope: Construct, name: str, settings: Settings) -> logs.LogGroup:
-    """The log group of a function; its role names it, so it is made first."""
+    """The log group of a function; created before the role, which names it."""
     return logs.LogGroup(scope, f"{name}Log", retention=log_retention(settings), removal_policy=cdk.RemovalPolicy.DESTROY)
 
 

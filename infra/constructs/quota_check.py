@@ -1,4 +1,4 @@
-"""Quota gate: fails the deployment when the account may not run what it is deployed for. Present only when a setting asks for it."""
+"""Quota check (setting ``refuse_missing_quotas``): fails the deployment when the account's quotas are too small for its runs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ ANSWER_MINUTES = 5
 """CloudFormation's patience; it is an hour by default. The quota list is about 25 pages and takes seconds."""
 
 
-class QuotaGate(Construct):
-    """A custom resource of our own function: create and update fail with the quota that is missing.
+class QuotaCheck(Construct):
+    """Custom resource whose create and update fail with the missing quota in the message.
 
-    What is wanted is worked out at synth and is the resource's property, so CloudFormation asks again whenever a recipe or
-    an enabled schedule wants something else.
+    The instances needed are computed at synth and are the resource's property, so CloudFormation repeats the check whenever
+    a recipe or an enabled schedule changes them.
     """
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: Settings) -> None:
@@ -44,7 +44,7 @@ class QuotaGate(Construct):
 
 
 def claims(settings: Settings) -> list[Claim]:
-    """The instances that the default recipe and each enabled schedule ask for."""
+    """Instances that the default recipe and each enabled schedule need."""
     enabled = [schedule for schedule in settings.schedules if schedule.enabled]
     inputs: dict[str, Json] = {"the default recipe": {}}
     inputs |= {f"schedule {schedule.name}": schedule_input(schedule, "2026-01-01T00:00:00Z") for schedule in enabled}

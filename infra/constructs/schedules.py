@@ -40,7 +40,7 @@ class Schedules(Construct):
                 arn=machine_arn,
                 role_arn=role_arn,
                 input=json.dumps(schedule_input(schedule, SCHEDULED_TIME)),
-                # A run that could not be started an hour later is a run that nobody waits for any more.
+                # A start that still fails after an hour is given up: the next firing starts a run of its own.
                 retry_policy=scheduler.CfnSchedule.RetryPolicyProperty(maximum_event_age_in_seconds=3600, maximum_retry_attempts=10),
             ),
         )

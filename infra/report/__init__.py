@@ -1,4 +1,4 @@
-"""What a run made, read from its folder in S3 and shown on one page.
+"""The report of a run: read from its folder in S3, shown on one page.
 
     read.py      run.json, metrics and the jobs' descriptions -> RunFacts
     figures.py   RunFacts -> the figures of each leg and of the run

@@ -65,7 +65,7 @@ def headline(facts: RunFacts, figures: list[LegFigures]) -> str:
 
 
 def links(facts: RunFacts) -> Json:
-    """Where to look next: report, execution, logs, dashboard. S3 URIs and console addresses."""
+    """Links to report, execution, logs and dashboard: S3 URIs and console addresses."""
     layout = RunLayout(facts.run_id)
     found: Json = {"report": uri(facts.bucket, layout.report_html), "run": uri(facts.bucket, layout.run_json)}
     if facts.execution_arn:
@@ -141,7 +141,7 @@ def _attempt(attempt: Attempt) -> Json:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Six significant digits: more than a chart shows, a third less page."""
+    """Six significant digits: more than a chart can show, and a page a third smaller."""
     return None if value is None else float(f"{value:.6g}")
 
 
@@ -168,7 +168,7 @@ def _made(stage: Json, key: str) -> str:
 
 
 def _cost(facts: RunFacts, figures: list[LegFigures], usd_per_hour: UsdPerHour) -> Json:
-    """Dollars per stage. The total is None when a part of it is not known: a sum with a hole in it misleads."""
+    """Dollars per stage. The total is None when a part is not known: an incomplete sum would mislead."""
     data = data_usd(facts, usd_per_hour)
     legs = {leg.name: leg.usd for leg in figures if leg.attempts}
     parts = [data, *legs.values()]
@@ -196,7 +196,7 @@ def _data(facts: RunFacts) -> Json:
 
 
 def _shards(index: Json) -> list[list[Any]]:
-    """Names and values worth showing of index.json."""
+    """Names and values of index.json that the page shows."""
     tokenizer = index.get("tokenizer") or {}
     rows: list[list[Any]] = [["Tokenizer vocabulary", tokenizer.get("vocab_size")], ["Tokenizer SHA-256", tokenizer.get("sha256")]]
     for split, content in (index.get("splits") or {}).items():

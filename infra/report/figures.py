@@ -64,7 +64,7 @@ class LegFigures:
 
 
 def leg_figures(leg: LegFacts, hosts: int, usd_per_hour: UsdPerHour, unigram_entropy: float | None = None) -> LegFigures:
-    """Figures of one leg; what result.json states counts before what the metrics lines and index.json suggest."""
+    """Figures of one leg; result.json takes precedence over the metrics lines and index.json."""
     spec = _training_spec(leg.training)
     rows, result = once_per_step(leg.rows), leg.result
     steady = rows[int(len(rows) * WARMUP_SHARE) :] if len(rows) > 10 else rows[1:] or rows
@@ -133,7 +133,7 @@ def _training_spec(value: Json) -> TrainingSpec | None:
     try:
         return parse(TrainingSpec, value)
     except SpecError:
-        return None  # run.json of an older version: the report of an old run must still open
+        return None  # run.json of an older version: the report of an old run must still be written
 
 
 def _reference(leg: LegFacts) -> float | None:

@@ -1,7 +1,7 @@
 """report.html: one self-contained page of the report document. Pure.
 
-Everything a reader needs stands in the HTML itself, as text and tables; the script only draws the
-curves. No address is loaded: the page's own Content-Security-Policy forbids it.
+All content is in the HTML itself, as text and tables; the script only draws the curves. The page loads no
+resource: its Content-Security-Policy forbids it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CHARTS: tuple[tuple[str, str, tuple[Json, ...]], ...] = (
     ("Gradient norm", "before clipping", ({"name": "grad_norm", "label": "norm"},)),
 )
 TABLE_ROWS = 12
-"""Rows of the table under each chart: enough to read the curve's course aloud."""
+"""Rows of the table under each chart: enough to follow the curve without seeing it."""
 
 
 def render(document: Json) -> str:
@@ -66,7 +66,7 @@ def _parts(document: Json) -> list[str]:
 
 
 def _embedded(value: Any) -> str:
-    """JSON inside a script element: "<" must not open a tag there."""
+    """JSON inside a script element: "<" is escaped, so that the value cannot open a tag."""
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
 
 
@@ -127,7 +127,7 @@ def _column(leg: Json, name: str) -> list[tuple[int, float]]:
 
 
 def _said(leg: Json, curve: Json, several: bool) -> str:
-    """A curve's course in a few words; the table below it has more."""
+    """A curve's first and last value as text; the table below the chart has more."""
     points = _column(leg, curve["name"])
     if not points:
         return ""
@@ -137,7 +137,7 @@ def _said(leg: Json, curve: Json, several: bool) -> str:
 
 
 def _curve_table(title: str, curves: list[Json], legs: list[Json]) -> str:
-    """The curve as a table, for those who cannot see it: ``TABLE_ROWS`` steps, evenly spaced."""
+    """The curve as a table for screen readers: ``TABLE_ROWS`` steps, evenly spaced."""
     columns = [(leg, curve, dict(_column(leg, curve["name"]))) for leg in legs for curve in curves]
     columns = [column for column in columns if column[2]]
     steps = sorted({step for _, _, values in columns for step in values})

@@ -1,4 +1,4 @@
-"""Everything the report knows, read once: the run's folder in S3 and what the state machine passes on.
+"""Input of the report: the run's folder in S3, and the values that the state machine passes.
 
 A report is also written when the run failed, so every part may be missing: no run.json (Admit refused),
 no metrics (a job died early), no result.json (a leg did not finish).
@@ -50,7 +50,7 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class LegFacts:
-    """One leg: what it was asked, what it wrote, which jobs it took."""
+    """One leg: its settings, its files, and its jobs."""
 
     name: str
     training: Json
@@ -141,12 +141,12 @@ def epoch_seconds(value: object) -> float | None:
 
 
 def _items(value: Any) -> list[Any]:
-    """A list, also where JSONata made one element a plain value."""
+    """A list, also where JSONata reduced a list of one element to the element."""
     return value if isinstance(value, list) else [value] if value else []
 
 
 def _jobs(value: Any) -> Iterator[Json]:
-    """Job descriptions, however deep JSONata left them nested."""
+    """Job descriptions, flattened from JSONata's nested lists."""
     for item in _items(value):
         if isinstance(item, list):
             yield from _jobs(item)

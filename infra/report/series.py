@@ -1,4 +1,4 @@
-"""Curves of one leg: steps counted once, interruptions found, thinned to what a screen can show. Pure."""
+"""Curves of one leg: each step once, interruptions marked, thinned to a screen's resolution. Pure."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def once_per_step(rows: Sequence[Row]) -> list[Row]:
 
 
 def find_interruptions(rows: Sequence[Row]) -> list[Interruption]:
-    """Every place where a step is trained that was trained before: a new attempt went on from a checkpoint."""
+    """Every point where the step number goes back: a new attempt resumed from a checkpoint."""
     found = []
     trained = [row for row in rows if "loss" in row]
     for before, after in itertools.pairwise(trained):

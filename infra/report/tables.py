@@ -56,7 +56,7 @@ def facts_line(document: Json) -> str:
 
 
 def failure(document: Json) -> str:
-    """What went wrong, verbatim, and where to read on."""
+    """The failure's sentence, with log and runbook links."""
     why = document.get("explanation")
     if not why:
         return ""
@@ -128,7 +128,7 @@ def changed_settings(legs: list[Json]) -> list[tuple[str, list[Any]]]:
 
 
 def samples(document: Json) -> str:
-    """What the finished models write."""
+    """Text samples of the finished models."""
     parts = []
     for leg in document["legs"]:
         sample = leg["sample"]
@@ -150,7 +150,7 @@ def stages(document: Json) -> str:
 
 
 def cost(document: Json) -> str:
-    """The money, by stage and leg."""
+    """Cost by stage and leg."""
     value = document["cost"]
     rows = [("Prepare data", value["prepare_data_usd"]), *((f"Train {name}", usd) for name, usd in value["legs_usd"].items())]
     rows += [("Total", value["total_usd"])] + ([("Budget", value["budget_usd"])] if value["budget_usd"] is not None else [])
@@ -159,7 +159,7 @@ def cost(document: Json) -> str:
 
 
 def attempts(document: Json) -> str:
-    """Every training job, with what ended it."""
+    """Every training job with its end status and reason."""
     rows = [_attempt(leg["name"], job) for leg in document["legs"] for job in leg["attempts"]]
     titles = ("Leg", "Training job", "Status", "Instances", "Started", "Billable", "What ended it")
     return _section("Training jobs", _table(rows, "".join(f"<th scope=col>{title}</th>" for title in titles))) if rows else ""
@@ -193,7 +193,7 @@ def data(document: Json) -> str:
 
 
 def lineage(document: Json) -> str:
-    """What made the model, down to the whole run.json."""
+    """Lineage of the model: image, versions, configuration, and the whole run.json."""
     value = document["lineage"]
     rows = [("Image", value["image"]), ("Image tag (hash of the build context)", value["image_tag"]), ("Execution", value["execution"])]
     if isinstance(value["environment"], dict):
@@ -207,7 +207,7 @@ def lineage(document: Json) -> str:
 
 
 def links(document: Json) -> str:
-    """Where to look further: pages of the AWS console."""
+    """Links to pages of the AWS console."""
     titles = (("execution", "Execution"), ("logs", "Logs of the training jobs"), ("dashboard", "Dashboard"))
     found = [(title, document["links"].get(key)) for key, title in titles]
     rows = [_row(title, [f'<a href="{escape(address)}">{escape(address)}</a>'], number=False) for title, address in found if address]

@@ -19,9 +19,9 @@ from infra.roles import Shared
 from infra.run.layout import JOBS_PREFIX, RUNS_PREFIX
 from infra.settings import Settings
 
-STALE_UPLOAD_DAYS = 7  # a multipart upload that nobody finished in a week is garbage that is billed
-OLD_VERSION_DAYS = 7  # time to notice a wrong delete; a replaced checkpoint of 8B is 96 GB, so not longer
-JOB_OUTPUT_DAYS = 30  # output.tar.gz that SageMaker uploads by itself; everything of worth lies under runs/
+STALE_UPLOAD_DAYS = 7  # parts of unfinished multipart uploads are billed; a week is longer than any upload takes
+OLD_VERSION_DAYS = 7  # time to notice a mistaken delete; no longer, because a replaced checkpoint of 8B is 96 GB
+JOB_OUTPUT_DAYS = 30  # output.tar.gz, which SageMaker uploads by itself; results are under runs/
 ACCESS_LOG_DAYS = 365
 ALERTING_SERVICES = ("cloudwatch.amazonaws.com", "budgets.amazonaws.com")
 """Services that publish alarms to the topic."""

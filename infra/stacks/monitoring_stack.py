@@ -20,7 +20,7 @@ from infra.stacks.pipeline_stack import PipelineStack
 
 
 class MonitoringStack(cdk.Stack):
-    """What people look at and are told."""
+    """Dashboard, alarms, budget and their messages."""
 
     def __init__(
         self,
@@ -40,9 +40,7 @@ class MonitoringStack(cdk.Stack):
         errors = self.monitor.function.metric_errors(period=every, statistic="Sum")
         self.alarms = [
             self._alarm("RunFailed", "A run failed; the message before this one says why.", failed, threshold=0, above=True, periods=1),
-            self._alarm(
-                "MonitorFailed", "The function that watches running jobs fails itself.", errors, threshold=0, above=True, periods=3
-            ),
+            self._alarm("MonitorFailed", "The function that monitors running jobs fails.", errors, threshold=0, above=True, periods=3),
             *(self._metric_alarm(alarm) for alarm in alarms(settings.alarms)),
         ]
         dashboard = build_dashboard(self, settings.name, pipeline.machine, self.alarms)

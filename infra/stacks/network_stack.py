@@ -30,7 +30,7 @@ ENDPOINTS = {
 
 
 class NetworkStack(cdk.Stack):
-    """Private subnets for the jobs, and a file system in them when one is named."""
+    """Private subnets for the jobs, and a file system when the settings ask for one."""
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, foundation: FoundationStack, **kwargs: Any) -> None:
         super().__init__(scope, construct_id, description="Pre-training: network of the jobs", **kwargs)

@@ -16,7 +16,7 @@ from infra.constructs.assets import ROOT
 from infra.constructs.functions import Functions
 from infra.constructs.image_build import ImageBuild
 from infra.constructs.python_function import log_retention
-from infra.constructs.quota_check import QuotaGate
+from infra.constructs.quota_check import QuotaCheck
 from infra.constructs.schedules import Schedules
 from infra.settings import Settings
 from infra.stacks.foundation_stack import FoundationStack
@@ -32,7 +32,7 @@ def load_definition() -> dict[str, Any]:
 
 
 class PipelineStack(cdk.Stack):
-    """Everything that a run passes through."""
+    """Image build, functions, state machine and schedules."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class PipelineStack(cdk.Stack):
         self.machine = self._machine(settings, foundation, retention)
         self.schedules = Schedules(self, "Schedules", settings=settings, machine=self.machine)
         if settings.refuse_missing_quotas:
-            self.schedules.node.add_dependency(QuotaGate(self, "QuotaGate", settings=settings))
+            self.schedules.node.add_dependency(QuotaCheck(self, "QuotaCheck", settings=settings))
         cdk.CfnOutput(self, "StateMachineArn", value=self.machine.state_machine_arn)
         cdk.CfnOutput(self, "BuildProjectName", value=self.build.project.project_name)
 

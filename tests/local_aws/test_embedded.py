@@ -205,7 +205,7 @@ def test_failed_cdk_says_its_own_reason(tmp_path: Path) -> None:
 
 
 def test_failed_deployment_names_the_resource_and_its_reason() -> None:
-    event = "pipeline | 4:09:08 AM | CREATE_FAILED           | Custom::QuotaCheck | QuotaGate/Check/Default (Check38) needs quota 1"
+    event = "pipeline | 4:09:08 AM | CREATE_FAILED           | Custom::QuotaCheck | QuotaCheck/Check/Default (Check38) needs quota 1"
     lines = [
         "pipeline | 5/25 | CREATE_COMPLETE | AWS::IAM::Role | Role",
         event,
@@ -213,7 +213,7 @@ def test_failed_deployment_names_the_resource_and_its_reason() -> None:
         event,
         "❌  pipeline failed to deploy",
     ]
-    assert cdk_command._reason(lines) == "QuotaGate/Check/Default (Check38) needs quota 1"
+    assert cdk_command._reason(lines) == "QuotaCheck/Check/Default (Check38) needs quota 1"
 
 
 def test_interrupted_cdk_leaves_no_process(tmp_path: Path) -> None:
