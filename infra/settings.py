@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from contracts.config import Bounds, Json, Pattern, Problem, SpecError, at, one_or_more, parse, suggestion
-from infra.monitor.published_metrics import AlarmSettings
 from infra.run.recipes import RECIPES
 from infra.run.run_spec import RUN_ID, resolve
 
@@ -71,6 +70,22 @@ class FsxSettings:
         """PERSISTENT_2 comes in fixed steps."""
         if self.storage_gib != 1200 and self.storage_gib % 2400:
             yield Problem("storage_gib", f"{self.storage_gib} is neither 1200 nor a multiple of 2400")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlarmSettings:
+    """When people are told."""
+
+    no_progress_minutes: Annotated[int, Bounds(5, 1440)] = 30
+    """No logged step for this long. A hang ends the job by itself much earlier; this is for what that misses."""
+    checkpoint_age_minutes: Annotated[int, Bounds(5, 10_080)] = 180
+    """Newest checkpoint older than this."""
+    slow_percent: Annotated[float, Bounds(1.0, 100.0)] = 70.0
+    """Below this share of the leg's expected tokens/s: a lost fabric or a throttled device shows itself this way."""
+    pending_minutes: Annotated[int, Bounds(5, 10_080)] = 120
+    """A job waits for instances longer than this."""
+    budget_percent: Annotated[float, Bounds(1.0, 100.0)] = 80.0
+    """Spent more than this share of the run's budget."""
 
 
 def schedule_input(schedule: ScheduleSettings, time: str) -> Json:

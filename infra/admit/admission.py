@@ -22,9 +22,10 @@ from infra.run import run_lock
 from infra.run.deployment import Deployment
 from infra.run.job_requests import needs_hugging_face
 from infra.run.layout import RunLayout, index_key, tokens_prefix, uri
+from infra.run.quota_requests import quota_requests
 from infra.run.run_spec import RunSpec, as_input, resolve
 from infra.sagemaker.prices import PriceOf, price_reader
-from infra.sagemaker.quotas import Line, table
+from infra.sagemaker.quotas import QuotaStatus, quota_statuses
 
 
 class Refused(JobFailure):
@@ -118,7 +119,7 @@ def admit(value: object, execution: Execution, deployment: Deployment, clients: 
     problems.extend(before.problems(source.fingerprint if source else None))
     prepared = source is not None and _exists(clients.s3, deployment.bucket, index_key(source.fingerprint))
     costs = estimate(spec, clients.price, prepared=prepared, done_steps=before.done_steps)
-    lines, token = _checked(spec, costs, deployment, clients, execution, problems, prepared=prepared)
+    quotas, token = _checked(spec, costs, deployment, clients, execution, problems, prepared=prepared)
     if problems or source is None:
         raise Refused(tuple(problems))
     if (reason := _taken(clients, deployment, layout, execution)) is not None:
@@ -128,7 +129,7 @@ def admit(value: object, execution: Execution, deployment: Deployment, clients: 
         "execution_arn": execution.arn,
         "time": execution.started,
         "estimate": costs.as_value(),
-        "quotas": [line.row(execution.region) for line in lines],
+        "quotas": [quota.row(execution.region) for quota in quotas],
         "source": {"uri": source.listing.uri, "objects": len(source.listing.objects), "bytes": source.listing.total_bytes},
     }
     content = as_input(spec) | {"run_id": layout.run_id, "tokens": tokens, "image": {"tag": deployment.image_tag}, "admitted": admitted}
@@ -185,7 +186,7 @@ def _checked(
     problems: list[Problem],
     *,
     prepared: bool,
-) -> tuple[list[Line], bool]:
+) -> tuple[list[QuotaStatus], bool]:
     """Run every check; returns the quota table and whether the Hugging Face token is set."""
     token = needs_hugging_face(spec.data) and checks.secret_has_value(clients.secrets, deployment.secret_arn)
     types = list(checks.type_problems(spec, clients.instance_types("Training"), clients.instance_types("Processing")))
@@ -195,16 +196,16 @@ def _checked(
         problems.extend(checks.secret_problems(spec.data, deployment.secret_arn, has_value=token))
     problems.extend(checks.training_plan_problems(spec, clients.sagemaker))
     unknown = {problem.path for problem in types}
-    lines = table(checks.wants(spec, prepared=prepared), clients.quotas, clients.sagemaker)
+    quotas = quota_statuses(quota_requests(spec, prepared=prepared), clients.quotas, clients.sagemaker)
     # A type that SageMaker does not have for this use has no quota either: one sentence about it is enough.
     problems.extend(
-        Problem(line.want.path, line.message(execution.region))
-        for line in lines
-        if not line.enough and not (unknown and line.limit is None)
+        Problem(quota.request.path, quota.message(execution.region))
+        for quota in quotas
+        if not quota.enough and not (unknown and quota.limit is None)
     )
     if costs.usd is not None or not types:  # nor a price
         problems.extend(checks.budget_problems(spec, costs))
-    return lines, token
+    return quotas, token
 
 
 def _taken(clients: Clients, deployment: Deployment, layout: RunLayout, execution: Execution) -> str | None:

@@ -12,7 +12,6 @@ from infra.admit.estimate import Estimate
 from infra.run.compute import CapacitySource
 from infra.run.run_spec import SINGLE_LEG, RunSpec
 from infra.sagemaker.instance_types import ACCELERATORS, GIB
-from infra.sagemaker.quotas import Use, Want
 from training.memory import device_bytes
 
 GATED = ("meta-llama/", "mistralai/", "google/gemma")
@@ -116,27 +115,6 @@ def training_plan_problems(spec: RunSpec, sagemaker: Any) -> Iterator[Problem]:
         if plan["Status"] == "Active" and plan.get("AvailableInstanceCount", spec.compute.instance_count) < spec.compute.instance_count:
             free, needed = plan["AvailableInstanceCount"], spec.compute.instance_count
             yield Problem(path, f'the training plan "{name}" has {free} instances free, and the run needs {needed}')
-
-
-def wants(spec: RunSpec, *, prepared: bool) -> list[Want]:
-    """The instances that the run's jobs need at once, by quota."""
-    compute = spec.compute
-    found: list[Want] = []
-    if not prepared:
-        found.append(
-            Want(path="data.instance_count", use="processing job", instance_type=spec.data.instance_type, count=spec.data.instance_count)
-        )
-    for source in compute.capacity:
-        if source.kind == "training_plan":
-            continue  # reserved instances are outside the quotas
-        use: Use = "spot training job" if source.kind == "spot" else "training job"
-        kind = spec.compute.instance_type_of(source)
-        found.append(Want(path="compute.instance_count", use=use, instance_type=kind, count=compute.instance_count))
-        if compute.keep_alive_seconds and source.kind == "on_demand":
-            found.append(
-                Want(path="compute.keep_alive_seconds", use="training warm pool", instance_type=kind, count=compute.instance_count)
-            )
-    return found
 
 
 def budget_problems(spec: RunSpec, costs: Estimate) -> Iterator[Problem]:

@@ -16,9 +16,10 @@ from infra.admit.estimate import Estimate, estimate
 from infra.cli.exits import CommandError
 from infra.cli.target import STACKS, Target
 from infra.run.layout import index_key
+from infra.run.quota_requests import quota_requests
 from infra.run.run_spec import RunSpec
-from infra.sagemaker import quotas
 from infra.sagemaker.prices import AS_OF, PriceOf, on_demand_usd_per_hour
+from infra.sagemaker.quotas import QuotaRequest, quota_statuses
 
 State = Literal["good", "warning", "bad"]
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AccessDeniedError")
@@ -62,8 +63,8 @@ def preflight(target: Target, spec: RunSpec) -> Preflight:
         data = _look(checks, "Data", lambda: _data(target, spec))
         _look(checks, "Hub token", lambda: _secret(target, spec))
     if reached:
-        for want in admit_checks.wants(spec, prepared=data):
-            _look(checks, f"Quota: {want.quota}", lambda want=want: _quota(target, want))  # type: ignore[misc]
+        for request in quota_requests(spec, prepared=data):
+            _look(checks, f"Quota: {request.quota}", lambda request=request: _quota(target, request))  # type: ignore[misc]
         _look(checks, "Capacity", lambda: _capacity(target, spec))
     costs = estimate(spec, table_prices(target.region), prepared=data)
     _look(checks, "Budget", lambda: _budget(spec, costs))
@@ -165,12 +166,12 @@ def _secret(target: Target, spec: RunSpec) -> tuple[bool, Check]:
     )
 
 
-def _quota(target: Target, want: quotas.Want) -> tuple[bool, Check]:
-    line = quotas.table([want], target.client("service-quotas"), target.client("sagemaker"))[0]
-    if line.enough:
-        return True, _good(f"{line.limit:g} allowed, {line.used} in use, {want.count} wanted")
+def _quota(target: Target, request: QuotaRequest) -> tuple[bool, Check]:
+    (quota,) = quota_statuses([request], target.client("service-quotas"), target.client("sagemaker"))
+    if quota.enough:
+        return True, _good(f"{quota.limit:g} allowed, {quota.used} in use, {request.count} wanted")
     return False, _bad(
-        line.message(target.region), "ask early: a person at AWS reads requests for p5" if "p5" in want.instance_type else ""
+        quota.message(target.region), "ask early: a person at AWS reads requests for p5" if "p5" in request.instance_type else ""
     )
 
 

@@ -9,9 +9,9 @@ from constructs import Construct
 
 from contracts.config import Json
 from infra import roles
-from infra.admit.checks import wants
 from infra.constructs.python_function import PythonFunction, function_log
-from infra.quota_check.answer import Claim
+from infra.quota_check.answer import Demand
+from infra.run.quota_requests import quota_requests
 from infra.run.run_spec import resolve
 from infra.settings import Settings, schedule_input
 
@@ -39,17 +39,17 @@ class QuotaCheck(Construct):
             resource_type="Custom::QuotaCheck",
             service_token=function.function_arn,
             service_timeout=cdk.Duration.minutes(ANSWER_MINUTES),
-            properties={"Claims": json.dumps([claim.as_value() for claim in claims(settings)])},
+            properties={"Demands": json.dumps([demand.as_value() for demand in demands(settings)])},
         )
 
 
-def claims(settings: Settings) -> list[Claim]:
+def demands(settings: Settings) -> list[Demand]:
     """Instances that the default recipe and each enabled schedule need."""
     enabled = [schedule for schedule in settings.schedules if schedule.enabled]
     inputs: dict[str, Json] = {"the default recipe": {}}
     inputs |= {f"schedule {schedule.name}": schedule_input(schedule, "2026-01-01T00:00:00Z") for schedule in enabled}
     return [
-        Claim(who=who, want=want)
+        Demand(who=who, request=request)
         for who, value in inputs.items()
-        for want in wants(resolve(value, default_recipe=settings.default_recipe), prepared=False)
+        for request in quota_requests(resolve(value, default_recipe=settings.default_recipe), prepared=False)
     ]

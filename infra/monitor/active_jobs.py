@@ -14,13 +14,13 @@ from typing import Any
 from contracts.config import Json
 from contracts.files import CHECKPOINT_METADATA, METRICS_FILE
 from contracts.metric_line import parse_line
-from infra.admit.checks import wants
 from infra.monitor import published_metrics as names
 from infra.monitor.published_metrics import PublishedMetric
 from infra.run.job_requests import job_name
 from infra.run.layout import RunLayout, split_uri, uri
+from infra.run.quota_requests import quota_requests
 from infra.run.run_spec import resolve
-from infra.sagemaker.quotas import Line, table
+from infra.sagemaker.quotas import quota_statuses
 
 TAIL_BYTES = 65_536  # the last hundreds of metrics lines; one line is enough
 
@@ -72,17 +72,17 @@ def look_at_active_jobs(beat: Beat, clients: Clients) -> Json:
 
 
 def check_quotas(schedules: list[Json], default_recipe: str, beat: Beat, clients: Clients, region: str) -> Json:
-    """The quota table of each input; publishes how many lines are too small for the ``watched`` ones (the enabled schedules)."""
+    """The quota table of each input; publishes how many quotas are too small for the ``watched`` ones (the enabled schedules)."""
     missing: list[str] = []
     rows: Json = {}
     for schedule in schedules:
         spec = resolve(schedule["input"], default_recipe=default_recipe)
-        lines: list[Line] = table(wants(spec, prepared=False), clients.quotas, clients.sagemaker)
+        quotas = quota_statuses(quota_requests(spec, prepared=False), clients.quotas, clients.sagemaker)
         # A daily check asks whether the account may run it at all, not whether something runs at this minute.
-        short = [line for line in lines if not line.possible]
-        rows[schedule["name"]] = [line.row(region) for line in lines]
+        short = [quota for quota in quotas if not quota.possible]
+        rows[schedule["name"]] = [quota.row(region) for quota in quotas]
         if schedule["watched"]:
-            missing.extend(f"{schedule['name']}: {line.message(region)}" for line in short)
+            missing.extend(f"{schedule['name']}: {quota.message(region)}" for quota in short)
     publish([(names.MISSING_QUOTAS, float(len(missing)))], beat, clients.cloudwatch)
     return {"quotas": rows, "missing": missing}
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.config import Json
-from infra.sagemaker.quotas import Want, table
+from infra.sagemaker.quotas import QuotaRequest, quota_statuses
 
 PHYSICAL_ID = "quota-check"
 MAX_REASON = 1500  # characters: CloudFormation takes an answer of 4,096 bytes, ids and escapes included
@@ -37,31 +37,31 @@ class Clients:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
-    """Instances that somebody will ask for."""
+class Demand:
+    """A quota request and whose it is."""
 
     who: str
     """The default recipe, or a schedule by its name."""
-    want: Want
+    request: QuotaRequest
 
     def as_value(self) -> Json:
         """For the resource's property."""
-        return {"who": self.who, **dataclasses.asdict(self.want)}
+        return {"who": self.who, **dataclasses.asdict(self.request)}
 
     @classmethod
-    def from_value(cls, value: Json) -> Claim:
-        """A claim that ``as_value`` wrote."""
+    def from_value(cls, value: Json) -> Demand:
+        """A demand that ``as_value`` wrote."""
         given = dict(value)
-        return cls(who=given.pop("who"), want=Want(**given))
+        return cls(who=given.pop("who"), request=QuotaRequest(**given))
 
 
-def missing(claims: list[Claim], clients: Clients, region: str) -> list[str]:
-    """A sentence for each claim that the account's quotas can never meet; what is in use at this minute does not count."""
+def missing(demands: list[Demand], clients: Clients, region: str) -> list[str]:
+    """A sentence for each demand that the account's quotas can never meet; what is in use at this minute does not count."""
     sentences = []
-    for claim in claims:
-        (line,) = table([claim.want], clients.quotas, clients.sagemaker)
-        if not line.possible:
-            sentences.append(f"{claim.who}: {line.message(region)}")
+    for demand in demands:
+        (quota,) = quota_statuses([demand.request], clients.quotas, clients.sagemaker)
+        if not quota.possible:
+            sentences.append(f"{demand.who}: {quota.message(region)}")
     return sentences
 
 
@@ -77,8 +77,8 @@ def reason(event: Json, clients: Clients, region: str) -> str | None:
     try:
         if event["RequestType"] == "Update" and rolls_back(event["StackId"], clients.cloudformation):
             return None
-        claims = [Claim.from_value(value) for value in json.loads(event["ResourceProperties"]["Claims"])]
-        found = missing(claims, clients, region)
+        demands = [Demand.from_value(value) for value in json.loads(event["ResourceProperties"]["Demands"])]
+        found = missing(demands, clients, region)
     except Exception as error:
         return f"the quotas could not be looked at: {type(error).__name__}: {error}"
     return f"{'; '.join(found)} (setting refuse_missing_quotas)" if found else None

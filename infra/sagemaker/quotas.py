@@ -1,4 +1,4 @@
-"""SageMaker quotas by their exact names: limit, in use, wanted.
+"""SageMaker quotas by their exact names: limit, in use, requested.
 
 Quota codes differ per instance type and are published nowhere in full, the names follow one pattern, so
 names are looked up: applied values first, the service's defaults for what was never applied.
@@ -17,8 +17,8 @@ Use = Literal["training job", "spot training job", "training warm pool", "proces
 
 
 @dataclass(frozen=True, kw_only=True)
-class Want:
-    """Instances that a run needs at once."""
+class QuotaRequest:
+    """Instances that a run needs at once, counted against one quota."""
 
     path: str
     """The setting that asks for them."""
@@ -33,10 +33,10 @@ class Want:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
-    """One line of the quota table."""
+class QuotaStatus:
+    """One quota in this account, against what a run requests of it."""
 
-    want: Want
+    request: QuotaRequest
     limit: float | None
     """None when Service Quotas has no quota of that name: the type is not offered for this use in this region."""
     used: int
@@ -46,13 +46,13 @@ class Line:
 
     @property
     def enough(self) -> bool:
-        """Whether the wanted instances fit."""
-        return self.limit is not None and self.limit - self.used >= self.want.count
+        """Whether the requested instances fit beside those in use."""
+        return self.limit is not None and self.limit - self.used >= self.request.count
 
     @property
     def possible(self) -> bool:
         """Whether the account may have them at all, whatever is in use at this minute."""
-        return self.limit is not None and self.limit >= self.want.count
+        return self.limit is not None and self.limit >= self.request.count
 
     def link(self, region: str) -> str:
         """Console page to ask for more."""
@@ -60,18 +60,19 @@ class Line:
 
     def message(self, region: str) -> str:
         """What is missing and where to ask for it."""
+        request = self.request
         if self.limit is None:
-            return f'Service Quotas in {region} knows no "{self.want.quota}": the type is not offered there; choose another type or region'
+            return f'Service Quotas in {region} knows no "{request.quota}": the type is not offered there; choose another type or region'
         return (
-            f'{self.want.count} x {self.want.instance_type} needs quota {self.want.count} for "{self.want.quota}", this account has '
+            f'{request.count} x {request.instance_type} needs quota {request.count} for "{request.quota}", this account has '
             f"{self.limit:g} ({self.used} in use); request an increase at {self.link(region)} or lower it"
         )
 
     def row(self, region: str) -> Json:
-        """The line as a value."""
+        """For run.json and --json."""
         return {
-            "quota": self.want.quota,
-            "wanted": self.want.count,
+            "quota": self.request.quota,
+            "wanted": self.request.count,
             "limit": self.limit,
             "used": self.used,
             "enough": self.enough,
@@ -80,19 +81,20 @@ class Line:
         }
 
 
-def table(wants: list[Want], quotas: Any, sagemaker: Any) -> list[Line]:
-    """Limit and use of every want; the same quota wanted twice counts the larger want, since a run's jobs follow one another."""
-    largest: dict[str, Want] = {}
-    for want in wants:
-        if want.quota not in largest or want.count > largest[want.quota].count:
-            largest[want.quota] = want
+def quota_statuses(requests: list[QuotaRequest], quotas: Any, sagemaker: Any) -> list[QuotaStatus]:
+    """Limit and use of every requested quota; of two requests on one quota the larger counts, since a run's jobs follow one another."""
+    largest: dict[str, QuotaRequest] = {}
+    for request in requests:
+        if request.quota not in largest or request.count > largest[request.quota].count:
+            largest[request.quota] = request
     limits = _limits(set(largest), quotas)
-    used = in_use(sagemaker, {want.use for want in largest.values()})
-    lines = []
-    for name, want in largest.items():
-        value, code, default = limits.get(name, (None, "", False))
-        lines.append(Line(want=want, limit=value, used=used[want.use, want.instance_type], code=code, default=default))
-    return lines
+    used = in_use(sagemaker, {request.use for request in largest.values()})
+    statuses = []
+    for name, request in largest.items():
+        limit, code, default = limits.get(name, (None, "", False))
+        in_use_now = used[request.use, request.instance_type]
+        statuses.append(QuotaStatus(request=request, limit=limit, used=in_use_now, code=code, default=default))
+    return statuses
 
 
 def _limits(names: set[str], quotas: Any) -> dict[str, tuple[float, str, bool]]:

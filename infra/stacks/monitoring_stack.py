@@ -10,9 +10,9 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
 from constructs import Construct
 
+from infra.constructs.alarms import MetricAlarm, alarms, section
 from infra.constructs.dashboard import build_dashboard, published_metric
 from infra.constructs.monitor import Monitor
-from infra.monitor.published_metrics import MetricAlarm, alarms, section
 from infra.run.job_requests import DEPLOYMENT_TAG
 from infra.settings import Settings
 from infra.stacks.foundation_stack import FoundationStack

@@ -1,10 +1,12 @@
-"""Imports point one way, specs need the standard library only, and no file has a name that says nothing."""
+"""The order of the packages: each imports what stands below it and nothing above, and no modules import each other in a circle."""
 
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,62 +23,96 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "infra.sagemaker": JOBS,
     "infra.run": (*JOBS, "infra.sagemaker"),
     **dict.fromkeys(STAGES, (*JOBS, "infra.sagemaker", "infra.run", *STAGES)),
-    "infra.settings": BELOW_CDK,
+    "infra.settings": (*JOBS, "infra.sagemaker", "infra.run"),
     "infra.roles": (*BELOW_CDK, "infra.settings", "infra.constructs"),
     "infra.constructs": (*BELOW_CDK, "infra.settings", "infra.roles"),
     "infra.stacks": (*BELOW_CDK, "infra.settings", "infra.roles", "infra.constructs"),
     "infra.cli": (*BELOW_CDK, "infra.settings", "infra.constructs", "infra.stacks", "local_aws"),
-    "local_aws": (*BELOW_CDK, "container"),
+    "local_aws": ("contracts", "infra.sagemaker", "infra.run", "container"),
 }
-"""Part of the project -> the parts that it may import; docs/architecture.md draws the same."""
-PROJECT = {part.split(".")[0] for part in MAY_IMPORT}
+"""Part of the project -> the parts that it may import beside itself; docs/architecture.md draws the same."""
+TOP = tuple(dict.fromkeys(part.split(".")[0] for part in MAY_IMPORT))
+CDK = {"aws_cdk", "constructs", "cdk_nag", "jsii"}
 
 
-def part_of(module: str) -> str | None:
-    """The part that a module belongs to; None outside the project."""
-    return (
-        ".".join(module.split(".")[:2])
-        if module.startswith("infra.")
-        else module.split(".")[0]
-        if module.split(".")[0] in PROJECT
-        else None
-    )
+@functools.cache
+def sources() -> dict[str, Path]:
+    """Every module of the project by its dotted name."""
+    found: dict[str, Path] = {}
+    for folder in TOP:
+        for path in (ROOT / folder).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
 
 
-def imported(text: str) -> set[str]:
-    """Modules that a source file imports, at its top or inside functions."""
-    names: set[str] = set()
+def imported(text: str) -> Iterator[str]:
+    """What a source file imports, at its top or inside functions: modules of the project by their names, others by their first name."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {f"infra.{alias.name}" for alias in node.names} if node.module == "infra" else {node.module}
-    return names
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level and node.module, "a relative import; name the package"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            own = next((known for known in (name, name.rpartition(".")[0]) if known in sources()), None)
+            yield own or name.split(".")[0]
 
 
-def files_of(part: str) -> list[Path]:
-    path = ROOT / part.replace(".", "/")
-    return sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+@functools.cache
+def graph() -> dict[str, frozenset[str]]:
+    """Module -> what it imports."""
+    return {module: frozenset(imported(path.read_text())) for module, path in sources().items()}
 
 
-def against_the_order(part: str, text: str) -> set[str]:
-    return {module for module in imported(text) if (other := part_of(module)) is not None and other not in (part, *MAY_IMPORT[part])}
+def part_of(module: str) -> str:
+    """``infra.run.recipes.local`` -> ``infra.run``; outside infra the first name."""
+    return ".".join(module.split(".")[: 2 if module.startswith("infra.") else 1])
+
+
+def against_the_order(part: str, names: frozenset[str]) -> set[str]:
+    return {name for name in names if name in sources() and part_of(name) not in (part, *MAY_IMPORT[part])}
+
+
+def circles(edges: dict[str, frozenset[str]]) -> list[set[str]]:
+    """Strongly connected components of more than one module, and modules that import themselves (Tarjan's algorithm)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[set[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for following in edges[node] & edges.keys():
+            if following not in index:
+                visit(following)
+                low[node] = min(low[node], low[following])
+            elif following in stack:
+                low[node] = min(low[node], index[following])
+        if low[node] == index[node]:
+            component = set(stack[stack.index(node) :])
+            del stack[stack.index(node) :]
+            if len(component) > 1 or node in edges[node]:
+                found.append(component)
+
+    for node in edges:
+        if node not in index:
+            visit(node)
+    return found
+
+
+def test_every_module_has_its_place_in_the_order() -> None:
+    assert {module for module in sources() if part_of(module) not in MAY_IMPORT} == {"infra"}
 
 
 @pytest.mark.parametrize("part", sorted(MAY_IMPORT))
 def test_imports_point_one_way(part: str) -> None:
-    files = files_of(part)
-    assert files
-    assert {str(f.relative_to(ROOT)): bad for f in files if (bad := against_the_order(part, f.read_text()))} == {}
-
-
-def test_every_part_of_infra_has_its_place_in_the_order() -> None:
-    parts = {
-        f"infra.{p.stem}"
-        for p in (ROOT / "infra").iterdir()
-        if p.name != "__init__.py" and (p.suffix == ".py" or (p / "__init__.py").exists())
-    }
-    assert parts == {part for part in MAY_IMPORT if part.startswith("infra.")}
+    modules = {module: names for module, names in graph().items() if part_of(module) == part}
+    assert modules
+    assert {module: bad for module, names in modules.items() if (bad := against_the_order(part, names))} == {}
 
 
 @pytest.mark.parametrize(
@@ -84,19 +120,33 @@ def test_every_part_of_infra_has_its_place_in_the_order() -> None:
     [
         ("training", "from infra.run.recipes import RECIPES"),
         ("infra.sagemaker", "def late():\n    import infra.run.run_spec"),
-        ("infra.run", "from infra import admit"),
+        ("infra.run", "from infra.admit import handler"),
         ("infra.admit", "from infra.stacks.pipeline_stack import PipelineStack"),
         ("infra.stacks", "from local_aws import embedded"),
+        ("local_aws", "from infra.admit.plan import Planner"),
     ],
 )
 def test_an_import_against_the_order_is_noticed(part: str, text: str) -> None:
-    assert against_the_order(part, text)
+    assert against_the_order(part, frozenset(imported(text)))
 
 
-@pytest.mark.parametrize("part", [part for part in BELOW_CDK if part.startswith("infra.")])
-def test_what_runs_in_functions_imports_no_cdk(part: str) -> None:
-    files = {f: {module.split(".")[0] for module in imported(f.read_text())} for f in files_of(part)}
-    assert [f for f, names in files.items() if names & {"aws_cdk", "constructs", "cdk_nag"}] == []
+def test_jobs_functions_and_the_embedded_aws_import_no_cdk() -> None:
+    below = {module: names for module, names in graph().items() if part_of(module) in (*BELOW_CDK, "local_aws")}
+    assert {module: names & CDK for module, names in below.items() if names & CDK} == {}
+
+
+def test_contracts_import_the_standard_library_only() -> None:
+    modules = {module: names for module, names in graph().items() if part_of(module) == "contracts"}
+    assert {m: bad for m, names in modules.items() if (bad := names - sources().keys() - sys.stdlib_module_names)} == {}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circles(graph()) == []
+
+
+def test_a_circle_is_found() -> None:
+    edges = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"json"}, "e": {"e"}}
+    assert circles({node: frozenset(names) for node, names in edges.items()}) == [{"a", "b", "c"}, {"e"}]
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def deploy(aws: Embedded, *, on_line: Callable[[str], None] = lambda line: None,
 
 
 def _choose(*, schedule_enabled: bool = False, **changes: Any) -> None:
-    """Environment ``local`` with the quota gate, one schedule, and data that outlives the stacks."""
+    """Environment ``local`` with the quota check, one schedule, and data that outlives the stacks."""
     schedules = [schedule_settings(_hour(), enabled=schedule_enabled)]
     settings: Json = {"refuse_missing_quotas": True, "retain_data": True, "schedules": schedules}
     os.environ["FAULTS_SETTINGS"] = json.dumps({**settings, **changes})

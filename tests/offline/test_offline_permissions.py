@@ -27,9 +27,6 @@ ACCEPTED_UNUSED = {
 # What a function's imports reach and the function does not call. Handler, operation -> reason.
 REACHED_NOT_CALLED = {
     ("report", "GetProducts"): "Report takes from infra.sagemaker.prices what Admit put into run.json",
-    ("monitor", "DescribeSecret"): "of infra.admit.checks Monitor uses the instances that a run wants",
-    ("monitor", "DescribeTrainingPlan"): "of infra.admit.checks Monitor uses the instances that a run wants",
-    ("monitor", "GetProducts"): "Monitor takes prices from run.json",
 }
 # Actions whose service offers no resource to name, and the only wildcards that a role may have.
 WITHOUT_RESOURCES = re.compile(

@@ -10,6 +10,7 @@ from admission_values import DEPLOYMENT, Json, price, spec
 
 from infra.admit import checks as checks
 from infra.admit.estimate import estimate
+from infra.run.quota_requests import quota_requests
 
 
 def test_p5_is_no_processing_type() -> None:
@@ -64,7 +65,7 @@ def test_a_training_plan_is_described_and_never_bought() -> None:
     messages = [problem.message for problem in checks.training_plan_problems(chosen, sagemaker)]
     assert any("is Expired" in message for message in messages)
     assert any("reserves ml.p4d.24xlarge, not ml.p5.48xlarge" in message for message in messages)
-    assert checks.wants(chosen, prepared=True) == []
+    assert quota_requests(chosen, prepared=True) == []
 
 
 def test_recipes_fit_their_devices() -> None:

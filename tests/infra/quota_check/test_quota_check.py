@@ -15,17 +15,19 @@ import pytest
 from admission_values import Jobs, Json, Quotas
 from synthesised import Synthesised, settings
 
-from infra.constructs.quota_check import claims
-from infra.quota_check.answer import Claim, Clients, answer, reason
+from infra.constructs.quota_check import demands
+from infra.quota_check.answer import Clients, Demand, answer, reason
 from infra.quota_check.handler import handler
-from infra.sagemaker.quotas import Want
+from infra.sagemaker.quotas import QuotaRequest
 
-P5 = Claim(who="schedule weekly", want=Want(path="compute.instance_count", use="training job", instance_type="ml.p5.48xlarge", count=2))
+P5 = Demand(
+    who="schedule weekly", request=QuotaRequest(path="compute.instance_count", use="training job", instance_type="ml.p5.48xlarge", count=2)
+)
 
 
-def event(kind: str, *asked: Claim, **more: str) -> Json:
+def event(kind: str, *asked: Demand, **more: str) -> Json:
     ids = {"StackId": "arn:stack", "RequestId": "r-1", "LogicalResourceId": "Check", "ResponseURL": "http://127.0.0.1:1/"}
-    return {"RequestType": kind, **ids, **more, "ResourceProperties": {"Claims": json.dumps([claim.as_value() for claim in asked])}}
+    return {"RequestType": kind, **ids, **more, "ResourceProperties": {"Demands": json.dumps([demand.as_value() for demand in asked])}}
 
 
 def stack(status: str) -> Any:
@@ -33,7 +35,7 @@ def stack(status: str) -> Any:
 
 
 def said(asked: Json, limit: float | None, status: str = "UPDATE_IN_PROGRESS") -> Json:
-    quotas = Quotas({} if limit is None else {P5.want.quota: limit}, {})
+    quotas = Quotas({} if limit is None else {P5.request.quota: limit}, {})
     return answer(asked, reason(asked, Clients(quotas=quotas, sagemaker=Jobs(), cloudformation=stack(status)), "us-west-2"))
 
 
@@ -113,7 +115,7 @@ def received() -> Iterator[Any]:
 def test_the_function_puts_its_answer_with_the_empty_content_type_that_the_url_is_signed_for(
     received: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clients = {"service-quotas": Quotas({P5.want.quota: 0}, {}), "sagemaker": Jobs(), "cloudformation": None}
+    clients = {"service-quotas": Quotas({P5.request.quota: 0}, {}), "sagemaker": Jobs(), "cloudformation": None}
     monkeypatch.setattr(boto3, "client", clients.__getitem__)
     monkeypatch.setenv("AWS_REGION", "us-west-2")
     returned = handler(event("Create", P5) | {"ResponseURL": received.url}, None)
@@ -126,12 +128,12 @@ def test_the_function_puts_its_answer_with_the_empty_content_type_that_the_url_i
 
 def test_default_recipe_and_enabled_schedules_claim_their_instances() -> None:
     example = settings("example")
-    assert {claim.who for claim in claims(example)} == {"the default recipe", "schedule weekly-8b"}  # "continued" is not enabled
-    assert {claim.want.quota for claim in claims(example)} == {
+    assert {demand.who for demand in demands(example)} == {"the default recipe", "schedule weekly-8b"}  # "continued" is not enabled
+    assert {demand.request.quota for demand in demands(example)} == {
         "ml.c7i.8xlarge for processing job usage",
         "ml.p5.48xlarge for training job usage",
     }
-    assert [Claim.from_value(claim.as_value()) for claim in claims(example)] == claims(example)
+    assert [Demand.from_value(demand.as_value()) for demand in demands(example)] == demands(example)
 
 
 def test_only_a_setting_brings_the_check_and_schedules_wait_for_it(default: Synthesised, example: Synthesised) -> None:
@@ -140,6 +142,6 @@ def test_only_a_setting_brings_the_check_and_schedules_wait_for_it(default: Synt
     ((name, check),) = template.find_resources("Custom::QuotaCheck").items()
     (function,) = template.find_resources("AWS::Lambda::Function", {"Properties": {"Handler": "infra.quota_check.handler.handler"}})
     assert check["Properties"]["ServiceToken"] == {"Fn::GetAtt": [function, "Arn"]}
-    assert [Claim.from_value(value) for value in json.loads(check["Properties"]["Claims"])] == claims(settings("example"))
+    assert [Demand.from_value(value) for value in json.loads(check["Properties"]["Demands"])] == demands(settings("example"))
     for schedule in template.find_resources("AWS::Scheduler::Schedule").values():
         assert name in schedule["DependsOn"]

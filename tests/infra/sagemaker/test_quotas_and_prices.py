@@ -9,27 +9,27 @@ from typing import Any
 from admission_values import Jobs, Quotas
 
 from infra.sagemaker.prices import price_reader
-from infra.sagemaker.quotas import Line, Want, table
+from infra.sagemaker.quotas import QuotaRequest, QuotaStatus, quota_statuses
 
 
 def test_a_quota_is_its_limit_minus_what_runs() -> None:
-    want = Want(path="compute.instance_count", use="training job", instance_type="ml.p5.48xlarge", count=2)
-    (line,) = table([want], Quotas({want.quota: 3}, {}), Jobs())
-    assert (line.limit, line.used, line.enough) == (3, 2, False)
-    assert 'quota 2 for "ml.p5.48xlarge for training job usage", this account has 3 (2 in use)' in line.message("us-west-2")
-    assert "https://us-west-2.console.aws.amazon.com/servicequotas/" in line.message("us-west-2")
+    request = QuotaRequest(path="compute.instance_count", use="training job", instance_type="ml.p5.48xlarge", count=2)
+    (quota,) = quota_statuses([request], Quotas({request.quota: 3}, {}), Jobs())
+    assert (quota.limit, quota.used, quota.enough) == (3, 2, False)
+    assert 'quota 2 for "ml.p5.48xlarge for training job usage", this account has 3 (2 in use)' in quota.message("us-west-2")
+    assert "https://us-west-2.console.aws.amazon.com/servicequotas/" in quota.message("us-west-2")
 
 
 def test_a_quota_that_was_never_raised_has_its_default() -> None:
-    want = Want(path="x", use="training job", instance_type="ml.p5.48xlarge", count=1)
-    (line,) = table([want], Quotas({}, {want.quota: 0}), Jobs())
-    assert (line.limit, line.default) == (0, True)
+    request = QuotaRequest(path="x", use="training job", instance_type="ml.p5.48xlarge", count=1)
+    (quota,) = quota_statuses([request], Quotas({}, {request.quota: 0}), Jobs())
+    assert (quota.limit, quota.default) == (0, True)
 
 
 def test_a_quota_that_does_not_exist_says_so() -> None:
-    line = Line(want=Want(path="x", use="training job", instance_type="ml.x", count=1), limit=None, used=0)
-    assert not line.enough
-    assert "is not offered there" in line.message("eu-west-1")
+    quota = QuotaStatus(request=QuotaRequest(path="x", use="training job", instance_type="ml.x", count=1), limit=None, used=0)
+    assert not quota.enough
+    assert "is not offered there" in quota.message("eu-west-1")
 
 
 def test_prices_come_from_the_list_and_fall_back_to_the_table() -> None:

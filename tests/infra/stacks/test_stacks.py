@@ -11,8 +11,9 @@ import pytest
 from aws_cdk.assertions import Match
 from synthesised import Synthesised, settings, synthesise
 
+from infra.constructs.alarms import OTHER_ALARMS, alarms, section
 from infra.constructs.policy import allow, new_role
-from infra.monitor.published_metrics import OTHER_ALARMS, AlarmSettings, alarms, section
+from infra.settings import AlarmSettings
 
 Json = Any
 

@@ -16,8 +16,9 @@ import infra.admit.admission
 import training.failure_classes
 from contracts.config import to_json
 from contracts.failure import JobFailure
+from infra.constructs.alarms import OTHER_ALARMS, alarms, section
 from infra.constructs.assets import ROOT
-from infra.monitor.published_metrics import OTHER_ALARMS, AlarmSettings, alarms, section
+from infra.settings import AlarmSettings
 from infra.triage.attempts import (
     MAX_REQUESTS,
     Attempt,
