@@ -1,1 +1,1 @@
-"""The embedded AWS: launcher, job runner, corpus."""
+"""The embedded AWS: ministack with the services that it lacks, started by a launcher process."""

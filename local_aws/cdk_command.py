@@ -1,4 +1,4 @@
-"""The real CDK command line against the embedded AWS: the project's own, from node_modules, in a session of its own."""
+"""Runs the project's CDK command line (node_modules) against the embedded AWS, in a process group of its own."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ ENVIRONMENT = "local"
 
 
 class CdkError(RuntimeError):
-    """The CDK command line failed or cannot run; the text is for the person."""
+    """The CDK command line failed or cannot run; the text is shown to the user."""
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Variables that keep the CDK quiet and its files inside the embedded AWS's folder, whose disk space was looked at."""
-    homeless = not os.access(os.environ.get("HOME", ""), os.W_OK)  # else the person's own cache saves unpacking the CDK once more
+    """Variables that silence the CDK's notices and keep its files in the embedded AWS's folder, whose free space was checked."""
+    homeless = not os.access(os.environ.get("HOME", ""), os.W_OK)  # otherwise the user's cache is used, which saves unpacking the CDK again
     cache = {"JSII_RUNTIME_PACKAGE_CACHE_ROOT": str(home / "jsii")} if homeless else {}
     return cache | {
         "TMPDIR": str(home / "tmp"),  # where jsii unpacks itself
@@ -36,7 +36,7 @@ def environment(home: Path) -> dict[str, str]:
         "CDK_DISABLE_CLI_TELEMETRY": "true",
         "CDK_DISABLE_VERSION_CHECK": "1",
         "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "20",
-        "NODE_NO_WARNINGS": "1",  # the SDK inside the CDK announces the end of Node versions on every start
+        "NODE_NO_WARNINGS": "1",  # the SDK inside the CDK warns about old Node versions at every start
     }
 
 
@@ -60,7 +60,7 @@ def deploy(
     variables = variables | {"PATH": path}
     if not _bootstrapped(cloudformation):
         target = f"aws://{place.ACCOUNT}/{place.REGION}"
-        # In a folder without cdk.json: bootstrapping an account needs no app, and no synthesis of it.
+        # In a folder without cdk.json, since bootstrapping an account needs no synthesis.
         _run([*command, "bootstrap", target], home, variables, on_line, "cdk bootstrap")
     outputs = home / "outputs.json"
     outputs.unlink(missing_ok=True)
@@ -98,7 +98,7 @@ def _bootstrapped(cloudformation: Any) -> bool:
 
 
 def _run(command: list[str], folder: Path, variables: dict[str, str], on_line: Callable[[str], None], name: str) -> None:
-    """Run one command, hand on its lines, and end its whole process group when anything goes wrong, Ctrl-C included."""
+    """Run one command and pass on its lines; end its whole process group on any error, Ctrl-C included."""
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -127,7 +127,7 @@ def _run(command: list[str], folder: Path, variables: dict[str, str], on_line: C
 
 
 def _reason(lines: list[str]) -> str:
-    """Why, in the CDK's words: the resources that failed, else the lines that tell of an error; at most three."""
+    """The CDK's reason: the resources that failed, else the lines with an error; at most three."""
     failed = [line.rpartition(" | ")[2].strip() for line in lines if re.search(r"\| (CREATE|UPDATE|DELETE)_FAILED ", line)]
     if failed:
         return " | ".join(list(dict.fromkeys(failed))[:3])

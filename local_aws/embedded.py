@@ -1,11 +1,11 @@
-"""The embedded AWS seen from outside: start it, deploy the stacks to it, give it text, look at it, end it.
+"""Interface of the embedded AWS: start, deploy, upload text, show the status, stop.
 
     aws = up()                      # idempotent; the launcher is a process of its own
     outputs = deploy(aws, print)    # cdk bootstrap and cdk deploy --all, with the real CDK command line
     upload_corpus(aws, outputs["pretrain-foundation"]["BucketName"])
     down()
 
-Everything it keeps lies in one folder, ``.local``; several, in folders of their own, run side by side.
+All state is in one folder, ``.local``; several embedded AWS in different folders can run side by side.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ class Embedded:
         return place.clean_environment() | place.aws_environment(self.endpoint) | cdk_command.environment(self.state_dir)
 
     def client(self, service: str) -> Any:
-        """A client on it; ambient credentials, profiles and configuration files are never read."""
+        """A client of the embedded AWS; ambient credentials, profiles and configuration files are never read."""
         return place.client(self.endpoint, service, self.region, self.account, False)
 
     def inject(self, *items: injected_faults.Fault, stopped_as: Literal["error", "return"] = "error") -> None:
-        """Order faults; none ends them."""
+        """Inject faults; without arguments, remove all."""
         injected_faults.write_faults(self.state_dir, injected_faults.FaultFile(stopped_as=stopped_as, faults=items))
 
     def messages(self) -> list[dict[str, Any]]:
-        """What topics published so far: time, topic, subject, message, and the e-mail addresses that would have got it."""
+        """Messages published so far: time, topic, subject, text, and the e-mail addresses that would receive them."""
         path = self.state_dir / "messages.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -113,7 +113,7 @@ def deploy(
 ) -> dict[str, dict[str, str]]:
     """``cdk bootstrap`` when needed and ``cdk deploy --all`` of this project with environment ``local``; outputs by stack.
 
-    ``app`` and ``context`` deploy another app (tests do). Raises EmbeddedError with the CDK's own last words.
+    ``app`` and ``context`` deploy another app (tests do). Raises EmbeddedError with the CDK's reason.
     """
     try:
         return cdk_command.deploy(
@@ -157,7 +157,7 @@ def status(root: Path | None = None) -> Status:
 
 
 def endpoint(root: Path | None = None) -> str | None:
-    """Where the launcher of ``root/.local`` listens while its process lives, busy or not; None when it is gone."""
+    """Endpoint of the launcher of ``root/.local`` while its process lives; None when it has ended."""
     found = launcher_process.identity(_home(root, make=False))
     return _embedded(_home(root, make=False), found["port"]).endpoint if found else None
 
@@ -178,7 +178,7 @@ def down(root: Path | None = None) -> bool:
 
 
 def clean(root: Path | None = None) -> None:
-    """End it and delete its state: stacks, buckets, images, logs. Raises EmbeddedError for a .local that is somebody else's."""
+    """End it and delete its state: stacks, buckets, images, logs. Raises EmbeddedError for a .local that this project did not create."""
     home = _home(root, make=False)
     ours = any((home / name).exists() for name in (IMAGE_KIND, launcher_process.IDENTITY))
     if home.exists() and any(home.iterdir()) and not ours:
@@ -201,13 +201,13 @@ def _embedded(home: Path, port: int) -> Embedded:
 def _size(home: Path) -> int:
     total = 0
     for path in home.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # a job's files come and go
+        with contextlib.suppress(FileNotFoundError):  # files of running jobs may disappear meanwhile
             total += path.lstat().st_size
     return total
 
 
 def _check_image_kind(home: Path) -> None:
-    """An image tag that exists is not built again: a home whose images are snapshots would go on with them in silence."""
+    """An existing image tag is not built again, so images of another LOCAL_IMAGE kind would be used without notice."""
     wanted, record = os.environ.get("LOCAL_IMAGE") or "snapshot", home / IMAGE_KIND
     kept = record.read_text() if record.exists() else wanted
     if kept != wanted:

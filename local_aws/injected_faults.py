@@ -1,4 +1,4 @@
-"""Faults on order: tests write them to ``.local/faults.json``, the launcher lets them happen.
+"""Fault injection: tests write faults to ``.local/faults.json``, and the launcher makes them happen.
 
     {"stopped_as": "error",
      "faults": [{"id": "1", "on": "CreateTrainingJob", "match": "run-7-", "times": 2, "error": "ThrottlingException"},
@@ -6,7 +6,7 @@
                 {"id": "3", "on": "TrainingJob", "match": "", "outcome": "Pending", "seconds": 4},
                 {"id": "4", "on": "TrainingJob", "match": "run-8-", "outcome": "Spot", "after": "\\"step\\": 12,"}]}
 
-``on`` names an API operation (the call fails with ``error``) or TrainingJob, ProcessingJob (the job fares as ``outcome``
+``on`` names an API operation (the call fails with ``error``) or TrainingJob, ProcessingJob (the job ends as ``outcome``
 says). ``match`` is a regular expression searched in the job's name. Each fault happens ``times`` times.
 """
 
@@ -64,7 +64,7 @@ class FaultFile:
 
 
 class Faults:
-    """The launcher's view of the file: read when it changes, happenings counted."""
+    """The launcher's view of the file: read again when it changes; occurrences are counted."""
 
     def __init__(self, home: Path) -> None:
         self._path = home / FILE
@@ -72,7 +72,7 @@ class Faults:
         self._happened: dict[str, int] = {}
 
     def take(self, on: str, name: str, *, outcomes: bool = False) -> Fault | None:
-        """The first fault that is due for this operation or job, counted as happened."""
+        """The first fault due for this operation or job; counts it as having happened."""
         with self._lock:
             for fault in self.read().faults:
                 due = fault.times < 0 or self._happened.get(fault.id, 0) < fault.times
@@ -91,7 +91,7 @@ class Faults:
 
 
 def write_faults(home: Path, faults: FaultFile) -> None:
-    """Put ``faults`` into effect for the launcher whose home this is; an empty file ends them."""
+    """Activate ``faults`` for the launcher with this home; an empty file removes them."""
     content: Json = to_json(faults)
     temporary = home / f"{FILE}.new"
     temporary.write_text(json.dumps(content, indent=1))

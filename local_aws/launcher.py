@@ -1,4 +1,4 @@
-"""The embedded AWS's process: ministack on the loopback, the services that it lacks, and an end that leaves nothing behind.
+"""The embedded AWS's process: ministack on the loopback interface, the services that it lacks, and a shutdown that ends every job.
 
 Started by ``local_aws.embedded.up`` with the Python of .venv-aws; configured by environment variables only, since
 ministack reads its own at import.
@@ -68,7 +68,7 @@ def configure(home: Path, port: int) -> str:
         S3_DATA_DIR=str(home / "s3"),
         IOT_MTLS_ENABLED="0",
         SFTP_ENABLED="0",
-        DOCKER_HOST=f"unix://{home}/no-docker.sock",  # never touch containers of this machine
+        DOCKER_HOST=f"unix://{home}/no-docker.sock",  # never use containers of this machine
         LOCAL_AWS_HOME=str(home),
         TMPDIR=str(home / "tmp"),
         LOG_LEVEL=os.environ.get("LOG_LEVEL", "WARNING"),
@@ -112,13 +112,13 @@ class Services:
 
 
 class Usage:
-    """When somebody last used the embedded AWS; its own jobs' and functions' requests do not count, running jobs do."""
+    """Time of the last use. Requests of the embedded AWS's own jobs and functions do not count; a running job does."""
 
     def __init__(self, services: Services) -> None:
         self._services, self._last = services, time.monotonic()
 
     def middleware(self, app: Any) -> Any:
-        """The same ASGI application, with requests noted."""
+        """Wrap the ASGI application to record the time of requests."""
 
         async def noted(scope: Any, receive: Any, send: Any) -> None:
             if scope["type"] == "http":
@@ -178,20 +178,20 @@ def _save_regularly() -> None:
 
     while True:
         time.sleep(SAVE_SECONDS)
-        with contextlib.suppress(Exception):  # a store that changes while it is copied is saved the next time
+        with contextlib.suppress(Exception):  # a store that changes during the copy is saved the next time
             ministack_internals.private("persistence", "save_all")(ministack_internals.private("app", "_build_persistence_save_dict")())
 
 
 def process_start(pid: int) -> str:
-    """When a process started, in clock ticks since boot: with its id, its identity. Empty when there is none."""
+    """Start time of a process in clock ticks since boot: identifies it together with its id. Empty when there is no such process."""
     with contextlib.suppress(OSError, IndexError):
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "" if state == "Z" else fields[18]  # a zombie has ended, and only waits to be noticed
+        return "" if state == "Z" else fields[18]  # a zombie has ended and waits to be reaped
     return ""
 
 
 def write_identity(home: Path, port: int) -> None:
-    """Say which process serves where; ``down`` ends that process and no other."""
+    """Record process and port; ``down`` ends that process and no other."""
     content = {"pid": os.getpid(), "started": process_start(os.getpid()), "port": port, "time": time.time()}
     draft = home / "launcher.json.new"
     draft.write_text(json.dumps(content))

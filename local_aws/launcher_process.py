@@ -1,4 +1,4 @@
-"""The launcher's process, found and ended by its recorded id: what ``embedded`` starts and stops."""
+"""Starts, finds and ends the launcher's process, by its recorded id."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DOWN_SECONDS = 30.0
 
 
 class EmbeddedError(RuntimeError):
-    """The embedded AWS cannot do what was asked; the text says why and what to do."""
+    """An operation on the embedded AWS failed; the text gives reason and fix."""
 
 
 @contextlib.contextmanager
@@ -45,7 +45,7 @@ def lock(home: Path) -> Iterator[None]:
 
 
 def identity(home: Path) -> dict[str, Any] | None:
-    """The recorded launcher, if that very process still lives."""
+    """The recorded launcher, if the same process still lives."""
     try:
         recorded: dict[str, Any] = json.loads((home / IDENTITY).read_text())
     except (FileNotFoundError, json.JSONDecodeError):
@@ -61,7 +61,7 @@ def running(home: Path) -> dict[str, Any] | None:
 
 
 def usable(home: Path) -> dict[str, Any] | None:
-    """The recorded launcher, given time to answer; one that never does is ended, since two must not share a home."""
+    """The recorded launcher, given time to answer; ended when it does not, since two must not share a home."""
     recorded = identity(home)
     deadline = time.monotonic() + UNRESPONSIVE_SECONDS
     while recorded is not None and not _answers(recorded["port"]):

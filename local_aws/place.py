@@ -1,4 +1,4 @@
-"""Where the embedded AWS lives: its folders, its endpoint, and clients that never see the person's own AWS settings."""
+"""Folders, endpoint and clients of the embedded AWS; the user's own AWS settings are never read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INTERNAL_APP_ID = "local-aws-internal"
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """One embedded AWS: everything it keeps lies below ``home``."""
+    """One embedded AWS; all its state is below ``home``."""
 
     home: Path
     """``.local`` of the checkout, or a test's own folder."""
@@ -37,7 +37,7 @@ class Place:
 
     @property
     def jobs(self) -> Path:
-        """One folder per job: what its containers see."""
+        """One folder per job, with the files of its containers."""
         return self.home / "jobs"
 
 

@@ -1,4 +1,4 @@
-"""Scope: work of an execution that is cancelled as a whole, with everything inside it."""
+"""Scopes of an execution that are cancelled together with everything inside them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ class Scope:
         self.first_error: Exception | None = None
 
     def cancel(self, error: Exception | None = None) -> None:
-        """End it; the first error is remembered."""
+        """Cancel; the first error is kept."""
         if not self._event.is_set():
             self.first_error = error
             self._event.set()
 
     @property
     def is_cancelled(self) -> bool:
-        """It, or what it is part of, was cancelled."""
+        """Whether this scope or an outer one was cancelled."""
         return self._event.is_set() or (self._parent is not None and self._parent.is_cancelled)
 
     def sleep(self, seconds: float) -> None:
-        """Wait, but not beyond a cancellation."""
+        """Wait; a cancellation ends the wait."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0 and not self.is_cancelled:
-            self._event.wait(min(left, 0.2))  # outer scopes are looked at between two waits
+            self._event.wait(min(left, 0.2))  # outer scopes are checked between two waits

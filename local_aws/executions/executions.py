@@ -1,4 +1,4 @@
-"""Step Functions executions as on AWS where ministack falls short: cancellation, fail-fast Map, time limits, context, events."""
+"""Step Functions' features that ministack lacks: cancellation, fail-fast Map, time limits, context object, events."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _execute_task(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _check_size(value: Any, name: str) -> None:
-    """ministack passes data of any size on; the service does not, and a plan that grew too large must show here."""
+    """Refuse data above the service's limit, which ministack does not check: a plan that grew too large must fail here too."""
     if len(json.dumps(value, default=str, ensure_ascii=False).encode()) > MAX_DATA_BYTES:
         cause = f"The state/task '{name}' returned a result with a size exceeding the maximum number of bytes service limit."
         raise error("States.DataLimitExceeded", cause)
@@ -174,7 +174,7 @@ def _invoke_resource_with_timeout(original: Callable[..., Any]) -> Callable[...,
         try:
             return original(resource, request, seconds)
         except Exception as failure:
-            scope.cancel(failure)  # ministack leaves the worker running; this reaches the job it waits for
+            scope.cancel(failure)  # ministack leaves the worker running; this stops the job that it waits for
             raise
         finally:
             _scope.reset(token)
@@ -183,7 +183,7 @@ def _invoke_resource_with_timeout(original: Callable[..., Any]) -> Callable[...,
 
 
 def _find_matching_retrier(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Add MaxDelaySeconds and JitterStrategy, by handing out a retrier whose interval already has them."""
+    """Add MaxDelaySeconds and JitterStrategy, by returning a retrier whose interval already includes them."""
 
     def find(retriers: list[Json], name: str, counts: dict[int, int]) -> Any:
         retrier, index = original(retriers, name, counts)
@@ -283,7 +283,7 @@ def _apply_input_path(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _evaluate_jsonata(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Show expressions the context object that AWS documents: no more, no less."""
+    """Give expressions exactly the context object that AWS documents."""
 
     def evaluate(expression: str, raw: Any, context: Json | None = None, result: Any = None, error_output: Any = None) -> Any:
         inner = dict(context or {})

@@ -21,7 +21,7 @@ from local_aws.place import Place
 
 SHIMS = Path(__file__).with_name("shims")
 """Commands that stand in for docker and the AWS command line; first on a build's PATH."""
-STOP_GRACE_SECONDS = 5.0  # a build holds nothing that needs time to be saved
+STOP_GRACE_SECONDS = 5.0  # a build has no state to save
 
 
 class BuildRun:
@@ -57,7 +57,7 @@ class BuildRun:
             status = self._build(stream)
         except BadBuildspec as error:
             status = self._phase_failed("DOWNLOAD_SOURCE", str(error), stream)
-        except Exception as error:  # a defect of the emulator, or a source that is not there
+        except Exception as error:  # a defect of the emulator, or a missing source
             status = self._phase_failed("DOWNLOAD_SOURCE", f"CLIENT_ERROR: {type(error).__name__}: {error}", stream)
         stream.close()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,8 +1,8 @@
 """Builds and runs images with Debian's buildah: no Docker engine, no registry, the real Dockerfile.
 
 buildah's chroot isolation executes RUN and COPY for real, as root, in a plain process. The base images come from
-registries that this machine may not reach, so one Debian base, bootstrapped from the machine's own package mirror, stands
-for both; everything after FROM is the real thing. Needs Debian or Ubuntu, root, buildah and debootstrap.
+registries that this machine may not reach, so one Debian base, bootstrapped from the machine's own package mirror, replaces
+both; everything after FROM is executed as it is. Needs Debian or Ubuntu, root, buildah and debootstrap.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class Buildah:
     # -- parts ---------------------------------------------------------------------------------------------------
 
     def _volumes(self, mirrors: Mirrors) -> dict[Path, str]:
-        """What the build must see of this machine: its resolver, its certificates, its package index."""
+        """Mounts of the build: the machine's resolver configuration, certificates and package index."""
         volumes = {path: str(path) for path in mirrors.folders}
         if Path("/etc/resolv.conf").exists():
             volumes[Path("/etc/resolv.conf")] = "/etc/resolv.conf"

@@ -20,7 +20,7 @@ class BadBuildspec(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Buildspec:
-    """What is used of it; artifacts and caches are the project's business."""
+    """The parts of a buildspec that are used; artifacts and caches are settings of the CodeBuild project."""
 
     variables: dict[str, str] = field(default_factory=dict)
     """env.variables."""

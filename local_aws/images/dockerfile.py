@@ -1,4 +1,4 @@
-"""Reads a Dockerfile: stages and their instructions. As much of the syntax as container/Dockerfile uses; the rest is refused."""
+"""Reads a Dockerfile: stages and their instructions. Supports the syntax that container/Dockerfile uses; the rest is refused."""
 
 from __future__ import annotations
 

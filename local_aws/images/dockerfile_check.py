@@ -36,7 +36,7 @@ OTHER_PYTHONS = ("3.12", "3.13")  # of the data_prep base and of AWS's training 
 
 @dataclass(kw_only=True)
 class Report:
-    """What was seen; the JSON line at the end."""
+    """Results; printed as the JSON line at the end."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of each part."""
@@ -64,7 +64,7 @@ class ImageCheck:
         """Everything, in order.
 
         Raises:
-            BuildahError: the first thing that does not hold, in one sentence.
+            BuildahError: the first check that fails, in one sentence.
         """
         for python in OTHER_PYTHONS:
             with self._timed(f"locks on Python {python}"):
@@ -153,7 +153,7 @@ class ImageCheck:
             raise BuildahError(f"the training wrote {len(self.report.losses)} loss lines instead of {STEPS}")
 
     def _change_one_line(self) -> None:
-        """Change our own code in one place and see what is built again."""
+        """Change one line of our code and record which steps are built again."""
         source = self.context / "training/__init__.py"
         source.write_text(f"# {time.time_ns()}\n" + source.read_text())
         for target in self.targets:
@@ -194,7 +194,7 @@ def _tag(target: str) -> str:
 
 
 def _copy_context(target: Path) -> None:
-    """What the build context's asset holds. Modification times are kept, since a layer's cache key has them."""
+    """Copy the files of the build context's asset. Modification times are kept, since they are part of a layer's cache key."""
     shutil.rmtree(target, ignore_errors=True)
     for name in CONTEXT:
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -223,7 +223,7 @@ def show(report: Report) -> None:
 
 
 def main() -> int:
-    """0 when every part held."""
+    """0 when every check passed."""
     parser = argparse.ArgumentParser(
         "python -m local_aws.images.dockerfile_check", description="Build the real Dockerfile without Docker and run both jobs in it."
     )

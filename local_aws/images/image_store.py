@@ -1,7 +1,7 @@
-"""The local image store: what `docker` and ECR hold on AWS lies in folders below ``$LOCAL_AWS_HOME/images`` here.
+"""The local image store: images that Docker and ECR hold on AWS, as folders below ``$LOCAL_AWS_HOME/images``.
 
 An image is a content-addressed folder plus a manifest. Its digest is the SHA-256 of the manifest text, exactly as in a
-registry, and the manifest names the SHA-256 of every file: the same files give the same digest, any other byte another one.
+registry, and the manifest names the SHA-256 of every file: equal files give an equal digest, any change another one.
 References work like Docker's: ``host/repo:tag``, ``host/repo@sha256:...``, or a plain local name.
 
     images/blobs/<digest>/{manifest.json,image.json,program/}     the image
@@ -68,7 +68,7 @@ class LocalImage:
 
 
 class ImageStore:
-    """Images below one folder. Every change is one atomic rename, so that parallel builds cannot see half an image."""
+    """Images below one folder. Every change is one atomic rename, so that parallel builds never see an incomplete image."""
 
     def __init__(self, home: Path | str | None = None) -> None:
         """``home`` is the embedded AWS's state folder; left out, ``LOCAL_AWS_HOME``."""
@@ -160,7 +160,7 @@ class ImageStore:
         draft.chmod(0o755)
         try:
             draft.rename(home)
-        except OSError:  # another build of the same content was quicker
+        except OSError:  # another build stored the same content first
             shutil.rmtree(draft)
 
 

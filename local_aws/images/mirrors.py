@@ -1,4 +1,4 @@
-"""Where this machine gets its packages: pip's own configuration and apt's own sources. Read, never written down in the project."""
+"""This machine's package sources, from pip's configuration and apt's sources. Read at run time, never stored in the project."""
 
 from __future__ import annotations
 

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-ERROR_STATUS = 254  # what the AWS CLI ends with when the service refused
+ERROR_STATUS = 254  # the AWS CLI's exit code when the service refuses a call
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Dispatch one command; everything else is refused by name."""
+    """Dispatch one command; unknown commands are refused by name."""
     match list(arguments):
         case ["--version"]:
             print(f"aws: boto3 {boto3.__version__}, only what the image build uses")

@@ -27,7 +27,7 @@ WITHOUT_EFFECT = ("builder", "platform", "progress", "provenance", "sbom", "cach
 
 
 class ShimError(Exception):
-    """What docker would have refused, in its own words where a caller looks for them."""
+    """A command that docker would refuse, with docker's own text where a caller searches for it."""
 
 
 def build(arguments: Sequence[str]) -> None:
@@ -68,7 +68,7 @@ def _store(context: Path, dockerfile: Path, target: str, values: dict[str, str])
 
 
 def _program_files(context: Path, stage: Stage) -> dict[str, Path]:
-    """What the stage's COPY lines put under /opt/program. Its locks are left out: this machine's packages stand for them."""
+    """What the stage's COPY lines put under /opt/program. Locks are left out: this machine's packages are used instead."""
     files: dict[str, Path] = {}
     for sources, destination in stage.copies():
         if not destination.startswith(PROGRAM_FOLDER + "/"):
@@ -84,7 +84,7 @@ def _program_files(context: Path, stage: Stage) -> dict[str, Path]:
 
 
 def _push(image: LocalImage, name: str) -> None:
-    import boto3  # here, because the other commands are called often and it takes most of a second
+    import boto3  # imported here: it takes most of a second, and the other commands are called often
     from botocore.exceptions import BotoCoreError, ClientError
 
     repository, _, tag = name.rpartition(":")
@@ -123,7 +123,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _no_network() -> list[str]:
-    """Prefix that takes the network away, where this machine allows it (root)."""
+    """Command prefix that removes the network, where this machine allows it (root)."""
     prefix = ["unshare", "--net"]
     if shutil.which("unshare") and subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:
         return prefix
@@ -139,7 +139,7 @@ def history(arguments: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Dispatch one command; what docker has and this lacks is refused by name."""
+    """Dispatch one command; docker commands that are not supported are refused by name."""
     match list(arguments):
         case ["buildx", "build", *rest]:
             build(rest)

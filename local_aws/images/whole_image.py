@@ -1,7 +1,7 @@
-"""LOCAL_IMAGE=buildah: the Build stage executes the Dockerfile, and the jobs run in the file system that came out.
+"""LOCAL_IMAGE=buildah: the Build stage executes the Dockerfile, and jobs run in the resulting file system.
 
 `docker buildx build` becomes a buildah build, and its image a snapshot of our code (as always) with the layers of the
-built file system beside it. Nothing is copied: who runs the image lays the layers over each other in memory.
+built file system beside it. Nothing is copied: running the image mounts the layers over each other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from local_aws.jobs import namespaces, root_folder
 
 
 def wanted() -> bool:
-    """Whether LOCAL_IMAGE asks for whole images. An unknown value is refused."""
+    """Whether LOCAL_IMAGE is buildah. An unknown value is refused."""
     given = os.environ.get("LOCAL_IMAGE", "")
     if given not in ("", "snapshot", "buildah"):
         raise ValueError(f'LOCAL_IMAGE="{given}" is neither "snapshot" nor "buildah"')
@@ -30,7 +30,7 @@ def build(context: Path, target: str, arguments: Mapping[str, str]) -> ImageConf
     buildah = Buildah(DEFAULT_FOLDER, on_line=lambda line: print(line, flush=True))
     buildah.require_tools()
     buildah.require_base()
-    # a date for reproducible timestamps is BuildKit's, and buildah would warn of an argument that no line uses
+    # only BuildKit uses the date for reproducible timestamps; buildah would warn about an unused argument
     given = {name: value for name, value in arguments.items() if name != "SOURCE_DATE_EPOCH"}
     tag = f"localhost/pretrain-{target}:{arguments.get('CONTEXT_HASH', 'latest')}"
     built = buildah.build(context, target=target, tag=tag, arguments=given)

@@ -5,7 +5,7 @@
 
 In ``namespaces`` isolation each host (algo-1, algo-2, ...) is a process tree with its own ``/opt/ml``, read-only
 ``/opt/program``, host name and hosts file; without network the job sees only its own loopback. In ``folders``
-isolation (kernels that forbid namespaces) the job reads ``SAGEMAKER_BASE_DIR`` instead. Either way nothing outlives
+isolation (kernels that forbid namespaces) the job reads ``SAGEMAKER_BASE_DIR`` instead. In both cases no process outlives
 the supervisor, and the supervisor does not outlive the launcher.
 """
 
@@ -21,18 +21,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # -I leaves every folder of ours out
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # -I excludes the project's folders from the import path
 from local_aws.jobs import namespaces, root_folder
 
 KILL_ALL = signal.SIGUSR2
 """Ends a job in ``folders`` isolation at once: the launcher sends it, and the kernel when the launcher is gone. SIGKILL would
 end the supervisor alone; only the first process of a process namespace takes all others along."""
-PEER_GRACE_SECONDS = 15  # the other hosts' time to end once one has failed; a collective that hangs is not waited for
+PEER_GRACE_SECONDS = 15  # grace of the other hosts once one has failed; a collective that hangs would not end
 Json = dict[str, Any]
 
 
 def emit(event: str, **fields: Any) -> None:
-    """One line for the launcher; when it is gone, there is nobody to tell."""
+    """One line for the launcher; dropped when the launcher has ended."""
     with contextlib.suppress(BrokenPipeError):
         os.write(1, (json.dumps({"event": event, **fields}) + "\n").encode())
 
@@ -51,7 +51,7 @@ class Supervisor:
         """Exit code of the job: that of the first host that failed, or 0."""
         signal.signal(signal.SIGTERM, self._pass_on)
         signal.signal(KILL_ALL, self._kill_hosts)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to handle
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the launcher
         for host in self.spec["hosts"]:
             self.running[self._start(host)] = host["name"]
         first_failure = 0
@@ -105,7 +105,7 @@ class Supervisor:
         self._pass_on(signal.SIGTERM, None)
 
     def _kill_hosts(self, number: int, frame: FrameType | None) -> None:
-        """End now; what the hosts started becomes ours when they die, and `_end_descendants` kills it."""
+        """Kill the hosts; their children become ours when they die, and `_end_descendants` kills them."""
         for main in list(self.running):
             _signal(main, signal.SIGKILL)
 
@@ -114,7 +114,7 @@ class Supervisor:
             _signal(main, signal.Signals(number))
 
     def _end_descendants(self) -> None:
-        """Kill what the hosts left running; as process 1 the kernel would, as a subreaper we must."""
+        """Kill what the hosts left running: for process 1 the kernel does it, for a subreaper it does not."""
         while True:
             for pid in _children():
                 _signal(pid, signal.SIGKILL)
@@ -155,7 +155,7 @@ def _enter_host(spec: Json, host: Json) -> None:
 
 
 def _build_opt(stage: Path, *, ml: Path, program: Path) -> None:
-    """A private /opt: the machine's own entries, and over them ``ml`` and ``program``. The machine's files stay untouched."""
+    """A private /opt: the machine's entries with ``ml`` and ``program`` over them. The machine's files are not changed."""
     stage.mkdir(exist_ok=True)
     namespaces.mount("none", stage, "tmpfs")
     for entry in Path("/opt").iterdir():
@@ -190,7 +190,7 @@ def _run_isolated(spec: Json) -> int:
 
 
 def probe() -> Json:
-    """Which isolation works here; tried in a child, since namespaces cannot be left again."""
+    """Which isolation works here; tried in a child process, since a process cannot leave a namespace."""
     found: Json = {}
     for name, network in (("namespaces", True), ("network", False)):
         child = os.fork()

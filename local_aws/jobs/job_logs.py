@@ -1,4 +1,4 @@
-"""A job's output on its way to CloudWatch Logs, and its metric definitions on their way to CloudWatch metrics."""
+"""Sends a job's output to CloudWatch Logs, and applies its metric definitions to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_MESSAGE = 100_000  # characters kept of one line; the service takes 256 KiB 
 
 
 class LogStream:
-    """One stream, filled in the background. A closed stream has everything written."""
+    """One log stream, written in the background; `close` returns once everything is written."""
 
     def __init__(self, logs: Any, group: str, stream: str) -> None:
         self._logs, self.group, self.stream = logs, group, stream

@@ -1,4 +1,4 @@
-"""One job's processes, seen from the launcher: start the supervisor, collect each host's output, stop, wait."""
+"""One job's processes: start the supervisor, collect each host's output, stop, wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training and processing jobs share: a record that DescribeJob shows, a life from Starting to the end, a stop."""
+"""Base of training and processing jobs: the record that Describe calls return, the life cycle, and stopping."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class JobRun(ABC):
         self.ended = threading.Event()
         self._grace = STOP_GRACE_SECONDS
 
-    # -- what subclasses say -----------------------------------------------------------------------
+    # -- for subclasses -----------------------------------------------------------------------
 
     @abstractmethod
     def work(self) -> str:
@@ -126,7 +126,7 @@ class JobRun(ABC):
             self.process.stop()
 
     def pending(self, fault: Fault, limit: float | None) -> bool:
-        """Wait for capacity as long as the fault says; True when the limit or a stop ended the waiting."""
+        """Wait for capacity as long as the fault says; True when the pending limit or a stop ended the wait."""
         seconds = fault.seconds if limit is None else min(fault.seconds, limit)
         stopped = self.stop_requested.wait(seconds / fault.times_faster)
         if not stopped:
@@ -143,7 +143,7 @@ class JobRun(ABC):
             raise JobFailed(f"ClientError: Cannot pull image {reference}: {error}") from error
 
     def environment(self, folder: Path, given: dict[str, str], *, network: bool) -> dict[str, str]:
-        """What the container sees: nothing of the machine but its PATH, and the job's own variables last."""
+        """Environment of the container: PATH of the machine and nothing else of it; the job's variables last."""
         home, temporary = folder / "home", folder / "tmp"
         for path in (home, temporary):
             path.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Linux namespaces through libc: what makes a local process see its job as a SageMaker container. Standard library only.
+"""Linux namespaces through libc: give a local process a SageMaker container's view of the system. Standard library only.
 
 Python 3.11 has neither ``unshare`` nor ``mount``; these are the few calls that the job supervisor needs.
 """

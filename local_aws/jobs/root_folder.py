@@ -1,4 +1,4 @@
-"""The layers of a built image, entered as a container enters its image. Standard library only; needs namespaces and root.
+"""Enters the layers of a built image as a container does. Standard library only; needs namespaces and root.
 
 /                the layers, read-only, one over the other (overlay); nothing is copied
 /tmp /root /run  empty, in memory

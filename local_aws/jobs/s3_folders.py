@@ -1,4 +1,4 @@
-"""Folders that go to and come from S3, as SageMaker moves them: channels, outputs, and the live checkpoint sync."""
+"""Transfers between folders and S3 as SageMaker does them: channels, outputs, and the continuous checkpoint sync."""
 
 from __future__ import annotations
 
@@ -94,20 +94,20 @@ def _join(prefix: str, relative: Path) -> str:
 class CheckpointSync:
     """``CheckpointConfig``: one host's ``/opt/ml/checkpoints`` and its S3 prefix, both ways, while the job runs.
 
-    As weak as SageMaker's: files go up one by one, in no useful order and also while they are being written; what
-    another host uploads comes down once; a file deleted here stays in S3 and does not come back.
+    No stronger than SageMaker's: files are uploaded one by one, in no useful order and also while they are being written; a
+    file of another host is downloaded once; a file deleted here stays in S3 and is not downloaded again.
     """
 
     def __init__(self, s3: Any, folder: Path, uri: str, *, on_error: Callable[[str], None]) -> None:
         self._s3, self._folder, self._uri, self._on_error = s3, folder, uri.rstrip("/") + "/", on_error
         self._bucket, self._prefix = split_uri(self._uri)
         self._transfer = S3Transfer(s3, _TRANSFER)
-        self._seen: dict[str, tuple[int, int] | None] = {}  # relative path -> size and mtime when last in step
+        self._seen: dict[str, tuple[int, int] | None] = {}  # relative path -> size and mtime when last synced
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Bring down what is there, then keep both sides in step."""
+        """Download what is there, then sync both ways until `finish`."""
         self._down()
         self._thread = threading.Thread(target=self._work, name=f"checkpoint sync {self._uri}", daemon=True)
         self._thread.start()
@@ -124,7 +124,7 @@ class CheckpointSync:
             try:
                 self._up()
                 self._down()
-            except Exception as error:  # the job must not end because one pass did; the last pass in `finish` raises
+            except Exception as error:  # a failed pass must not end the job; the last pass, in `finish`, raises
                 self._on_error(f"checkpoint sync: {error}")
 
     def _up(self) -> None:

@@ -78,7 +78,7 @@ class TrainingRun(JobRun):
         return path
 
     def _fill(self, host: str, number: int, hosts: list[str]) -> None:
-        """Everything the container finds when it starts."""
+        """Create the files that the container finds at its start."""
         ml, s3 = self.ml(host), self.client("s3")
         for name in ("input/config", "input/data", "model", "output/data", "checkpoints"):
             (ml / name).mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ class TrainingRun(JobRun):
             timer.start()
 
     def _strike(self, fault: Fault) -> None:
-        """Let a fault of a running job happen."""
+        """Inject a fault into the running job."""
         if fault.outcome == "TimeLimit":
             self._time_out()
         elif fault.outcome == "InternalServerError":
@@ -184,7 +184,7 @@ class TrainingRun(JobRun):
     # -- out -------------------------------------------------------------------------------------------
 
     def _conclude(self, hosts: list[str], code: int, fault: Fault | None) -> str:
-        """Upload what is left and say how it ended, in SageMaker's words."""
+        """Upload what is left, and set status and reason as SageMaker words them."""
         s3, first = self.client("s3"), self.ml(hosts[0])
         output = self.record["OutputDataConfig"]["S3OutputPath"].rstrip("/") + f"/{self.name}/output/"
         stopped = self.stop_requested.is_set() or self.timed_out

@@ -23,7 +23,7 @@ def quota_name(kind: str, request: Json) -> str:
 
 
 def check_quota(kind: str, request: Json, jobs: Iterable[Json], limit: float) -> None:
-    """Refuse a job as SageMaker does when its instances and those in use exceed the quota. Raises ServiceError."""
+    """Refuse a job, as SageMaker does, when its instances and those in use exceed the quota. Raises ServiceError."""
     name, wanted = quota_name(kind, request), _count(kind, request)
     used = sum(_count(kind, job) for job in jobs if job[f"{kind}JobStatus"] in ACTIVE and quota_name(kind, job) == name)
     if used + wanted > limit:
@@ -53,7 +53,7 @@ def warm_pool_name(request: Json) -> str:
 
 
 def open_warm_pool(record: Json, limit: float) -> None:
-    """A job that ended with KeepAlivePeriodInSeconds leaves its instances waiting; without the quota, silently not."""
+    """Keep the instances of a job that ended with KeepAlivePeriodInSeconds; without the quota they are silently not kept, as on AWS."""
     seconds = record["ResourceConfig"].get("KeepAlivePeriodInSeconds", 0)
     if seconds and record.get("TrainingStartTime") and limit >= _count("Training", record):
         record["WarmPoolStatus"] = {"Status": "Available"}
@@ -61,7 +61,7 @@ def open_warm_pool(record: Json, limit: float) -> None:
 
 
 def close_warm_pools(jobs: Iterable[Json]) -> None:
-    """Pools whose time is over are gone."""
+    """Remove pools whose keep-alive period is over."""
     for job in jobs:
         if job.get("_WarmUntil", float("inf")) < now() and job["WarmPoolStatus"]["Status"] == "Available":
             kept = int(job["_WarmUntil"] - job["TrainingEndTime"])

@@ -1,4 +1,4 @@
-"""CodeBuild on the embedded AWS: ministack keeps projects and builds, this lets the builds really run."""
+"""CodeBuild on the embedded AWS: ministack stores projects and builds, this module executes the builds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A service of the AWS JSON protocol in a few lines: one method per operation, errors as values, state that persists."""
+"""Base of a service with the AWS JSON protocol: one method per operation, errors as exceptions, persistent state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ServiceError(Exception):
 class JsonService:
     """Subclasses have one method per operation in snake case: CreateTrainingJob is ``create_training_job``.
 
-    It stands in for one of ministack's service modules, so it has their persistence functions.
+    It replaces one of ministack's service modules, so it has their persistence functions.
     """
 
     scope: str

@@ -1,4 +1,4 @@
-"""Every private ministack name that the launcher uses, in one table. An upgrade that moves one fails here, loudly.
+"""Every private ministack name that the launcher uses, in one table. An upgrade that moves one fails here.
 
 ministack offers no extension points, so services that it lacks are registered in its tables and a few of its
 functions are wrapped. All of that goes through :func:`private` and :func:`replace`, which refuse a name that the

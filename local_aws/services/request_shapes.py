@@ -1,4 +1,4 @@
-"""Requests checked against the service's own model, as AWS would: unknown members, types, limits, enums, patterns.
+"""Checks requests against the service's model, as AWS does: unknown members, types, limits, enums, patterns.
 
 Requests of the SDK are checked by the SDK; those that a state machine makes reach SageMaker unchecked, and there a
 typing error costs a failed run.
@@ -21,7 +21,7 @@ def _model(service: str) -> Any:
 
 
 def preload(service: str) -> None:
-    """Load the model ahead of the first request; it takes a good part of a second."""
+    """Load the model before the first request; it takes a large part of a second."""
     _model(service)
 
 

@@ -1,4 +1,4 @@
-"""EventBridge Scheduler as on AWS where ministack falls short: time zones, scheduled times, and keywords in the input."""
+"""EventBridge Scheduler's features that ministack lacks: time zones, scheduled times, and keywords in the input."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger("schedules")
 
 
 def install() -> None:
-    """Let this module decide what is due; ministack keeps the schedules and its thread calls the tick."""
+    """Replace ministack's decision on what is due; ministack stores the schedules, and its thread calls the tick."""
     ticker = Ticker(time.time())
     ministack_internals.replace("scheduler", "_SCHEDULE_TICK_INTERVAL", lambda original: TICK_SECONDS)
     ministack_internals.replace("scheduler", "_tick_schedules", lambda original: ticker.tick)
@@ -47,7 +47,7 @@ def _keeping_properties(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Ticker:
-    """Fires what is due. What was due while the embedded AWS was down is not made up for."""
+    """Fires due schedules. Times that passed while the embedded AWS was down are skipped."""
 
     def __init__(self, started: float) -> None:
         self._started = started

@@ -17,7 +17,7 @@ KNOWN_CODES = {
     "ml.p5.48xlarge for training job usage": "L-82E1C851",
     "ml.p5.48xlarge for spot training job usage": "L-82733FAD",
 }
-# What a new account has by default differs by type; every local one starts with room for the runs it is meant to show.
+# Defaults of a new account differ by type; here each is large enough for the example runs.
 TYPES = (
     *("ml.p5.48xlarge", "ml.p5e.48xlarge", "ml.p5en.48xlarge", "ml.p4d.24xlarge", "ml.p4de.24xlarge", "ml.g5.48xlarge", "ml.g6e.48xlarge"),
     *(

@@ -1,4 +1,4 @@
-"""What people are told: messages of topics, metrics of executions, and alarms that look at the right points in time.
+"""Notifications and metrics: messages of topics, metrics of executions, and alarms evaluated by CloudWatch's rules.
 
 ministack sends SNS e-mail nowhere, has no ``AWS/States`` metrics, and evaluates an alarm over every dimension at once
 and only when a metric arrives.
@@ -32,7 +32,7 @@ logger = logging.getLogger("telemetry")
 
 
 def install(home: Path) -> None:
-    """Wrap ministack's functions and start looking at alarms."""
+    """Wrap ministack's functions and start evaluating alarms."""
     ministack_internals.replace("sns", "_fanout", lambda original: _recording(original, home / MESSAGES))
     ministack_internals.replace("stepfunctions", "_emit_execution_status_event", _with_metrics)
     ministack_internals.replace("cloudwatch", "_evaluate_alarm", lambda original: _evaluate)
