@@ -1,4 +1,4 @@
-"""Fixtures that every folder of tests shares."""
+"""Fixtures shared by all test folders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from local_aws.embedded import Embedded
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedStacks:
-    """The real stacks, deployed once per test session to an embedded AWS of the session's own."""
+    """The real stacks, deployed once per test session to a separate embedded AWS."""
 
     aws: Embedded
     outputs: dict[str, dict[str, str]]
@@ -55,7 +55,7 @@ class EmbeddedStacks:
         raise AssertionError(f"{execution} still runs after {seconds} s")
 
     def states(self, execution: str) -> list[str]:
-        """Names of the states it entered, in order."""
+        """Names of the states that it entered, in order."""
         pages = self.client("stepfunctions").get_paginator("get_execution_history").paginate(executionArn=execution)
         events = [event for page in pages for event in page["events"]]
         return [event["stateEnteredEventDetails"]["name"] for event in events if "stateEnteredEventDetails" in event]

@@ -1,6 +1,6 @@
-"""The whole product on the embedded AWS: real stacks, real jobs, real text; one run that survives a kill, and ones that fail.
+"""The whole product on the embedded AWS: real stacks, jobs and text; one run resumes after a kill, others fail.
 
-The tests follow one another on one deployment: the second relies on the image that the first built.
+The tests share one deployment and depend on their order: the second uses the image that the first built.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Real text for the data benches: what every machine with these packages installed has. Nothing is downloaded.
+"""Real text for the data benchmarks, from files of installed packages. Nothing is downloaded.
 
 botocore's service documentation (short paragraphs, 31 MB), then READMEs, licences, docs and sources of installed packages
 until the size is reached. The same packages give the same bytes.

@@ -1,6 +1,6 @@
-"""``make bench-data``: text to token shards, ours against what people use now. A table, then one JSON line.
+"""``make bench-data``: text to token shards, compared with other libraries. Prints a table and one JSON line.
 
-The same files, interleaved rounds, medians; shards to local disk, two workers, the encoders' comparison already paid.
+The same files, interleaved rounds, medians; shards to local disk, two workers, the encoder's equivalence gate already passed.
 BENCH_ROUNDS and BENCH_MB make it smaller.
 """
 
@@ -185,7 +185,7 @@ def main() -> None:
     }
     found: dict[str, list[float]] = {name: [] for name in commands}
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-        timed(ours(corpus, tokenizer, Path(scratch) / "warm"))  # pays the gate and fills the page cache
+        timed(ours(corpus, tokenizer, Path(scratch) / "warm"))  # runs the equivalence gate and fills the page cache
         tokens = sum(split.tokens for split in (read_index(Path(scratch) / "warm").splits[name] for name in SPLITS))
         for number in range(ROUNDS):
             for name, command in commands.items():

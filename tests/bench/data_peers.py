@@ -1,4 +1,4 @@
-"""One peer's way from JSONL.gz to token shards, two workers, Llama-3.1 vocabulary. Run by ``make bench-data`` in .venv-bench.
+"""One peer library: JSONL.gz to token shards, two workers, Llama-3.1 vocabulary. Run by ``make bench-data`` in .venv-bench.
 
     python data_peers.py datatrove|datasets|litdata|mds CORPUS TOKENIZER_JSON OUT
 
@@ -86,7 +86,7 @@ class LitdataEncoder:
 
 
 def keep_litdata_out_of_tmp(folder: Path) -> None:
-    """litdata works in /tmp/data and /tmp/chunks and empties them, whoever's they are, unless told otherwise."""
+    """litdata by default works in /tmp/data and /tmp/chunks and empties them, even when another user owns them."""
     for name in ("DATA_OPTIMIZER_CACHE_FOLDER", "DATA_OPTIMIZER_DATA_CACHE_FOLDER"):
         os.environ[name] = str(folder / name.lower())
 

@@ -50,7 +50,7 @@ class Bench:
         self.results: dict[str, list[Row]] = json.loads(self.kept.read_text()) if self.kept.exists() else {}
 
     def run(self, leg: str, names: list[str], turn: int = 0, *, phase: str = "") -> Row:
-        """The measurement number ``turn`` of a leg with the named changes, from the file or anew; phases share no results."""
+        """Measurement number ``turn`` of a leg with the named changes, from the results file or measured now; phases share no results."""
         request = {
             "settings": merge(self.base, LEGS[leg]),
             "names": names,
@@ -183,7 +183,7 @@ def bench(base: dict[str, Any], folder: Path, *, rounds: int, steps: int, warmup
 
 
 def cuda_device() -> tuple[str | None, int]:
-    """Name and bytes of the first device, asked for in a process of its own: a CUDA context here would take memory from all others."""
+    """Name and bytes of the first device, read in a separate process: a CUDA context here would take memory from the measurements."""
     ask = "import torch; p = torch.cuda.get_device_properties(0); print(p.name, p.total_memory, sep='|')"
     done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True)
     name, _, size = done.stdout.strip().rpartition("|")

@@ -1,4 +1,4 @@
-"""docs/gpu-bench.md, from what the GPU bench measured."""
+"""docs/gpu-bench.md, from the results of the GPU benchmark."""
 
 from __future__ import annotations
 

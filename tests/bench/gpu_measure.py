@@ -86,7 +86,7 @@ def measure(base: Path, settings: dict[str, Any], names: list[str], steps: int, 
 
 
 def main(request: dict[str, Any]) -> dict[str, Any]:
-    """``measure``, or why there is nothing to measure: ``{"failed": ...}``."""
+    """``measure``, or ``{"failed": reason}``."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""``make bench-loader``: token loaders on the same tokens, one process, warm cache. A table, then one JSON line.
+"""``make bench-loader``: token loaders on the same tokens, one process, warm cache. Prints a table and one JSON line.
 
 Run in .venv-bench: our loader, litdata's TokensLoader, MDS and torchtitan's own loader, which tokenises on the fly.
 """

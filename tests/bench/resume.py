@@ -1,4 +1,4 @@
-"""Nothing lost: jobs killed at random moments and while saving, then resumed, against one that nothing disturbed.
+"""Resume benchmark: jobs killed at random moments and while saving, resumed, and compared with an uninterrupted job.
 
     make bench-resume [TRIALS=20]
 
@@ -79,7 +79,7 @@ def rank_changes(root: Path, tokens: Path, whole: JobRun) -> bool:
 
 
 def truncated(root: Path, tokens: Path, whole: JobRun, seed: int) -> bool:
-    """The newest checkpoint lost its end: the one before is used, named, and the rest is bitwise."""
+    """The newest checkpoint is truncated: the previous one is used and named, and the result is bitwise equal."""
     leg = Leg(root, tokens)
     first = leg.start()
     first.wait_until(lambda: first.step() >= 13)

@@ -1,4 +1,4 @@
-"""What our job adds to a step: our trainer and loader against torchtitan's own, one process, alternating blocks of steps.
+"""Overhead of our job per step: our trainer and loader against torchtitan's own, one process, alternating blocks of steps.
 
     make bench-train [BLOCKS=12]
 

@@ -1,4 +1,4 @@
-"""container/build.py against a docker and an aws that do what each test says: order, skipping, and the failure's sentence."""
+"""container/build.py with scripted docker and aws commands: order, skipping, and the failure's sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images without Docker: what buildah says, where packages come from, and a process inside an image's layers."""
+"""Images without Docker: buildah's output, package sources, and a process inside an image's layers."""
 
 from __future__ import annotations
 

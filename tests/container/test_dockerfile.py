@@ -1,4 +1,4 @@
-"""container/Dockerfile, parsed: what must hold of both images whatever else changes."""
+"""container/Dockerfile, parsed: invariants of both images."""
 
 from __future__ import annotations
 

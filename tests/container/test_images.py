@@ -1,4 +1,4 @@
-"""The local image store: digests are content, references work like Docker's, half an image is never seen."""
+"""The local image store: digests depend on content, references work like Docker's, incomplete images are never visible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The buildspec's own commands on this machine: real shims and processes, a small ECR on the loopback interface."""
+"""The buildspec's commands with the real shims and processes, against a small ECR on the loopback interface."""
 
 from __future__ import annotations
 

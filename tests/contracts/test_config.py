@@ -1,4 +1,4 @@
-"""The strict reader: every problem at once, with paths and fixes."""
+"""The strict parser: all problems at once, with paths and fixes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics line and the failure sentence: written once, read everywhere."""
+"""The metrics line and the failure sentence: written in one place, read everywhere."""
 
 from __future__ import annotations
 

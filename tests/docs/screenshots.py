@@ -39,7 +39,7 @@ def watch_picture(view: RunView, path: Path) -> None:
 
 
 def main(root: Path) -> None:
-    """Start a run, look at it at half time and at its end."""
+    """Start a run; take the pictures halfway and at its end."""
     target = running_target(root)
     if target is None:
         sys.exit(f"the embedded AWS of {root} is not running; start it: make local")

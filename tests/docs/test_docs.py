@@ -1,4 +1,4 @@
-"""The documents under test: commands parse, inputs resolve, links lead somewhere, generated parts are fresh."""
+"""Checks of the documents: commands parse, inputs resolve, links have targets, generated parts are up to date."""
 
 from __future__ import annotations
 

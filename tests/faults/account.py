@@ -1,4 +1,4 @@
-"""The account that faults happen in: an embedded AWS of its own with the real stacks, and what a proof asks of it."""
+"""The account that faults are injected into: a separate embedded AWS with the real stacks, and queries on it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WAIT_SECONDS = 900.0  # for a run of a minute: two cores may be shared with much
 
 
 class Unexpected(AssertionError):
-    """A fault led to something else than it should."""
+    """A fault had an unexpected outcome."""
 
 
 def expect(what: str, found: object, wanted: object) -> None:
@@ -57,13 +57,13 @@ class Ended:
 
 @dataclass(frozen=True, kw_only=True)
 class Account(EmbeddedStacks):
-    """The deployed stacks, with the faults that are on order in them."""
+    """The deployed stacks, and the faults injected into them."""
 
     _faults: list[Fault] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def order(self, run: str, *faults: Fault, stopped_as: Literal["error", "return"] = "error") -> None:
-        """Order faults for the jobs of one run, beside those of other runs; ``stopped_as`` holds for all from now on."""
+        """Inject faults for the jobs of one run, in addition to those of other runs; ``stopped_as`` then applies to all."""
         with self._lock:
             self._faults.extend(replace(fault, id=f"{run}-{number}", match=f"^{run}-") for number, fault in enumerate(faults))
             self.aws.inject(*self._faults, stopped_as=stopped_as)
@@ -92,7 +92,7 @@ class Account(EmbeddedStacks):
         return [json.loads(left["output"]) for left in exits if left.get("name") in states]
 
     def until(self, look: Callable[[], T | None], what: str, *, every: float = 0.01) -> T:
-        """What ``look`` finds, once it finds something; it looks ``every`` so many seconds, a training step takes some 0.05."""
+        """First result of ``look``, called ``every`` so many seconds; a training step takes about 0.05 s."""
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
             if found := look():
@@ -134,7 +134,7 @@ class Account(EmbeddedStacks):
         return found
 
     def steps_of(self, job: str) -> list[int]:
-        """Steps that a training job logged while it ran, whatever became of its files."""
+        """Steps that a training job logged while it ran, from its log rather than its files."""
         rows = [parse_line(line) for lines in self.lines("Training", job).values() for line in lines]
         return sorted({int(row["step"]) for row in rows if row and "loss" in row})
 

@@ -1,4 +1,4 @@
-"""Nothing to run on: no capacity, used-up quotas, a slow API, a service that fails. Each is waited for, or got elsewhere."""
+"""Faults of capacity: none available, quotas used up, throttled API, service errors; the run waits or takes another source."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def _cdk(aws: Embedded, *arguments: str) -> str:
 
 
 def refused(aws: Embedded, *, schedule_enabled: bool) -> tuple[str, float]:
-    """What a deployment that must fail says, and its seconds."""
+    """Output and seconds of a deployment that must fail."""
     began = time.monotonic()
     try:
         deploy(aws, schedule_enabled=schedule_enabled)

@@ -1,4 +1,4 @@
-"""Bad inputs and poor accounts: Admit refuses each in one sentence, before anything is created."""
+"""Bad inputs and accounts without quota or token: Admit refuses each in one sentence, before anything is created."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What takes more than one execution: a schedule that continues one run, a data set made by one instance and by two."""
+"""Cases of several executions: a schedule that continues one run, a data set made by one instance and by two."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Every bad input and every fault, through real executions of the real stacks on an embedded AWS of its own.
+"""Every bad input and every fault, in real executions of the real stacks on a separate embedded AWS.
 
     make faults             # ARGUMENTS="--docs docs/faults.md" puts the table into the document, too
 
-Deploys with the real CDK command line into a temporary folder, injects each fault, and checks what became of it: the
-states, the classed sentence, the attempts, and what was lost, step by step against a run that nothing disturbed. Prints
+Deploys with the real CDK command line into a temporary folder, injects each fault, and checks the outcome: states,
+classed sentence, attempts, and what was lost, step by step against an uninterrupted run. Prints
 a table (docs/faults.md shows one) and one JSON line; exit code 1 when any row is not as it should be.
 """
 
@@ -33,7 +33,7 @@ from local_aws import embedded
 
 BEGIN, END = "<!-- faults: make faults -->", "<!-- end of faults -->"
 AT_ONCE = 3
-"""Runs that go on side by side: most of a fault's time is spent waiting, on two cores or on twenty."""
+"""Concurrent runs: most of a fault's time is spent waiting, whatever the number of cores."""
 
 
 def side_by_side(proofs: Sequence[Proof], account: Account, at_once: int = AT_ONCE) -> list[Row]:
@@ -46,7 +46,7 @@ def side_by_side(proofs: Sequence[Proof], account: Account, at_once: int = AT_ON
 
 
 def every_fault(root: Path, only: str) -> list[Row]:
-    """Deploy, inject, look."""
+    """Deploy, inject every fault, and check the outcomes."""
 
     def chosen(*proofs: Proof) -> list[Proof]:
         return [proof for proof in proofs if re.search(only, title_of(proof), re.IGNORECASE)]
@@ -56,7 +56,7 @@ def every_fault(root: Path, only: str) -> list[Row]:
     account = Account(aws=aws, outputs=deployments.deploy(aws))
     small_run.upload_sources(account)
     rows += proven(capacity.undisturbed, account)
-    # One by one: each looks at all that is created and told meanwhile.
+    # One by one: each checks everything that is created and published meanwhile.
     rows += side_by_side(chosen(*refusals.PROOFS, deployments.schedule_without_quota), account, at_once=1)
     rows += side_by_side(chosen(*rounds.PROOFS, *capacity.PROOFS, *killed.PROOFS, *stopped.PROOFS), account)
     rows += side_by_side(chosen(*stopped.RETURNED), account)

@@ -1,4 +1,4 @@
-"""The run that faults happen to: 48 steps of a small model on real text, and what one that nothing disturbed left."""
+"""The run that faults are injected into: 48 steps of a small model on real text, and the results of an uninterrupted one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs that end Stopped: time limit, money, spot, a person. AWS documents neither way in which ``.sync`` may report them."""
+"""Jobs that end Stopped: time limit, money, spot, a person. Whether ``.sync`` returns or raises is undocumented; both are tested."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from account import Account, Unexpected
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One fault as it went; every sentence in it was asserted before the row was made."""
+    """The outcome of one fault; every statement in it was asserted before the row was made."""
 
     injected: str
     happened: str
@@ -25,7 +25,7 @@ class Row:
 
 
 Proof = Callable[[Account], Iterable[Row]]
-"""Injects its faults and looks; raises Unexpected when anything is not as it should be."""
+"""Injects faults and checks their outcome; raises Unexpected on any difference."""
 
 
 def title_of(proof: Proof) -> str:

@@ -1,4 +1,4 @@
-"""What tests of Admit's parts share: a deployment, an execution, a resolved input, prices of the dated table, quotas, a running job."""
+"""Values shared by tests of Admit: a deployment, an execution, a resolved input, prices of the dated table, quotas, a running job."""
 
 from __future__ import annotations
 

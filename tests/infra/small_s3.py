@@ -1,4 +1,4 @@
-"""An S3 of a few lines: conditional writes, listings, ranges; enough for the functions' own calls."""
+"""A small in-memory S3: conditional writes, listings and ranges, as far as the functions use them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One embedded AWS for the launcher's own tests, with the small example pipeline."""
+"""One embedded AWS for the tests of this folder, with the small example pipeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small pipeline that uses what the launcher adds to ministack: a build, a processing job, a Map of training jobs.
+"""A small pipeline of what the launcher adds to ministack: a build, a processing job, a Map of training jobs.
 
 Made by API calls in a second, where the project's stacks need the CDK; tests of the launcher use it.
 """

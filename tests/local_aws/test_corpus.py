@@ -1,4 +1,4 @@
-"""botocore's documentation as a corpus: real text, the same bytes every time."""
+"""botocore's documentation as a corpus: real text, byte for byte reproducible."""
 
 from __future__ import annotations
 

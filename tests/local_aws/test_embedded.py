@@ -1,4 +1,4 @@
-"""Starting, finding and ending the embedded AWS; what goes wrong is one sentence."""
+"""Starting, finding and stopping the embedded AWS; each error is one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job's processes: nothing outlives its job, and no job outlives the launcher, in both kinds of isolation."""
+"""A job's processes: none outlives its job, and no job outlives the launcher, in both kinds of isolation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schedules on the embedded AWS: due times in their zone, keywords in the input, and one that really fires."""
+"""Schedules on the embedded AWS: due times in their zone, keywords in the input, and one real firing."""
 
 from __future__ import annotations
 

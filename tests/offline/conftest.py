@@ -1,4 +1,4 @@
-"""Shared by the proof: one synthesis, all paths run once, and the figures that `make check-infra` prints last."""
+"""Fixtures of the offline checks: one synthesis, one run of all paths, and the figures that `make check-infra` prints last."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""Two independent readings of the state machine agree: the interpreter here, and the embedded AWS's Step Functions.
+"""Two independent implementations of Step Functions agree: the interpreter here, and the embedded AWS's.
 
 Three paths are executed for real (functions, build, jobs); the interpreter runs the same ones, told only how jobs end.
 """

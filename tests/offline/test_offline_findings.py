@@ -1,4 +1,4 @@
-"""What validators, our posture rules, a secret scan and the quotas say about the synthesised stacks, in every partition."""
+"""Findings of validators, security rules, a secret scan and service limits on the synthesised stacks, in every partition."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The interpreter and its JSONata on small machines, checked against the specification's words."""
+"""The interpreter and its JSONata on small machines, checked against the specification."""
 
 import pytest
 from aws_models import node

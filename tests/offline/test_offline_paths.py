@@ -1,4 +1,4 @@
-"""Every path through the state machine, run on the functions' own code; two readings of JSONata agree on every expression."""
+"""Every path through the state machine, with the functions' own code; two implementations of JSONata agree on every expression."""
 
 from collections import Counter
 

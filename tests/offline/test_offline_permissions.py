@@ -1,4 +1,4 @@
-"""The permission matrix: what runs do is allowed, what lies beside it is denied, and nothing is allowed without use."""
+"""The permission matrix: what runs need is allowed, neighbouring requests are denied, and nothing unused is allowed."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Property tests: whatever input a person may give, the requests that reach SageMaker are valid, or Admit refuses in words.
+"""Property tests: for any input, the requests that reach SageMaker are valid or Admit refuses with a sentence.
 
 Inputs go through Admit's own code and the state machine, so what is checked is what would be sent: against botocore's
 models and the table of service rules.

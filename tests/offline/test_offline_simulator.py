@@ -1,4 +1,4 @@
-"""IAM decisions on a small stack: that each kind of policy is really consulted."""
+"""IAM decisions on a small stack: each kind of policy is evaluated."""
 
 import pytest
 from aws_models.simulator import OTHER_ACCOUNT, Policies, Request, decide

@@ -1,4 +1,4 @@
-"""The command line's tests: a deployment in memory, and a runner of whole commands."""
+"""Fixtures of the command line's tests: a deployment in memory, and a runner of whole commands."""
 
 from __future__ import annotations
 

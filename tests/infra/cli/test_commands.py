@@ -1,4 +1,4 @@
-"""Whole commands against a deployment in memory: what they say, what they send, how they exit."""
+"""Whole commands against a deployment in memory: output, requests, exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pretrain local run` over an embedded AWS in memory: the order of things, what it says at the end, and the way out by Ctrl-C."""
+"""`pretrain local run` over an embedded AWS in memory: order of steps, final output, and Ctrl-C."""
 
 from __future__ import annotations
 

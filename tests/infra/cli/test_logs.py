@@ -1,4 +1,4 @@
-"""`pretrain logs`: the lines of this run and of no other, and a stage that is waited for."""
+"""`pretrain logs`: lines of this run only, and waiting for a stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stages and legs as they stand, from history events and metrics lines; screens at 80 and 140 columns."""
+"""Stages and legs from history events and metrics lines; screens at 80 and 140 columns."""
 
 from __future__ import annotations
 

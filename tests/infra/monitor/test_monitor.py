@@ -1,4 +1,4 @@
-"""Monitor: what it publishes of a job, and what pruning leaves."""
+"""Monitor: published metrics of a job, and pruning of checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The quota check of a deployment: what CloudFormation is answered, and which deployments ask."""
+"""The quota check of a deployment: responses to CloudFormation, and which deployments contain it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs for the report's tests: made up, in the shape that Admit, the training job and the state machine write."""
+"""Synthetic runs for the report's tests, in the format that Admit, the training job and the state machine write."""
 
 from __future__ import annotations
 

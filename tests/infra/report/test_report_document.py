@@ -1,4 +1,4 @@
-"""report.json: the figures are what the run wrote, whatever part of the run is missing."""
+"""report.json: figures equal what the run wrote, and any part of the run may be missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""report.html in a real browser: drawn, complete, silent, without a network."""
+"""report.html in a real browser: charts drawn, complete, no console errors, no network requests."""
 
 from __future__ import annotations
 

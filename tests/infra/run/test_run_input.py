@@ -1,4 +1,4 @@
-"""What an execution's input and a deployment's settings become, and what is refused of them."""
+"""Parsing of an execution's input and a deployment's settings, and what is refused."""
 
 from __future__ import annotations
 

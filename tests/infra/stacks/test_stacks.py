@@ -1,4 +1,4 @@
-"""What the synthesised templates must hold: found by type and property, never by generated names."""
+"""Properties of the synthesised templates; resources are found by type and property, never by generated names."""
 
 from __future__ import annotations
 

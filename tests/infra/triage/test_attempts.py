@@ -1,4 +1,4 @@
-"""What follows an attempt that did not complete: the table, sources, money, limits."""
+"""The step after an attempt that did not complete: decision table, capacity sources, budget, limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proof without an AWS account: what CloudFormation, Step Functions, botocore and IAM would say about the synthesised stacks.
+"""Checks without an AWS account: the synthesised stacks against CloudFormation, Step Functions, botocore and IAM.
 
 template.py     synthesised templates -> values (intrinsics, cross-stack references)
 queries.py      JSONata as Step Functions evaluates it

@@ -1,4 +1,4 @@
-"""Amazon States Language in JSONata mode, run offline: scripted task results, a clock of its own, no AWS.
+"""Amazon States Language in JSONata mode, interpreted offline: scripted task results, a simulated clock, no AWS.
 
 A second reading of the state machine beside the embedded AWS's. It covers what the project's machine uses (Task,
 Choice, Pass, Wait, Map inline, Succeed, Fail; Retry, Catch, Assign, Output) and refuses the rest by name.

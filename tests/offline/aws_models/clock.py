@@ -1,4 +1,4 @@
-"""A clock of its own for the interpreter: processes that sleep and wait for each other, with no real time passing."""
+"""A simulated clock for the interpreter: processes sleep and wait for each other without real time passing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which parts of a state machine the executions used: states, Choice branches, and each error name of each Retry and Catch."""
+"""Coverage of a state machine by executions: states, Choice branches, and each error name of each Retry and Catch."""
 
 from __future__ import annotations
 

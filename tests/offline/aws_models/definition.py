@@ -1,4 +1,4 @@
-"""Rules of the state machine's text that no validator holds: ours, and the specification's."""
+"""Rules for the state machine's text that no validator checks: our own and the specification's."""
 
 from __future__ import annotations
 

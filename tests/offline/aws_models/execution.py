@@ -1,4 +1,4 @@
-"""What one interpreted execution is made of: scripted outcomes, calls, steps, its end."""
+"""One interpreted execution: scripted outcomes, calls, steps, end."""
 
 from __future__ import annotations
 

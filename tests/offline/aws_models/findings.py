@@ -1,4 +1,4 @@
-"""What checkers and rules find in a synthesis: validators of others, the security posture, secrets, limits."""
+"""Findings in a synthesis: external validators, security rules, secrets, limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls of code that no interpreter runs: the preparation job's container and the image build, tied to their source.
+"""AWS calls of code that the interpreter does not run, tied to their source: the preparation job's container and the image build.
 
 Each row is an operation that the source scan finds, with the keys it is used on; a call in the source without a row,
 and a row without a call, are both errors.

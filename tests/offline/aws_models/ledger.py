@@ -1,4 +1,4 @@
-"""Figures and tables that the proof collects on its way, for the summary and the last line of `make check-infra`."""
+"""Figures and tables collected by the checks, for the summary and the last line of `make check-infra`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Monitor and the quota check beside the machine: their own code on an account in which a run is going on and old checkpoints lie."""
+"""Monitor and the quota check beside the machine: their own code on an account with an active run and old checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seeded faults: each is one mistake that a person could make in roles, stacks, state machine or request code.
+"""Seeded faults: each is one plausible mistake in roles, stacks, state machine or request code.
 
 A mutation changes the synthesised templates, the machine's definition, or the request code; it must change something,
 and some check must notice. test_proof_mutations prints which.

@@ -1,4 +1,4 @@
-"""Requests next to the allowed ones that must be denied: other buckets, prefixes, keys, roles, services, accounts, plain HTTP."""
+"""Requests similar to allowed ones that must be denied: other buckets, prefixes, keys, roles, services, accounts, plain HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Service rules that botocore's models do not hold, in one table.
+"""Service rules that botocore's models do not contain, in one table.
 
 Each rule has an id, the operation it is about, its sentence with the source, and a check of the arguments.
 ``python`` names in the checks are the request's own (PascalCase, as Step Functions and the SageMaker API spell them).

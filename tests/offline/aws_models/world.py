@@ -1,4 +1,4 @@
-"""A small AWS in memory, behind real boto3 clients: botocore validates and serialises each call, the answer comes from here.
+"""A small AWS in memory, behind real boto3 clients: botocore validates and serialises each call, this module answers.
 
 It serves the functions' own code while the interpreter runs the machine, and keeps every call with the role that made
 it: the permission matrix is built from these calls, not from a list of wishes.
