@@ -40,7 +40,7 @@ class StoreUnavailable(JobFailure):
 
 
 class WorkerLost(JobFailure):
-    """A worker process ended without a word (memory, a kill)."""
+    """A worker process exited without a message (killed, most often for memory)."""
 
     retry = "retry"
 

@@ -155,7 +155,7 @@ class WorkerPool:
                 on_wait()
         except BrokenProcessPool:
             raise WorkerLost(
-                "a worker process ended without a word, most often because memory ran out; finished parts are kept. "
+                "a worker process exited without a message, most often because memory ran out; finished parts are kept. "
                 "If it happens again, lower data.workers_per_instance or take a larger data.instance_type"
             ) from None
 

@@ -88,7 +88,7 @@ class Saved:
 
 
 class LegCheckpoints(CheckpointManager):
-    """torchtitan's manager with leg.json, whole checkpoints only, a fallback, and no spoilt weights."""
+    """torchtitan's manager with leg.json, whole checkpoints only, a fallback to older ones, and no weights that are NaN or Inf."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(CheckpointManager.Config):
@@ -165,7 +165,7 @@ class LegCheckpoints(CheckpointManager):
             )
 
     def _save(self, curr_step: int, last_step: bool = False) -> bool:
-        """Save when due. No checkpoint is written of weights that are no numbers."""
+        """Save when due. Weights that are NaN or Inf are never written."""
         if not self._should_save(curr_step, last_step):
             return False
         return self.save_now(curr_step, blocking=last_step)
@@ -179,7 +179,7 @@ class LegCheckpoints(CheckpointManager):
         begin = time.perf_counter()
         self.maybe_wait_for_saving()
         self._settle()
-        self._refuse_spoilt_weights(step)
+        self._refuse_non_finite_weights(step)
         folder = self.root / f"step-{step}"
         if int(os.environ.get("LOCAL_RANK", "0")) == 0:
             if folder.exists():  # left by an attempt that was killed while saving it
@@ -202,14 +202,14 @@ class LegCheckpoints(CheckpointManager):
             self._whole.append(self._in_flight)
         self._in_flight = None
 
-    def _refuse_spoilt_weights(self, step: int) -> None:
-        spoilt = torch.zeros((), device=_first_device(self.states["model"].model))
+    def _refuse_non_finite_weights(self, step: int) -> None:
+        non_finite = torch.zeros((), device=_first_device(self.states["model"].model))
         for model in self.states["model"].model:
             for parameter in model.parameters():
                 local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
-                spoilt += (~torch.isfinite(local.detach()).all()).float()
-        dist.all_reduce(spoilt, op=dist.ReduceOp.MAX)
-        if spoilt.item():
+                non_finite += (~torch.isfinite(local.detach()).all()).float()
+        dist.all_reduce(non_finite, op=dist.ReduceOp.MAX)
+        if non_finite.item():
             raise diverged("a weight", float("nan"), step, "unknown")
 
     def _purge_stale_checkpoints(self) -> None:

@@ -1,9 +1,9 @@
-"""The gate between hosts, before the first step: is the fast network there, and is it fast?
+"""Fabric check before the first step: whether NCCL uses the fast network between hosts, and how fast it is.
 
     python -m torch.distributed.run ... -m training.fabric
 
-A p5 host has 3.2 Tb/s of EFA. When NCCL does not find it, it talks TCP without a word, and a run costs ten times as much.
-The gate sums a buffer over all ranks for some seconds, and reads in NCCL's own log which transport it took.
+A p5 host has 3.2 Tb/s of EFA. When NCCL does not find it, it falls back to TCP silently, and a run costs ten times as much.
+The check runs all-reduces of a buffer over all ranks for some seconds and reads the transport from NCCL's own log.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from training.failure_classes import FabricSlow
 from training.leg_job import LegJob, read_job
 from training.rank_notes import classify, leave_failure
 
-# With the ranks' and NCCL's start the gate takes about a minute. At EFA's speed 20 s are thousands of sums over every rail
-# (nccl-tests measures 20); a minute of sums would say no more, and cost eight hosts $5.60 more at every attempt.
-GATE_SECONDS = 20.0
+# With the start of ranks and NCCL the check takes about a minute. At EFA's speed 20 s are thousands of all-reduces over
+# every rail (nccl-tests measures 20); a minute would show no more, and cost eight hosts $5.60 more at every attempt.
+CHECK_SECONDS = 20.0
 BUFFER_BYTES = 256 << 20  # all-reduce is at its full bandwidth from some 100 MB on
-CHECK_EVERY = 10  # all ranks agree on the end by a flag in every tenth sum, so that none sums alone
+CHECK_EVERY = 10  # all ranks agree on the end by a flag after every tenth all-reduce, so that none waits for a peer that has ended
 
 
 _WHAT_TO_CHECK = (
@@ -36,7 +36,7 @@ _WHAT_TO_CHECK = (
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What the gate found."""
+    """Result of the fabric check."""
 
     bus_gb_per_second: float
     """Bytes x 2 (n - 1) / n over time: comparable over numbers of ranks, as in nccl-tests."""
@@ -84,7 +84,7 @@ def bus_bandwidth(bytes_per_sum: int, sums: int, ranks: int, seconds: float) -> 
     return bytes_per_sum * sums * 2 * (ranks - 1) / ranks / seconds / 1e9
 
 
-def measure(device: str, seconds: float = GATE_SECONDS, buffer_bytes: int = BUFFER_BYTES) -> float:
+def measure(device: str, seconds: float = CHECK_SECONDS, buffer_bytes: int = BUFFER_BYTES) -> float:
     """Bus bandwidth in GB/s of summing over all ranks. Collective; the process group must exist."""
     import torch
     import torch.distributed as dist
@@ -104,11 +104,11 @@ def measure(device: str, seconds: float = GATE_SECONDS, buffer_bytes: int = BUFF
 
 
 def nccl_log(job: LegJob) -> Path:
-    """Where this host's ranks let NCCL write during the gate."""
+    """Where NCCL writes the log of this host's ranks during the check."""
     return job.diagnostics / "nccl-fabric.log"
 
 
-def _gate(job: LegJob) -> None:
+def _check_fabric(job: LegJob) -> None:
     import torch
     import torch.distributed as dist
 
@@ -129,9 +129,9 @@ def _gate(job: LegJob) -> None:
 
 
 def main() -> int:
-    """One rank of the gate."""
+    """One rank of the fabric check."""
     try:
-        _gate(read_job())
+        _check_fabric(read_job())
     except BaseException as error:
         missing = without_network(str(error))
         leave_failure(FabricSlow(missing) if missing else classify(error))

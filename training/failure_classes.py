@@ -44,7 +44,7 @@ class OutOfMemory(JobFailure):
 
 
 class DeviceFault(JobFailure):
-    """A device, driver or host shows a fault: another host may do."""
+    """A fault of a device, driver or host; another host may work."""
 
     retry = "retry"
 
@@ -62,7 +62,7 @@ class CollectiveHang(JobFailure):
 
 
 class HostLost(JobFailure):
-    """A rank or host ended without a word."""
+    """A rank or host exited without a message."""
 
     retry = "retry"
 

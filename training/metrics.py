@@ -150,7 +150,7 @@ class LegMetrics(MetricsProcessor):
         """One interval: loss and norm of this step, speed and memory since the previous logged one.
 
         Raises:
-            LossDiverged: the gradient norm is no number, so the weights are spoilt.
+            LossDiverged: the gradient norm is NaN or Inf, and so are the weights.
         """
         if not math.isfinite(grad_norm):
             raise diverged("gradient norm", grad_norm, step, self.cursor)
@@ -214,7 +214,7 @@ class LegMetrics(MetricsProcessor):
 
 
 def diverged(what: str, value: float, step: int, cursor: str) -> LossDiverged:
-    """The failure that ends a run whose numbers are spoilt."""
+    """The failure that ends a run with NaN or Inf in loss, gradient or weights."""
     return LossDiverged(
         f"{what} is {value} at step {step} (data cursor: {cursor}); no checkpoint holds it. "
         "Lower training.optimizer.lr, lengthen training.schedule.warmup_steps or look at the text at that cursor, then start again"

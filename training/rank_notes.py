@@ -81,7 +81,7 @@ def cause(notes: Iterable[Note], host: str) -> JobFailure:
     notes = list(notes)
     if not notes:
         return HostLost(
-            f"the ranks on {host} ended without a word: killed (by the host's out-of-memory killer, most often) or crashed; "
+            f"the ranks on {host} exited without a message: killed (by the host's out-of-memory killer, most often) or crashed; "
             "the log's last lines and the host's memory metric tell which"
         )
     first = next((note for note in notes if note.failure not in _ECHOES), notes[0])

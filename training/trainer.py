@@ -1,4 +1,4 @@
-"""torchtitan's trainer with what a long run needs around each step: an agreed stop, a watchdog, and no spoilt numbers."""
+"""torchtitan's trainer with what a long run needs around each step: an agreed stop, a watchdog, and an end at NaN or Inf."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class LegTrainer(Trainer):
 
     Nothing here waits for the device: the stop is agreed on between hosts' CPUs, the watchdog reads a clock. Loss and norm are
     looked at where torchtitan brings them to the host anyway, at logged steps; the step before a checkpoint is always one of
-    them, so numbers that are none are noticed a logging interval late at most, and never saved.
+    them, so NaN and Inf are noticed at most one logging interval late, and never saved.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -86,7 +86,7 @@ class LegTrainer(Trainer):
 
         Raises:
             Preempted: stopped on request; a checkpoint of the last step is complete.
-            LossDiverged: the numbers are spoilt.
+            LossDiverged: loss, gradient norm or a weight is NaN or Inf.
         """
         with self._watchdog:
             super().train()
@@ -110,7 +110,7 @@ class LegTrainer(Trainer):
         """One optimiser step.
 
         Raises:
-            LossDiverged: the loss, or what follows from it, is no number.
+            LossDiverged: the loss or gradient norm is NaN or Inf.
         """
         self.metrics_processor.cursor = str(self.dataloader.state_dict())
         try:

@@ -96,7 +96,7 @@ def _serve() -> None:
         texts = [os.fdopen(reader).read() for reader in readers]
         for child in children:
             os.waitpid(child, 0)
-        answers = [json.loads(text) if text else {"error": f"rank {rank} ended without a word"} for rank, text in enumerate(texts)]
+        answers = [json.loads(text) if text else {"error": f"rank {rank} exited without a message"} for rank, text in enumerate(texts)]
         errors = [answer["error"] for answer in answers if "error" in answer]
         output.write(json.dumps({"errors": errors, "values": [answer.get("value") for answer in answers]}) + "\n")
         output.flush()

@@ -1,4 +1,4 @@
-"""The gate between hosts and the driver's compatibility library: decisions from text and numbers."""
+"""The fabric check between hosts and the driver's compatibility library: decisions from log text and numbers."""
 
 from __future__ import annotations
 

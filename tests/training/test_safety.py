@@ -1,4 +1,4 @@
-"""What ends a run early: numbers that are none, and steps that do not end."""
+"""What ends a run early: NaN or Inf, and steps that do not end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ with Watchdog(Path({folder!r}), median_steps=2.0, floor_seconds=0.2) as watchdog
 """
 
 
-def test_spoilt_weights_stop_the_run_with_step_and_cursor_and_reach_no_checkpoint(ranks: RankServer, channel: Path, tmp_path: Path) -> None:
+def test_weights_with_nan_stop_the_run_with_step_and_cursor_and_reach_no_checkpoint(
+    ranks: RankServer, channel: Path, tmp_path: Path
+) -> None:
     training = merge(
         BASE, {"steps": 12, "local_batch_size": 2, "processes_per_host": 2, "log_interval_steps": 50, "checkpoint": {"interval_steps": 4}}
     )
