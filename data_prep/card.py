@@ -1,4 +1,4 @@
-"""The data card: what the shards hold, for people (card.html) and programs (card.json)."""
+"""The data card: a description of the shards, for people (card.html) and programs (card.json)."""
 
 from __future__ import annotations
 

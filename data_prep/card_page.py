@@ -1,4 +1,4 @@
-"""card.html from the data card's content: one file, no script, nothing loaded from elsewhere."""
+"""card.html from the data card's content: one file without scripts or external resources."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Several processing instances on one data set: who leads, who lives, how long to wait.
+"""Coordination of several processing instances on one data set: leader, heartbeats, waiting.
 
-They share nothing but the destination. Every instance writes a heartbeat there; whoever waits for another one gives up when
-that one's heartbeat stands still.
+They share only the destination. Every instance writes a heartbeat there; an instance that waits for another gives up when
+that one's heartbeat stops changing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Instances:
 
 
 class Together:
-    """This instance's side of the conversation."""
+    """This instance's heartbeat, and its view of the others."""
 
     def __init__(self, instances: Instances, out: Store, say: Callable[[str], None], silence_seconds: float) -> None:
         self.instances, self._out, self._say, self._silence = instances, out, say, silence_seconds

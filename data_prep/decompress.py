@@ -27,7 +27,7 @@ def blocks(stream: BinaryIO, compression: Compression, on_read: Callable[[int], 
 
 
 class _Counted(io.RawIOBase):
-    """A stream that tells how much was read of it."""
+    """A stream that reports the number of bytes read from it."""
 
     def __init__(self, stream: BinaryIO, on_read: Callable[[int], None]) -> None:
         super().__init__()

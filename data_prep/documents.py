@@ -42,7 +42,7 @@ class Document(NamedTuple):
 
 @dataclass
 class Skipped:
-    """What was left out, and where the first few were."""
+    """Counts of skipped documents, with the places of the first few."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -247,7 +247,7 @@ class SegmentReader:
         return Document(text, utf8, position, None if identity is None else str(identity))
 
     def _loads_slowly(self, line: bytes, offset: int) -> Any:
-        """What orjson refuses and a policy may allow: bytes that are no UTF-8, escaped lone surrogates, NaN."""
+        """Parse what orjson refuses and a policy may allow: invalid UTF-8, escaped lone surrogates, NaN."""
         try:
             text = line.decode()
         except UnicodeDecodeError as error:

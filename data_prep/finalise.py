@@ -1,4 +1,4 @@
-"""The last step: packs tails into shards, holds everything against the records, writes the index."""
+"""The last step: packs tails into shards, verifies everything against the records, writes the index."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def check_stored(store: Store, splits: Iterable[Split]) -> None:
 
 
 def check_skipped(spec: DataSpec, records: Iterable[PartRecord]) -> None:
-    """Hold the skipped documents to max_skipped_share; empty ones are no loss and do not count.
+    """Check the skipped documents against max_skipped_share; empty ones do not count.
 
     Raises:
         TooMuchSkipped: how many, why, where the first few are.

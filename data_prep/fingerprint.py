@@ -1,4 +1,4 @@
-"""The data fingerprint: one name for the shards that a spec, a source and a tokenizer make. Pure.
+"""The data fingerprint: identifies the shards that result from a spec, a source and a tokenizer. Pure.
 
 Known before any job runs (Admit computes it), so that finished shards are recognised and never made
 twice. Everything that changes a byte of the shards is in it; nothing else is.

@@ -1,7 +1,7 @@
 """Hugging Face repositories at a pinned commit, streamed: their listing, and their files as a source.
 
 Plain HTTPS (``HF_ENDPOINT`` moves it, as it does for huggingface_hub): the tree API lists, ``resolve`` streams with ranges,
-and a connection that breaks goes on from where it was. The token comes from Secrets Manager when the job runs.
+and an interrupted download continues where it stopped. The token comes from Secrets Manager when the job runs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One part of the source to its pieces of shards: what a worker process does, again and again.
+"""Tokenises one part of the source into shards and tails: the task of a worker process.
 
 A piece that reaches shard_tokens is a finished shard and goes straight to its place. What is left at the end of a part is
 a tail; the finalise step packs tails of neighbouring parts into shards, so that many small objects make no more shards

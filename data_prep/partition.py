@@ -1,8 +1,8 @@
 """Cuts a source into parts: the units of work that any number of processes and instances share. Pure.
 
-The cut depends on the listing and the spec alone, never on who does the work, so the shards are the same bytes however
-many workers there are. A part is some whole small objects, a byte range of a plain JSONL file (it owns the lines that
-start inside), or a byte range of a parquet file (it owns the row groups that start inside).
+The parts depend on the listing and the spec alone, so the shards are byte for byte the same for any number of workers. A part
+is some whole small objects, a byte range of a plain JSONL file (the lines that start inside), or a byte range of a parquet file
+(the row groups that start inside).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def _load() -> tuple[TokenizerFiles, Encoder] | None:
     try:
         files = TokenizerFiles.read(Path(folder))
         encoder = FastokensEncoder(files)
-    except Exception:  # whoever needs the encoder loads it again, and says what is wrong with it
+    except Exception:  # the process that needs the encoder loads it again and reports the error
         return None
     gc.freeze()  # no collection of a worker's touches, and so copies, what was loaded here
     return files, encoder

@@ -1,4 +1,4 @@
-"""A remote object as a file: every read is one ranged request, so that a broken one repeats without a gap."""
+"""A remote object as a file: every read is one range request, which can be retried without losing bytes."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from contracts.failure import CorruptShard
 from contracts.files import INDEX_FILE
 from contracts.shard_index import Shard, ShardIndex
 
-EDGE_BYTES = 1 << 20  # the first and last MiB are hashed apart: a truncated or swapped shard shows without reading all of it
+EDGE_BYTES = 1 << 20  # the first and last MiB are hashed separately, to detect a truncated or swapped shard without reading all of it
 CHUNK_BYTES = 8 << 20
 
 Tokens = npt.NDArray[np.unsignedinteger[Any]]
@@ -100,7 +100,7 @@ CheckLevel = Literal["none", "sizes", "edges", "full"]
 
 
 def check_shard(folder: Path, shard: Shard, level: CheckLevel) -> None:
-    """Hold one shard's files to the index: sizes; then first and last MiB; then every byte.
+    """Verify one shard's files against the index: sizes; then first and last MiB; then every byte.
 
     Raises:
         CorruptShard: which file, what is wrong with it, what to do.

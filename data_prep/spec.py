@@ -1,7 +1,7 @@
 """DataSpec: what text becomes which token shards. Owned by data_prep; part of every run's input.
 
-Everything above the line ``compute settings`` enters the data fingerprint: change it and the shards
-are others. The compute settings only say on what the same shards are made.
+Everything above the line ``compute settings`` is part of the data fingerprint: a change results in other
+shards. The compute settings only choose the instances that make them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Holds a finished data set to its index, and with ``--full`` to its source.
+"""Verifies a finished data set against its index, and with ``--full`` against its source.
 
 python -m data_prep.job verify DIR                   every file, checksum, count and document border; decoded samples
 python -m data_prep.job verify DIR --full SOURCE     encodes SOURCE again with Hugging Face tokenizers and compares all ids

@@ -1,4 +1,4 @@
-"""The worker processes of one instance: one per core, one part at a time, no state that a kill could lose.
+"""The worker processes of one instance: one per core, one part at a time, without state that a kill could lose.
 
 They are forked from a server process (multiprocessing's forkserver) that has loaded the encoder: its tables, 180 MB and more
 than a second for Llama 3's vocabulary, are made once and lie in memory once, however many workers there are.

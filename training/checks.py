@@ -1,4 +1,4 @@
-"""What is looked at before anything is spent: tokens, folders, devices, memory. Each finding is one sentence with its fix."""
+"""Checks before training starts: tokens, folders, devices, memory. Each problem is one sentence with its fix."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MIN_SHM_BYTES = 1 << 30  # NCCL's intra-host transport and torch's shared tensor
 
 
 def check_job(job: LegJob) -> ShardIndex:
-    """Everything, cheapest first.
+    """Run every check, cheapest first.
 
     Raises:
-        JobFailure: the first thing that would make the job fail later.
+        JobFailure: the first problem found.
     """
     check_writable(job.work)
     index = read_index(job.tokens)

@@ -1,4 +1,4 @@
-"""A child process that ends with its parent, however that ends."""
+"""Child processes that end with their parent, even when it is killed."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def _numbered(hosts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def rendezvous_port(job_key: str) -> int:
-    """One port per job, equal on all hosts: jobs on one machine (the embedded AWS) do not meet on one port."""
+    """One port per job, equal on all hosts; jobs that share a machine (the embedded AWS) get different ports."""
     return FIRST_PORT + zlib.crc32(job_key.encode()) % PORTS
 
 

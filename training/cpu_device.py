@@ -1,4 +1,4 @@
-"""torchtitan on CPUs (gloo): everything in which a CPU differs from CUDA, in one place.
+"""torchtitan on CPUs (gloo): all differences from CUDA, in one place.
 
 torchtitan 0.3.0 asks torch for an accelerator once, at import, and takes CUDA when there is none. ``select_cpu`` sets that
 answer before the rest of torchtitan is imported. Three more things differ, all through ModelSpec: gloo cannot pre-multiply
@@ -34,7 +34,7 @@ class CpuModule:
 
     @staticmethod
     def get_device_name(device: object = None) -> str:
-        """A name that no table of accelerators knows."""
+        """A device name that is in no table of accelerators."""
         return f"CPU ({platform.machine()})"
 
     @staticmethod

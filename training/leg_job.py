@@ -1,4 +1,4 @@
-"""What one training job is asked to do: run.json, hyperparameters and resource config, read once and typed. No torch.
+"""Input of one training job: run.json, hyperparameters and resource config, read once and typed. No torch.
 
 /opt/ml/input/data/run/run.json              the resolved run
 /opt/ml/input/data/tokens/                   index.json, tokenizer files, train/, validation/

@@ -1,8 +1,8 @@
-"""How much memory a leg needs on each device, before anything is paid for. Pure Python: Admit reads it in a Lambda.
+"""Estimate of the memory that a leg needs on each device. Pure Python: Admit uses it in a Lambda function.
 
 `pretrain plan` shows it part by part. Checked against torch's FSDP memory tracker under fake tensors
-(tests/training/test_memory.py); the constants below were read off that tracker by changing one size at a time, and
-say what they are made of.
+(tests/training/test_memory.py); the constants below were derived from that tracker by changing one size at a time;
+comments name their parts.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class MetricsFile:
         return [row for row in parsed if row is not None]
 
     def drop_after(self, step: int) -> None:
-        """Forget what an earlier attempt logged after ``step``, and a last line that a kill cut off."""
+        """Drop lines that an earlier attempt logged after ``step``, and an incomplete last line."""
         if not self.path.exists():
             return
         kept = [line for line in self.path.read_text().splitlines() if (row := parse_line(line)) is not None and row["step"] <= step]
@@ -75,7 +75,7 @@ class MetricsFile:
 
 @dataclass
 class Held:
-    """Seconds since the last logged step that were no training."""
+    """Seconds since the last logged step that were not training."""
 
     checkpoint: float = 0.0
     validation: float = 0.0
@@ -88,7 +88,7 @@ class Held:
 
 @dataclass
 class Totals:
-    """What the leg's result needs of this attempt."""
+    """Totals of this attempt for the leg's result."""
 
     seconds: float = 0.0
     """Training seconds, checkpoints and validation excluded."""
@@ -222,7 +222,7 @@ def diverged(what: str, value: float, step: int, cursor: str) -> LossDiverged:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write whole or not at all, since a sync may read the file at any moment."""
+    """Write atomically, since the checkpoint sync may read the file at any moment."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     temporary.write_text(json.dumps(content, indent=1))

@@ -1,4 +1,4 @@
-"""The export's README.md: what the model is and where every part of it came from. Pure."""
+"""The export's README.md: the model's description and lineage. Pure."""
 
 from __future__ import annotations
 

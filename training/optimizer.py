@@ -1,6 +1,6 @@
-"""The optimiser and the learning rate as torchtitan's components: who is decayed, who is orthogonalised, which curve is followed.
+"""Optimiser and learning-rate schedule as torchtitan components: weight decay per parameter group, AdamW or Muon, schedule.
 
-AdamW decays matrices; norms and biases, whose size is no complexity, are left alone, and embeddings by a setting
+AdamW decays matrices; norms and biases are not decayed, and embeddings only by a setting
 (as OLMo-core and nanochat do). With ``muon``, the matrices of the transformer blocks follow torch.optim.Muon, the rest AdamW.
 """
 
@@ -26,7 +26,7 @@ BLOCK_MATRIX = r"^layers\.(?!.*(norm|\.bias$))"  # of a Llama block everything b
 
 
 class LegOptimizers(OptimizersContainer):
-    """torchtitan's optimisers with Muon, and with groups of which a pipeline stage may have none."""
+    """torchtitan's optimisers with Muon; a parameter group may be empty on a pipeline stage."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(OptimizersContainer.Config):
@@ -45,11 +45,11 @@ class LegOptimizers(OptimizersContainer):
 
 
 class LegSchedule(LRSchedulersContainer):
-    """torchtitan's scheduler with our curve, which ends where it should."""
+    """torchtitan's scheduler with the curve of training/schedule.py."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(LRSchedulersContainer.Config):
-        """The curve; torchtitan's own fields are not looked at."""
+        """The curve; torchtitan's own fields are ignored."""
 
         schedule: ScheduleSpec
 

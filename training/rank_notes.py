@@ -1,7 +1,7 @@
-"""How the ranks of a host tell the job why they ended: one JSON file each, from which the job picks the cause.
+"""Failure notes of the ranks of a host: one JSON file each, from which the job picks the cause.
 
-When one rank fails, its peers fail too, with whatever their collectives make of it. The cause is the earliest note that is
-no such echo; only echoes mean that another host went first.
+When one rank fails, its peers fail too, with errors of their collectives (echoes). The cause is the earliest note that is
+not an echo; if all are echoes, another host failed first.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _DEVICE_FAULT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """One rank's last word."""
+    """The failure that one rank recorded."""
 
     rank: int
     time: float
@@ -90,7 +90,7 @@ def cause(notes: Iterable[Note], host: str) -> JobFailure:
 
 
 def classify(error: BaseException) -> JobFailure:
-    """The class of an exception that is none of ours."""
+    """The failure class of any exception."""
     if isinstance(error, JobFailure):
         return error
     name, text = type(error).__name__, " ".join(str(error).split())

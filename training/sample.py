@@ -1,4 +1,4 @@
-"""A short text by the finished model, so that a person sees at once whether it learned anything."""
+"""A short text sample from the finished model, as a quick check by eye."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def decay_length(schedule: ScheduleSpec, total: int) -> int:
 
 
 def schedule_problems(schedule: ScheduleSpec, steps: int) -> Iterator[Problem]:
-    """A curve that ends before the training of ``steps`` steps does, or that never holds its peak. A constant rate has neither fault."""
+    """Problems of a curve that ends before step ``steps`` or never holds its peak; a constant rate has none."""
     if schedule.decay == "constant":
         return
     total, named = (steps, "the leg") if schedule.total_steps is None else (schedule.total_steps, "schedule.total_steps")

@@ -1,4 +1,4 @@
-"""Smoke test of a training image, run while it is built: imports, versions, and for CUDA the network plugin."""
+"""Smoke test of a training image, run during the image build: imports, versions, and for CUDA the network plugin."""
 
 from __future__ import annotations
 

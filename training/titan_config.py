@@ -1,4 +1,4 @@
-"""TrainingSpec -> torchtitan 0.3.0's Trainer.Config. Every choice that torchtitan leaves open is made here."""
+"""TrainingSpec -> torchtitan 0.3.0's Trainer.Config. The only place that sets torchtitan's options."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ IGNORE_INDEX = -100  # torchtitan.components.loss.IGNORE_INDEX, which a test com
 
 
 def check_channel(tokens_dir: str | Path, level: CheckLevel = "edges") -> ShardIndex:
-    """Hold every shard of both splits to the index; call it once per host before training starts.
+    """Verify every shard of both splits against the index; called once per host before training starts.
 
     Raises:
         CorruptShard: names the shard and what is wrong with it.

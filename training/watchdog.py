@@ -1,4 +1,4 @@
-"""Notices that steps have stopped, leaves the evidence, and ends the process so that the next attempt can resume.
+"""Detects that steps have stopped, records stacks and NCCL's state, and ends the process so that the next attempt can resume.
 
 A collective that waits for a lost peer never returns to Python, so the watchdog is a thread, and it ends the process itself.
 """
