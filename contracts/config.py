@@ -1,7 +1,7 @@
-"""Strict reading of typed settings: every problem at once, each with its dotted path and its fix.
+"""Strict parser of typed settings: reports all problems at once, each with its dotted path and its fix.
 
 The three ``spec.py`` modules and the CDK settings are frozen dataclasses; this module turns a JSON
-value into one, or into a :class:`SpecError` that lists everything wrong with it. It uses the standard
+value into one, or raises a :class:`SpecError` that lists every problem. It uses the standard
 library only, because the same code runs in a Lambda zip without compiled wheels, in both images, and
 in the CDK app. (cattrs reports paths too, but neither suggestions nor a JSON Schema, and would have to
 be packed into all four places.)

@@ -1,9 +1,9 @@
-"""How a job says why it stopped: one classed sentence, in the file that SageMaker reads.
+"""Failure sentences: one classed sentence for the reason a job stopped, in the file that SageMaker reads.
 
 ``CorruptShard (stop): shard train/part-00003.tokens has 10 bytes fewer than index.json says; ...``
 
-The class names what went wrong, the word in brackets what a retry can do: ``retry`` (the same job may
-succeed: another host, another minute) or ``stop`` (the same input fails again). `triage` reads both;
+The class names the failure, the word in brackets whether a retry can help: ``retry`` (the same job may
+succeed on another host or later) or ``stop`` (the same input fails again). `triage` reads both;
 explanation, notification and command line show the sentence verbatim.
 """
 
@@ -23,7 +23,7 @@ _SENTENCE = re.compile(r"(?P<name>[A-Z][A-Za-z0-9]+) \((?P<retry>retry|stop)\): 
 
 
 class JobFailure(Exception):
-    """A failure that a person can read. Subclasses are the failure classes; ``retry`` says if trying again can help."""
+    """Base class of the failure classes. ``sentence`` is written for people; ``retry`` says whether a retry can help."""
 
     retry: ClassVar[Retry] = "stop"
 
@@ -32,12 +32,12 @@ class JobFailure(Exception):
         super().__init__(f"{type(self).__name__} ({self.retry}): {self.sentence}")
 
     def __reduce__(self) -> tuple[type[JobFailure], tuple[str]]:
-        """Travels between processes as its sentence."""
+        """Pickle as the class and its sentence."""
         return type(self), (self.sentence,)
 
 
 class BadInput(JobFailure):
-    """The run's settings or files cannot work as they are."""
+    """The run's settings or files cannot work."""
 
 
 class CorruptShard(JobFailure):
@@ -45,7 +45,7 @@ class CorruptShard(JobFailure):
 
 
 class Unexpected(JobFailure):
-    """Anything that no class covers: a defect of ours. Retried, since hardware shows itself this way too."""
+    """A failure that no other class covers: a defect. Retried, since failing hardware can cause it too."""
 
     retry = "retry"
 
@@ -65,7 +65,7 @@ def base_dir() -> Path:
 
 
 def write_failure(failure: JobFailure) -> None:
-    """Leave the sentence where SageMaker reads it: ``output/failure`` (training) and ``output/message`` (processing)."""
+    """Write the sentence where SageMaker reads it: ``output/failure`` (training) and ``output/message`` (processing)."""
     folder = base_dir() / "output"
     folder.mkdir(parents=True, exist_ok=True)
     text = str(failure).encode()[:MAX_FAILURE_BYTES].decode(errors="ignore")

@@ -1,4 +1,4 @@
-"""Settings: what one deployment is, read once by app.py from cdk.json. Run-time choices belong to RunSpec instead."""
+"""Deploy-time settings, read once by app.py from cdk.json. Run-time settings belong to RunSpec (infra/run/run_spec.py)."""
 
 from __future__ import annotations
 

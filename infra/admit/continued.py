@@ -1,4 +1,4 @@
-"""A run that is executed again: what it was before, and what this execution adds.
+"""A run that is executed again: its earlier execution, and what this one adds.
 
 Executing a run again goes on from its checkpoints, so its tokens and its model must be what they were. With
 ``schedule.resume=latest`` the last step also moves: by ``training.steps`` once the earlier target was reached.
@@ -22,7 +22,7 @@ from training.spec import total_steps
 
 @dataclass(frozen=True)
 class Continued:
-    """The run as this execution will carry it on."""
+    """The run as this execution continues it."""
 
     spec: RunSpec
     run_id: str

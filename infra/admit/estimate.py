@@ -1,4 +1,4 @@
-"""What a run should take and cost, before anything is paid for. Pure."""
+"""Estimate of a run's duration and cost. Pure."""
 
 from __future__ import annotations
 

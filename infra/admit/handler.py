@@ -1,4 +1,4 @@
-"""Admit: everything that can be refused is refused here, before anything is paid for (infra/admit/admission.py).
+"""Admit: refuses what cannot work before anything is paid for (infra/admit/admission.py).
 
 Event: {"input": <the execution's input>, "execution": {"arn", "name", "started"}}; returns the plan.
 """

@@ -21,7 +21,7 @@ SHARD_BYTES_PER_SOURCE_BYTE = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Planner:
-    """What every request of one execution shares."""
+    """Builds the requests of one execution from their shared values."""
 
     spec: RunSpec
     layout: RunLayout

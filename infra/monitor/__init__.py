@@ -1,1 +1,1 @@
-"""Monitor: looks at active training jobs on a schedule and publishes what alarms and dashboard need."""
+"""Monitor: publishes metrics of active training jobs on a schedule, for alarms and dashboard."""

@@ -1,4 +1,4 @@
-"""Monitor: looks at every active training job of the deployment and publishes what alarms and dashboard need.
+"""Monitor: reads every active training job of the deployment and publishes metrics for alarms and dashboard.
 
 It reads what exists anyway (job descriptions, run.json, the metrics file, the checkpoint folder) and changes nothing.
 """
@@ -51,7 +51,7 @@ class Clients:
 
 @dataclass(frozen=True, kw_only=True)
 class Beat:
-    """Where and when the monitor looks."""
+    """Deployment and time of one invocation of the monitor."""
 
     bucket: str
     deployment: str
@@ -78,7 +78,7 @@ def check_quotas(schedules: list[Json], default_recipe: str, beat: Beat, clients
     for schedule in schedules:
         spec = resolve(schedule["input"], default_recipe=default_recipe)
         quotas = quota_statuses(quota_requests(spec, prepared=False), clients.quotas, clients.sagemaker)
-        # A daily check asks whether the account may run it at all, not whether something runs at this minute.
+        # The daily check compares with the whole quota: instances in use at the moment do not matter for a later run.
         short = [quota for quota in quotas if not quota.possible]
         rows[schedule["name"]] = [quota.row(region) for quota in quotas]
         if schedule["watched"]:

@@ -1,4 +1,4 @@
-"""Monitor: every five minutes it looks at active jobs, once a day at quotas and old checkpoints.
+"""Monitor: active jobs every five minutes, quotas and old checkpoints once a day.
 
 Event: EventBridge's own, or {"check": "daily"}.
 """

@@ -1,4 +1,4 @@
-"""Old checkpoints are deleted by age, the newest whole one of each leg excepted: what a leg could resume from stays.
+"""Deletes old checkpoints by age, except the newest complete one of each leg, from which it could resume.
 
 S3's own lifecycle rules go by prefix, and checkpoints lie between a run's other files, so the monitor does this once a day.
 """

@@ -1,6 +1,6 @@
-"""The quota check of a deployment: CloudFormation asks through a custom resource, the answer fails the stack or lets it go on.
+"""The quota check of a deployment: a custom resource whose response fails the stack when a quota is missing.
 
-The event and the answer are CloudFormation's (custom resource request and response objects); the resource keeps nothing,
+Event and response are CloudFormation's custom resource objects; the resource has no state,
 so deleting it always succeeds and its physical id never changes. A rollback always succeeds too: CloudFormation rolls an
 update back by another one with the old properties, and a refusal there would leave the stack stuck.
 """
@@ -38,7 +38,7 @@ class Clients:
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """A quota request and whose it is."""
+    """A quota request and what needs it."""
 
     who: str
     """The default recipe, or a schedule by its name."""
@@ -66,12 +66,12 @@ def missing(demands: list[Demand], clients: Clients, region: str) -> list[str]:
 
 
 def rolls_back(stack_id: str, cloudformation: Any) -> bool:
-    """Whether the stack is on its way back to what it was."""
+    """Whether the stack is being rolled back."""
     return "ROLLBACK" in str(cloudformation.describe_stacks(StackName=stack_id)["Stacks"][0]["StackStatus"])
 
 
 def reason(event: Json, clients: Clients, region: str) -> str | None:
-    """Why the deployment must fail; None lets it go on. An error while looking is a reason too: silence would be an hour's wait."""
+    """Why the deployment must fail; None lets it go on. An error of the check is a reason too: without a response CloudFormation would wait for an hour."""
     if event["RequestType"] == "Delete":
         return None
     try:
@@ -80,7 +80,7 @@ def reason(event: Json, clients: Clients, region: str) -> str | None:
         demands = [Demand.from_value(value) for value in json.loads(event["ResourceProperties"]["Demands"])]
         found = missing(demands, clients, region)
     except Exception as error:
-        return f"the quotas could not be looked at: {type(error).__name__}: {error}"
+        return f"the quotas could not be read: {type(error).__name__}: {error}"
     return f"{'; '.join(found)} (setting refuse_missing_quotas)" if found else None
 
 

@@ -15,7 +15,7 @@ _LOST_RACE = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
 class RunIsActive(Exception):
-    """Another execution owns the run and is still going."""
+    """Another execution owns the run and is still running."""
 
     def __init__(self, run_id: str, owner: str) -> None:
         self.owner = owner
@@ -29,7 +29,7 @@ def acquire(s3: Any, states: Any, bucket: str, layout: RunLayout, execution_arn:
         RunIsActive: another execution owns it and has not ended.
     """
     body = json.dumps({"execution_arn": execution_arn}).encode()
-    for _ in range(3):  # each round is lost only to another execution that moved in between
+    for _ in range(3):  # a round fails only when another execution changed the lock in between
         try:
             s3.put_object(Bucket=bucket, Key=layout.lock, Body=body, IfNoneMatch="*", ContentType="application/json")
             return
@@ -55,4 +55,4 @@ def _is_running(states: Any, execution_arn: str) -> bool:
     try:
         return str(states.describe_execution(executionArn=execution_arn)["status"]) in ("RUNNING", "PENDING_REDRIVE")
     except states.exceptions.ExecutionDoesNotExist:
-        return False  # executions are forgotten 90 days after they end
+        return False  # Step Functions deletes executions 90 days after they end

@@ -1,4 +1,4 @@
-"""RunSpec: the input of one execution, filled from a recipe and checked whole. Pure Python.
+"""RunSpec: the input of one execution, merged with a recipe and validated. Pure Python.
 
 {}                                                          the default recipe
 {"recipe": "llama3_8b", "training": {"steps": 2000}}        one value changed
@@ -60,7 +60,7 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """One execution, resolved: nothing left to default."""
+    """One execution, fully resolved, without open defaults."""
 
     run_id: Annotated[str, RUN_ID] | None = None
     """Name of the run and its S3 folder; null takes the schedule's name and minute, else the execution's name."""
@@ -92,7 +92,7 @@ class _RawLeg:
 
 @dataclass(frozen=True, kw_only=True)
 class RunInput:
-    """What a person, a schedule or a program types; everything is optional."""
+    """An execution's input as written by a person, schedule or program; everything is optional."""
 
     run_id: Annotated[str, RUN_ID] | None = None
     """Name of the run and its S3 folder; null takes the schedule's name and minute, else the execution's name."""

@@ -1,1 +1,1 @@
-"""Facts about SageMaker: instance types, prices, quotas."""
+"""Facts about SageMaker: instance types, prices, quotas. Nothing here depends on a run."""

@@ -1,1 +1,1 @@
-"""Triage and Explain: what a failed attempt means, and what is done next."""
+"""Triage and Explain: the class of a failed attempt, the next step, and the explanation."""

@@ -1,7 +1,7 @@
-"""Attempts of one leg, and what follows one that did not complete. Pure: the state machine carries these values.
+"""Attempts of one leg, and the step after one that did not complete. Pure: the state machine carries these values.
 
 An attempt has a job name of its own and shares the checkpoint prefix with the others, so each resumes.
-Only attempts that had instances count against ``max_attempts`` and the budget; asking for capacity is free.
+Only attempts that had instances count against ``max_attempts`` and the budget; a request for capacity is free.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from contracts.config import Bounds, Json, parse, to_json
 from infra.triage.decisions import Verdict, wait_seconds
 
-MIN_USEFUL_SECONDS = 600  # start, compile and a checkpoint take minutes: a shorter attempt would only cost money
+MIN_USEFUL_SECONDS = 600  # start, compilation and a checkpoint take minutes: a shorter attempt would make no progress
 MAX_REQUESTS = 80  # Step Functions keeps 25,000 events of an execution; a request is about 16, and there are up to 16 legs
 HISTORY = 16  # records of about 600 bytes: 16 legs keep within a state's 256 KiB
 
@@ -117,7 +117,7 @@ def decide(limits: Limits, sources: tuple[Source, ...], attempt: Attempt, verdic
         return Decision(again=False, attempt=done, name=verdict.name, sentence=sentence, retry="retry")
     if verdict.action == "resume" and had_instances:
         return _resume(limits, sources, following, done, verdict)
-    # What never had instances is not an attempt: it is asked for again after a pause, like missing capacity.
+    # A job that never had instances does not count: it is requested again after a pause, like missing capacity.
     return _elsewhere(limits, sources, following, done, verdict, jitter)
 
 

@@ -1,4 +1,4 @@
-"""What happens after a job that did not complete: one table, from the evidence to the next step. Pure.
+"""Decision table for a job that did not complete: from the evidence to the next step. Pure.
 
 docs/runbook.md shows the same table (a test compares them). Order matters: the first row that matches decides.
 """
@@ -67,7 +67,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The row's answer for one attempt."""
+    """Class, next step and sentence for one attempt."""
 
     name: str
     action: Action
@@ -155,7 +155,7 @@ def _detail(evidence: Evidence, own: ReadFailure | None) -> str:
 def wait_seconds(tries: int, *, jitter: float) -> int:
     """Pause in seconds before try ``tries`` (1, 2, ...) of one capacity source: 60 doubled up to 900, between half and full of it.
 
-    ``jitter`` in [0, 1] keeps several runs of one account from asking in step; the ceiling keeps the wait for freed
+    ``jitter`` in [0, 1] keeps several runs of one account from retrying at the same moment; the ceiling keeps the wait for freed
     instances short against an hour's training.
     """
     full = min(60 << (tries - 1), 900)

@@ -92,7 +92,7 @@ def explain(event: Json, clients: Clients) -> Json:
 
 
 def _legs(legs: list[Json]) -> Json:
-    """The first failed leg's explanation, naming the leg, and how the others fared."""
+    """The first failed leg's explanation, with the leg's name and the outcome of the others."""
     failed = [leg for leg in legs if leg.get("explanation")]
     first = dict(failed[0]["explanation"])
     if len(legs) > 1:

@@ -1,4 +1,4 @@
-"""Triage and Explain: what a failed attempt means, whether to try again, and the one sentence for people.
+"""Triage and Explain: the class of a failed attempt, whether to retry, and the sentence for people.
 
 Two kinds of event (pipeline.asl.yaml):
 

@@ -1,4 +1,4 @@
-"""Triage: one ended attempt -> the next one, or the explanation why there is none."""
+"""Triage: an ended attempt -> the next attempt, or the explanation why there is none."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def triage(event: Json, clients: Clients, *, jitter: float) -> Json:
     job = _describe(clients, kind, job_name)
     limits = parse(Limits, leg["limits"], "limits")
     sources = tuple(parse(Source, source, "sources") for source in leg["sources"])
-    if job.get(f"{kind}JobStatus") == "Completed":  # the task failed although the job did not: take what is there
+    if job.get(f"{kind}JobStatus") == "Completed":  # the task failed although the job completed: use the job's result
         record = _record(job, kind)
         return {"again": False, "completed": True, "job": record, "attempt": event["attempt"], "says": "the job had completed"}
     verdict = judge(_evidence(job, kind, error))
@@ -71,12 +71,12 @@ def _evidence(job: Json, kind: str, error: Json) -> Evidence:
     started, ended = job.get(f"{kind}StartTime"), job.get(f"{kind}EndTime") or job.get("LastModifiedTime")
     waited_out = False
     if waiting and not started and job.get("CreationTime") and ended:
-        # SageMaker names no secondary status for a used-up MaxPendingTimeInSeconds; the clock tells it from a stop by hand.
+        # SageMaker has no secondary status for an expired MaxPendingTimeInSeconds; the elapsed time distinguishes it from a stop by hand.
         waited_out = (_time(ended) - _time(job["CreationTime"])).total_seconds() >= 0.95 * waiting
     secondary = job.get("SecondaryStatus", "")
     if kind == "Processing" and job.get("ProcessingJobStatus") == "Stopped" and started and ended:
         limit = job.get("StoppingCondition", {}).get("MaxRuntimeInSeconds", 0)
-        # Processing jobs have no secondary status: the clock tells a time limit from a stop by hand.
+        # Processing jobs have no secondary status: the elapsed time distinguishes a time limit from a stop by hand.
         if limit and (_time(ended) - _time(started)).total_seconds() >= 0.95 * limit:
             secondary = "MaxRuntimeExceeded"
     return Evidence(

@@ -80,7 +80,7 @@ def test_an_error_while_looking_is_answered_too() -> None:
     clients = Clients(quotas=SimpleNamespace(get_paginator=denied), sagemaker=Jobs(), cloudformation=None)
     given = answer(asked, reason(asked, clients, "us-west-2"))
     assert given["Status"] == "FAILED"
-    assert given["Reason"] == "the quotas could not be looked at: PermissionError: AccessDenied: servicequotas:ListServiceQuotas"
+    assert given["Reason"] == "the quotas could not be read: PermissionError: AccessDenied: servicequotas:ListServiceQuotas"
 
 
 def test_an_answer_fits_what_cloudformation_takes() -> None:
