@@ -71,7 +71,7 @@ def rolls_back(stack_id: str, cloudformation: Any) -> bool:
 
 
 def reason(event: Json, clients: Clients, region: str) -> str | None:
-    """Why the deployment must fail; None lets it go on. An error of the check is a reason too: without a response CloudFormation would wait for an hour."""
+    """Why the deployment must fail, or None. An error of the check is a reason too: without a response CloudFormation waits for an hour."""
     if event["RequestType"] == "Delete":
         return None
     try:
