@@ -162,6 +162,10 @@ faults: env ## Inject every fault and bad input on a separate embedded AWS, and 
 bench-data: .venv-bench/.done ## Benchmark text to token shards against datatrove, datasets, litdata and MDSWriter
 	@mkdir -p .cache/bench && PYTHONPATH=. $(BIN)/python tests/bench/data.py
 
+.PHONY: bench-prepare-resume
+bench-prepare-resume: .venv/.dev ## Kill preparations with SIGKILL, change their input, and compare with runs from nothing (TRIALS=200)
+	@PYTHONPATH=. $(BIN)/python tests/bench/prepare_resume.py --trials $(or $(TRIALS),200)
+
 bench-loader: .venv-bench/.done ## Benchmark the token loader against litdata, MDS and torchtitan's own
 	@mkdir -p .cache/bench && PYTHONPATH=. .venv-bench/bin/python tests/bench/loader.py
 

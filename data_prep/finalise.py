@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from contracts.failure import CorruptShard
-from contracts.shard_index import SPLITS, Shard, Split, TokenizerFacts, dtype_for
+from contracts.shard_index import SPLITS, PartFacts, PieceFacts, Shard, SourceRange, Split, TokenizerFacts, dtype_for
 from data_prep.failure_classes import TooMuchSkipped
 from data_prep.fingerprint import SourceObject
 from data_prep.part import PartRecord
@@ -45,24 +46,48 @@ def pack(packing: Packing, store: Store, folder: Path, itemsize: int) -> Shard:
         try:
             for tail in packing.tails:
                 writer.mark(_read_ends(store, tail))
+                digest = xxhash.xxh3_128()
                 with store.open(SourceObject(tail.name, tail.bytes, "")) as file:
                     while chunk := file.read(CHUNK_BYTES):
+                        digest.update(chunk)
                         writer.append(chunk, len(chunk) // itemsize)
+                if digest.hexdigest() != tail.checksum:
+                    raise _damaged(tail.name)
             shard = writer.close(packing.name)
         except BaseException:
             writer.abandon()
             raise
-    if shard.tokens != sum(tail.tokens for tail in packing.tails):
-        raise CorruptShard(
-            f"the tails of {packing.name} hold {shard.tokens} tokens, their records say otherwise; delete the folder and run again"
-        )
     for path, name in ((writer.ends_path, shard.ends_name), (writer.tokens_path, shard.name)):
         store.put(path, name)
     return shard
 
 
 def _read_ends(store: Store, shard: Shard) -> Ends:
-    return np.frombuffer(store.read(shard.ends_name), "<u8").astype(np.uint64)
+    content = store.read(shard.ends_name)
+    if xxhash.xxh3_128_hexdigest(content) != shard.ends_checksum:
+        raise _damaged(shard.ends_name)
+    return np.frombuffer(content, "<u8").astype(np.uint64)
+
+
+def _damaged(name: str) -> CorruptShard:
+    return CorruptShard(
+        f"{name} is not what its part's record says: damaged or replaced while the job was away; delete .work/ and run again"
+    )
+
+
+def part_facts(sources: Sequence[tuple[SourceRange, ...]], records: Sequence[PartRecord], groups: Iterable[Packing]) -> Iterator[PartFacts]:
+    """What parts.json says of each part: its source bytes, and which tokens of which shard it made of them."""
+    packed_in = {tail.name: group.name for group in groups for tail in group.tails}
+    for source, record in zip(sources, records, strict=True):
+        pieces = (piece.shard for split in SPLITS for piece in record.pieces(split))
+        yield PartFacts(
+            part=record.part,
+            made_of=record.made_of,
+            source=source,
+            pieces=tuple(
+                PieceFacts(shard=packed_in.get(s.name, s.name), tokens=s.tokens, documents=s.documents, checksum=s.checksum) for s in pieces
+            ),
+        )
 
 
 def full_shards(split: str, records: Iterable[PartRecord]) -> list[Shard]:

@@ -48,6 +48,11 @@ def verdict_key(files: TokenizerFiles) -> str:
     return f"{files.sha256[:32]}-{names}-gate-{GATE_VERSION}.json"
 
 
+def verdict_proof(files: TokenizerFiles) -> dict[str, Any]:
+    """What a stored verdict must name to be believed."""
+    return {"tokenizer_sha256": files.sha256, "versions": versions(), "gate": GATE_VERSION}
+
+
 def decide(files: TokenizerFiles, forced: bool, text_bytes: int, gates: Store, run: Callable[[Iterable[Any]], Iterator[Any]]) -> Verdict:
     """The encoder for a job.
 
@@ -60,19 +65,20 @@ def decide(files: TokenizerFiles, forced: bool, text_bytes: int, gates: Store, r
     """
     if forced:
         return Verdict(encoder="huggingface", reason='data.encoder is "huggingface"')
-    key = verdict_key(files)
+    key, proof = verdict_key(files), verdict_proof(files)
     try:
         kept = json.loads(gates.read(key))
-        return Verdict(encoder="fastokens" if kept["equal"] else "huggingface", reason=str(kept["reason"]))
-    except (FileNotFoundError, ValueError, KeyError):
-        pass
+        if {name: kept[name] for name in proof} == proof and type(kept["equal"]) is bool:
+            return Verdict(encoder="fastokens" if kept["equal"] else "huggingface", reason=str(kept["reason"]))
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        pass  # none, or none that proves what it is about: decided again
     if text_bytes < PAYS_FROM_TEXT_BYTES:
         reason = f"no verdict on fastokens yet, and {text_bytes >> 20} MiB of text are encoded before one is reached"
         return Verdict(encoder="huggingface", reason=reason)
     difference = next((found for found in run(chunks()) if found is not None), None)
     named = " ".join(f"{name} {version}" for name, version in versions().items())
     reason = f"equal on every code point and all adversarial strings ({named})" if difference is None else f"{difference} ({named})"
-    gates.write(key, json.dumps({"equal": difference is None, "reason": reason, "versions": versions()}, indent=1).encode())
+    gates.write(key, json.dumps({"equal": difference is None, "reason": reason, **proof}, indent=1).encode())
     return Verdict(encoder="fastokens" if difference is None else "huggingface", reason=reason)
 
 

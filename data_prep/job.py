@@ -25,9 +25,9 @@ from contracts.failure import BadInput, JobFailure, Unexpected, base_dir, write_
 from contracts.shard_index import ShardIndex
 from data_prep.coordination import Instances
 from data_prep.failure_classes import Interrupted, SourceChanged
-from data_prep.fingerprint import SourceListing
 from data_prep.prepare import Job, prepare
 from data_prep.source_access import identified, open_source
+from data_prep.sources import Identified
 from data_prep.spec import DataSpec
 from data_prep.store import LocalStore, open_store, s3_client
 from data_prep.verify import main as verify
@@ -82,13 +82,14 @@ def _in_container() -> int:
         raise BadInput(f"{path} does not read as a run ({type(error).__name__}: {error}); Admit writes it") from None
     spec = parse(DataSpec, data, "data")
     client = s3_client()
-    listing, found = identified(spec, client)
-    if found != admitted:
+    found = identified(spec, client)
+    if found.fingerprint != admitted:
         raise SourceChanged(
-            f"{spec.source} or the tokenizer changed since the run was admitted (fingerprint {found}, admitted {admitted}); start a new run"
+            f"{spec.source} or the tokenizer changed since the run was admitted "
+            f"(fingerprint {found.fingerprint}, admitted {admitted}); start a new run"
         )
     gates = uri.rstrip("/").rpartition("/")[0] + "/" + GATES
-    _run(spec, listing, found, out_uri=uri, gates_uri=gates, instances=_instances(), client=client)
+    _run(spec, found, out_uri=uri, gates_uri=gates, instances=_instances(), client=client)
     return 0
 
 
@@ -109,8 +110,7 @@ def _by_hand(arguments: Sequence[str]) -> int:
     options = _options(arguments)
     spec = parse(DataSpec, _spec_json(options), "data")
     client = s3_client() if _needs_s3(spec, options.out) else None
-    listing, found = identified(spec, client)
-    index = _run(spec, listing, found, out_uri=options.out, gates_uri=options.gates, instances=Instances(), client=client)
+    index = _run(spec, identified(spec, client), out_uri=options.out, gates_uri=options.gates, instances=Instances(), client=client)
     if index is not None:
         print(summary(index, options.out))
     return 0
@@ -175,16 +175,15 @@ def summary(index: ShardIndex, out: str) -> str:
 # -- both ------------------------------------------------------------------------------------------
 
 
-def _run(
-    spec: DataSpec, listing: SourceListing, name: str, *, out_uri: str, gates_uri: str, instances: Instances, client: Any
-) -> ShardIndex | None:
+def _run(spec: DataSpec, found: Identified, *, out_uri: str, gates_uri: str, instances: Instances, client: Any) -> ShardIndex | None:
     out = open_store(out_uri, client)
     parent = out.root / ".work" if isinstance(out, LocalStore) else None  # same file system: a finished part is a rename
     if parent is not None:
         parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="scratch-", dir=parent, ignore_cleanup_errors=True) as scratch:
         job = Job(
-            spec=spec, listing=listing, fingerprint=name, source=open_source(listing.uri, client), out=out,
+            spec=spec, listing=found.listing, fingerprint=found.fingerprint, tokenizer_reference=found.tokenizer_reference,
+            source=open_source(found.listing.uri, client), out=out,
             gates=open_store(gates_uri, client), scratch=Path(scratch),
             workers=spec.workers_per_instance or _cores(), instances=instances, say=_say, s3_client=client,
         )  # fmt: skip

@@ -27,6 +27,7 @@ from data_prep.store import Source, Store, disk_errors
 
 WORK_PREFIX = ".work/"
 PIECES_PREFIX = WORK_PREFIX + "pieces/"
+PARTS_PREFIX = WORK_PREFIX + "parts/"
 BATCH_BYTES = 2 << 20  # text encoded at once: large enough to hide the call, small enough to stay in the cache
 BATCH_DOCUMENTS = 16_384
 SAMPLES_PER_PART = 4  # compared with the reference whatever the rate
@@ -83,6 +84,8 @@ class PartRecord:
     """Documents by length: key k counts those of 2^k to 2^(k+1) - 1 tokens."""
     excerpts: tuple[dict[str, Any], ...]
     """A few documents for the data card, chosen by hash."""
+    made_of: str = ""
+    """Its origin, which a later run must arrive at as well to use it."""
     compared: int = 0
     """Documents compared with the reference encoder."""
 
@@ -147,6 +150,7 @@ class _PartRun:
                     self._sample(document, rank, reader)
                 if split.bytes_waiting >= BATCH_BYTES or len(split.texts) >= BATCH_DOCUMENTS:
                     split.encode()
+            self.context.source.require_unchanged(segment.item)
             self.context.progress(size - self._counted, 0, 0)  # what a range or parquet read more or less
         for split in self.splits.values():
             split.finish()

@@ -2,11 +2,13 @@
 
 What is kept in the destination while the job works, and what makes it restartable on an empty disk:
 
-    tokenizer.json ...            fetched or trained once
-    .work/manifest.json           the plan's hash, tokenizer and encoder that all instances use
+    .work/tokenizer/...           fetched or trained once
+    .work/manifest.json           settings, source, tokenizer and encoder that all instances use
     .work/pieces/...              tails of parts
     .work/parts/part-00012.json   written after the part's files: the part is done
+    .work/aside-1/...             what an earlier run left that was made of something else
     train/, validation/           finished shards
+    tokenizer.json ..., parts.json, card.html
     index.json                    last; then .work/ is removed
 """
 
@@ -14,34 +16,46 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from contracts.config import SpecError, parse, to_json
 from contracts.failure import BadInput, JobFailure
-from contracts.files import INDEX_FILE
+from contracts.files import INDEX_FILE, PARTS_FILE
 from contracts.shard_index import FORMAT_VERSION, SPLITS, ShardIndex, Splits, TokenizerFacts, dtype_for, index_bytes, parse_index
 from data_prep.card import make_card
 from data_prep.coordination import SILENCE_SECONDS, Instances, Together
 from data_prep.encode import EncoderName
-from data_prep.failure_classes import InstanceLost
-from data_prep.finalise import check_skipped, check_stored, gather, left_out, packings, unigram_entropy
+from data_prep.failure_classes import InstanceLost, SourceChanged
+from data_prep.finalise import check_skipped, check_stored, gather, left_out, packings, part_facts, unigram_entropy
 from data_prep.fingerprint import SourceListing
 from data_prep.gate import SampleCheck, Verdict, decide
-from data_prep.part import WORK_PREFIX, PartRecord
+from data_prep.origin import (
+    MANIFEST,
+    TOKENIZER_PREFIX,
+    Manifest,
+    difference,
+    kept_tokenizer,
+    manifest_for,
+    origin,
+    parts_bytes,
+    ranges_of,
+    read_manifest,
+    require_own,
+    same_run,
+    set_aside,
+)
+from data_prep.part import PARTS_PREFIX, PIECES_PREFIX, WORK_PREFIX, PartRecord
 from data_prep.partition import Part, expected_text, make_plan, share
 from data_prep.progress import Counts, Progress
-from data_prep.sources import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
-from data_prep.spec import DataSpec, fingerprinted
+from data_prep.sources import tokenizer_reference
+from data_prep.spec import DataSpec
 from data_prep.store import Source, Store
 from data_prep.tokenizer import TokenizerFiles, facts
 from data_prep.tokenizer_source import obtain
 from data_prep.workers import Setup, WorkerPool, memory_bound_mib, start_server
-
-MANIFEST = WORK_PREFIX + "manifest.json"
-PARTS_PREFIX = WORK_PREFIX + "parts/"
 
 Records = dict[int, PartRecord]
 
@@ -64,18 +78,8 @@ class Job:
     say: Callable[[str], None] = print
     s3_client: Any = None
     silence_seconds: float = SILENCE_SECONDS
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What all instances agree on before the first part."""
-
-    fingerprint: str
-    plan: str
-    parts: int
-    tokenizer: TokenizerFacts
-    encoder: EncoderName
-    encoder_reason: str
+    tokenizer_reference: str | None = None
+    """What pinned the tokenizer when the fingerprint was computed; None does not ask."""
 
 
 def prepare(job: Job) -> ShardIndex | None:
@@ -117,6 +121,7 @@ def _finished(job: Job) -> ShardIndex | None:
         return None
     if finished.fingerprint != job.fingerprint:
         raise BadInput(f"{job.out.uri} holds the data set {finished.fingerprint}, this is {job.fingerprint}; choose another folder")
+    check_stored(job.out, [finished.splits[name] for name in SPLITS])
     job.say(f"{job.out.uri} is complete already; nothing to do")
     if job.instances.leads:
         job.out.delete(WORK_PREFIX)
@@ -126,41 +131,79 @@ def _finished(job: Job) -> ShardIndex | None:
 def _prepare(job: Job) -> ShardIndex | None:
     together = Together(job.instances, job.out, job.say, job.silence_seconds)
     plan = make_plan(job.spec, job.listing)
-    records = _kept_records(job.out, plan)
+    files, manifest = (_begin if job.instances.leads else _join)(job, plan, together)
+    origins = _origins(plan, manifest)
+    records = _kept_records(job, origins)
     if records:
         job.say(f"{len(records)} of {len(plan)} parts are finished already; going on with the others")
-    if not job.instances.leads:
-        together.wait(lambda: job.out.exists(MANIFEST) or job.out.exists(INDEX_FILE), "the first instance's manifest", (0,))
-    files = _tokenizer(job, plan)
-    start_server(_local_tokenizer(job, files))
-    manifest = _agree(job, plan, files, together)
     bound = memory_bound_mib(job.spec, files)
     job.say(f"{len(plan)} parts; a worker holds at most {bound} MiB (data.max_line_bytes and data.max_document_bytes bound it)")
     with WorkerPool(_setup(job, manifest.tokenizer, manifest.encoder), job.workers, len(plan)) as pool:
-        _run_parts(job, plan, pool, SampleCheck(files, manifest.encoder), records, together)
+        _run_parts(job, plan, pool, SampleCheck(files, manifest.encoder), records, manifest, together)
         if not job.instances.leads:
             return None
         if len(records) < len(plan):
-            records = _others_records(job, plan, together)
-        return _finish(job, [records[part.number] for part in plan], pool, manifest, together)
+            records = _others_records(job, origins, together)
+        return _finish(job, plan, [records[part.number] for part in plan], pool, manifest, files, together)
 
 
 # -- before the parts ------------------------------------------------------------------------------
 
 
-def _tokenizer(job: Job, plan: Sequence[Part]) -> TokenizerFiles:
-    """The tokenizer's files, kept in the destination so that a restart and the other instances use the same ones."""
-    try:
-        tokenizer = job.out.read(TOKENIZER_FILE)
-    except FileNotFoundError:
-        files = obtain(job.spec, job.source, plan, job.s3_client, job.say)
-        for name, content in sorted(files.named(), reverse=True):  # tokenizer.json, by which the pair is recognised, last
-            job.out.write(name, content)
-        return files
-    try:
-        return TokenizerFiles(tokenizer, job.out.read(TOKENIZER_CONFIG_FILE))
-    except FileNotFoundError:
-        return TokenizerFiles(tokenizer)
+def _begin(job: Job, plan: Sequence[Part], together: Together) -> tuple[TokenizerFiles, Manifest]:
+    """The first instance: the tokenizer, and a manifest in a destination that holds nothing of another run."""
+    found = read_manifest(job.out)
+    kept = None
+    if found is not None and same_run(found, _manifest(job, plan, found.tokenizer)):
+        kept = kept_tokenizer(job.out, found.tokenizer)
+    files = kept or _obtained(job, plan)
+    known = facts(files, job.spec.tokenizer)
+    start_server(_local_tokenizer(job, files))
+    why = difference(found, _manifest(job, plan, known))
+    if why is not None:
+        set_aside(job.out, why, job.say)
+    for name, content in files.named() if kept is None else ():
+        job.out.write(TOKENIZER_PREFIX + name, content)
+    verdict = _verdict(job, plan, files, known, together)
+    manifest = _manifest(job, plan, known, verdict)
+    job.out.write(MANIFEST, json.dumps(to_json(manifest), indent=1).encode())
+    job.say(f"encoder: {manifest.encoder} ({manifest.encoder_reason})")
+    return files, manifest
+
+
+def _join(job: Job, plan: Sequence[Part], together: Together) -> tuple[TokenizerFiles, Manifest]:
+    """Every other instance: the first one's manifest, when it describes the run that this instance was asked for."""
+
+    def ready() -> bool:
+        found = read_manifest(job.out)
+        own = found is not None and same_run(found, _manifest(job, plan, found.tokenizer))
+        return own or job.out.exists(INDEX_FILE)
+
+    together.wait(ready, "the first instance's manifest", (0,))
+    manifest = read_manifest(job.out)
+    files = kept_tokenizer(job.out, manifest.tokenizer) if manifest is not None else None
+    if manifest is None or files is None:
+        raise InstanceLost("the first instance's manifest and tokenizer do not belong together (it began again); finished parts are kept")
+    if facts(files, job.spec.tokenizer) != manifest.tokenizer:
+        raise BadInput(
+            f"this instance reads the tokenizer otherwise than {job.out.uri}/{MANIFEST} says: the instances run different images"
+        )
+    start_server(_local_tokenizer(job, files))
+    job.say(f"encoder: {manifest.encoder} ({manifest.encoder_reason})")
+    return files, manifest
+
+
+def _manifest(job: Job, plan: Sequence[Part], known: TokenizerFacts, verdict: Verdict | None = None) -> Manifest:
+    encoder, why = (verdict.encoder, verdict.reason) if verdict is not None else ("huggingface", "")
+    return manifest_for(job.spec, job.listing, job.fingerprint, plan, known, encoder, why)
+
+
+def _obtained(job: Job, plan: Sequence[Part]) -> TokenizerFiles:
+    """The tokenizer, fetched or trained; what was fetched is what the fingerprint names."""
+    files = obtain(job.spec, job.source, plan, job.s3_client, job.say)
+    if job.tokenizer_reference is not None and tokenizer_reference(job.spec.tokenizer, job.s3_client) != job.tokenizer_reference:
+        raise SourceChanged(f"the tokenizer {job.spec.tokenizer.uri} was changed since this run was admitted; start a new run")
+    return files
 
 
 def _local_tokenizer(job: Job, files: TokenizerFiles) -> Path:
@@ -176,24 +219,6 @@ def _tokenizer_folder(job: Job) -> Path:
     return job.scratch / "tokenizer"
 
 
-def _agree(job: Job, plan: Sequence[Part], files: TokenizerFiles, together: Together) -> Manifest:
-    """The manifest: written by the first instance, checked by the others."""
-    known = facts(files, job.spec.tokenizer)
-    if job.instances.leads:
-        verdict = _verdict(job, plan, files, known, together)
-        manifest = Manifest(
-            fingerprint=job.fingerprint, plan=_plan_hash(plan), parts=len(plan), tokenizer=known,
-            encoder=verdict.encoder, encoder_reason=verdict.reason,
-        )  # fmt: skip
-        job.out.write(MANIFEST, json.dumps(to_json(manifest), indent=1).encode())
-    else:
-        manifest = parse(Manifest, json.loads(job.out.read(MANIFEST)))
-        if (manifest.fingerprint, manifest.plan, manifest.tokenizer) != (job.fingerprint, _plan_hash(plan), known):
-            raise BadInput(f"this instance's plan is not that of {job.out.uri}{MANIFEST}: the instances run different images or sources")
-    job.say(f"encoder: {manifest.encoder} ({manifest.encoder_reason})")
-    return manifest
-
-
 def _verdict(job: Job, plan: Sequence[Part], files: TokenizerFiles, known: TokenizerFacts, together: Together) -> Verdict:
     def run(chunks: Iterable[Any]) -> Iterator[Any]:
         job.say("comparing the fast encoder with Hugging Face tokenizers on every code point (once per tokenizer)")
@@ -202,11 +227,6 @@ def _verdict(job: Job, plan: Sequence[Part], files: TokenizerFiles, known: Token
 
     text_bytes = sum(expected_text(segment) for part in plan for segment in part.segments)
     return decide(files, job.spec.encoder == "huggingface", text_bytes, job.gates, run)
-
-
-def _plan_hash(plan: Sequence[Part]) -> str:
-    content = [[(s.item.key, s.item.size, s.item.etag, s.kind, s.compression, s.start, s.stop) for s in part.segments] for part in plan]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
 def _setup(job: Job, known: TokenizerFacts, encoder: EncoderName) -> Setup:
@@ -219,32 +239,55 @@ def _setup(job: Job, known: TokenizerFacts, encoder: EncoderName) -> Setup:
 # -- the parts -------------------------------------------------------------------------------------
 
 
-def _kept_records(out: Store, plan: Sequence[Part]) -> Records:
-    """Records of finished parts; a record that does not read is a part not done."""
+def _origins(plan: Sequence[Part], manifest: Manifest) -> dict[int, str]:
+    return {part.number: origin(manifest.settings, manifest.tokenizer, ranges_of(part)) for part in plan}
+
+
+def _kept_records(job: Job, origins: Mapping[int, str]) -> Records:
+    """Records of finished parts that prove their origin and whose pieces are there; any other part is not done."""
     records: Records = {}
-    names = {f"{PARTS_PREFIX}{part.name}.json": part.number for part in plan}
-    for key in out.sizes(PARTS_PREFIX):
-        if key in names:
-            try:
-                records[names[key]] = parse(PartRecord, json.loads(out.read(key)))
-            except (ValueError, SpecError):
-                continue
+    names = {f"{PARTS_PREFIX}part-{number:05d}.json": number for number in origins}
+    listed = job.out.sizes(PARTS_PREFIX)
+    if not listed:
+        return records
+    held = {key: size for prefix in (PIECES_PREFIX, *(f"{split}/" for split in SPLITS)) for key, size in job.out.sizes(prefix).items()}
+    for key in sorted(listed):
+        try:
+            record = parse(PartRecord, json.loads(job.out.read(key)))
+        except (ValueError, SpecError, RecursionError, FileNotFoundError):
+            continue
+        number = names.get(key)
+        if number is not None and record.part == number and record.made_of == origins[number] and _has_pieces(record, held):
+            records[number] = record
+    if len(records) < len(listed):
+        job.say(
+            f"{len(listed) - len(records)} records of parts are not used: they do not read, or prove neither this origin nor their pieces"
+        )
     return records
 
 
-def _run_parts(job: Job, plan: Sequence[Part], pool: WorkerPool, samples: SampleCheck, records: Records, together: Together) -> None:
+def _has_pieces(record: PartRecord, held: Mapping[str, int]) -> bool:
+    shards = [piece.shard for split in SPLITS for piece in record.pieces(split)]
+    return all(held.get(s.name) == s.bytes and held.get(s.ends_name) == s.ends_bytes for s in shards)
+
+
+def _run_parts(
+    job: Job, plan: Sequence[Part], pool: WorkerPool, samples: SampleCheck, records: Records, manifest: Manifest, together: Together
+) -> None:
     """Run this instance's parts that have no record yet; ``records`` grows."""
     mine = share(plan, job.instances.number, job.instances.count)
     todo = [part for part in mine if part.number not in records]
     resumed = sum((_counts(records[part.number]) for part in mine if part.number in records), Counts())
     progress = Progress(sum(part.stored_bytes for part in mine), resumed=resumed)
+    origins = _origins(todo, manifest)
 
     def on_wait() -> None:
         progress.show(pool.counts())
         together.beat()
 
     for found, sampled in pool.parts(todo, on_wait):
-        record = replace(found, compared=samples.check(sampled))
+        record = replace(found, compared=samples.check(sampled), made_of=origins[found.part])
+        require_own(job.out, manifest)
         job.out.write(f"{PARTS_PREFIX}part-{record.part:05d}.json", json.dumps(to_json(record)).encode())
         records[record.part] = record
     progress.show(pool.counts(), final=True)
@@ -255,20 +298,23 @@ def _counts(record: PartRecord) -> Counts:
     return Counts(record.stored_bytes, sum(shard.documents for shard in shards), sum(shard.tokens for shard in shards))
 
 
-def _others_records(job: Job, plan: Sequence[Part], together: Together) -> Records:
+def _others_records(job: Job, origins: Mapping[int, str], together: Together) -> Records:
     """Wait until every instance's parts have their records, and read them."""
-    expected = {f"{PARTS_PREFIX}{part.name}.json" for part in plan}
+    expected = {f"{PARTS_PREFIX}part-{number:05d}.json" for number in origins}
     together.wait(lambda: expected <= job.out.sizes(PARTS_PREFIX).keys(), "the other instances' parts", range(1, job.instances.count))
-    records = _kept_records(job.out, plan)
-    if len(records) < len(plan):
-        raise InstanceLost("a part's record does not read; run again, and that part is made anew")
+    records = _kept_records(job, origins)
+    if len(records) < len(origins):
+        raise InstanceLost("a part's record does not read or is of another run; run again, and that part is made anew")
     return records
 
 
 # -- after the parts -------------------------------------------------------------------------------
 
 
-def _finish(job: Job, records: Sequence[PartRecord], pool: WorkerPool, manifest: Manifest, together: Together) -> ShardIndex:
+def _finish(
+    job: Job, plan: Sequence[Part], records: Sequence[PartRecord], pool: WorkerPool, manifest: Manifest, files: TokenizerFiles,
+    together: Together,
+) -> ShardIndex:  # fmt: skip
     check_skipped(job.spec, records)
     groups = {split: packings(split, records, job.spec.shard_tokens) for split in SPLITS}
     packed = dict(pool.packings([packing for split in SPLITS for packing in groups[split]], together.beat))
@@ -277,16 +323,18 @@ def _finish(job: Job, records: Sequence[PartRecord], pool: WorkerPool, manifest:
         raise BadInput(f"{job.listing.uri} holds no text to train on: {left_out(records)}")
     check_stored(job.out, splits.values())
     entropy = unigram_entropy(job.out, splits["validation"], manifest.tokenizer)
+    parts = parts_bytes(part_facts([ranges_of(part) for part in plan], records, [group for split in SPLITS for group in groups[split]]))
     index = ShardIndex(
         format_version=FORMAT_VERSION,
         fingerprint=job.fingerprint,
         dtype=dtype_for(manifest.tokenizer.vocab_size),
         tokenizer=manifest.tokenizer,
         splits=Splits(train=splits["train"], validation=replace(splits["validation"], unigram_entropy_nats=entropy)),
-        spec=fingerprinted(job.spec),
+        spec=manifest.settings,
+        parts_sha256=hashlib.sha256(parts).hexdigest(),
     )
     card = make_card(index, job.listing, records, manifest.encoder, manifest.encoder_reason)
-    for name, content in card.files():
+    require_own(job.out, manifest)
+    for name, content in (*files.named(), *card.files(), (PARTS_FILE, parts), (INDEX_FILE, index_bytes(index))):
         job.out.write(name, content)
-    job.out.write(INDEX_FILE, index_bytes(index))
     return index

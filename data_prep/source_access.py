@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from data_prep.fingerprint import SourceListing
 from data_prep.hub import open_repository
-from data_prep.sources import identify, list_source, parse_hub, select
+from data_prep.sources import Identified, identify, list_source, parse_hub, select
 from data_prep.spec import DataSpec
 from data_prep.store import Source, open_store, s3_client
 
@@ -16,10 +17,10 @@ def open_source(uri: str, client: Any = None) -> Source:
     return open_repository(uri) if parse_hub(uri) is not None else open_store(uri, client)
 
 
-def identified(spec: DataSpec, client: Any) -> tuple[SourceListing, str]:
-    """The listing to read and the fingerprint; a hub data set's commit stands for its listing in the fingerprint."""
+def identified(spec: DataSpec, client: Any) -> Identified:
+    """Listing, fingerprint, tokenizer reference; a hub data set's commit stands for its listing in the fingerprint."""
     found = identify(spec, client)
-    return _from_hub(spec) or found.listing, found.fingerprint
+    return replace(found, listing=_from_hub(spec) or found.listing)
 
 
 def listed(spec: DataSpec, client: Any = None) -> SourceListing:

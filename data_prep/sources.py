@@ -27,6 +27,7 @@ ENDINGS: dict[str, Kind] = {
     ".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".txt": "text", ".md": "text",
 }  # fmt: skip
 COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst"}
+EDGE_BYTES = 64 << 10
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 
@@ -145,7 +146,10 @@ def parse_hub(uri: str) -> HubReference | None:
 
 
 def tokenizer_reference(tokenizer: TokenizerSpec, s3_client: Any = None) -> str:
-    """What pins the tokenizer: "" when the job trains it, the hub URI with its commit, S3's ETag, or a local file's SHA-256."""
+    """What pins the tokenizer: "" when the job trains it, the hub URI with its commit, S3's ETags, or local files' SHA-256.
+
+    tokenizer_config.json counts, since it names BOS and EOS.
+    """
     uri = tokenizer.uri
     if uri is None:
         return ""
@@ -155,18 +159,30 @@ def tokenizer_reference(tokenizer: TokenizerSpec, s3_client: Any = None) -> str:
         for candidate in s3_tokenizer_candidates(uri):
             bucket, key = split_s3(candidate)
             try:
-                return f"{candidate}#{_head(s3_client, bucket, key)['ETag'].strip(chr(34))}"
+                reference = f"{candidate}#{_etag(s3_client, bucket, key)}"
             except FileNotFoundError:
                 continue
+            try:
+                return f"{reference}+{_etag(s3_client, bucket, beside(key))}"
+            except FileNotFoundError:
+                return reference
         raise BadInput(f"data.tokenizer.uri {uri} names no tokenizer.json and no folder that holds one; upload it or change the setting")
     path = local_tokenizer(uri)
-    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    config = path.with_name(TOKENIZER_CONFIG_FILE)
+    files = (path, config) if config.is_file() else (path,)
+    return "sha256:" + "+".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
 
 
 def s3_tokenizer_candidates(uri: str) -> tuple[str, ...]:
     """Where tokenizer.json may be: the object itself, or inside the folder it names."""
     folder = f"{uri.rstrip('/')}/{TOKENIZER_FILE}"
     return (uri, folder) if uri.endswith(".json") else (folder,)
+
+
+def beside(key: str) -> str:
+    """The key of tokenizer_config.json in the folder of a tokenizer.json."""
+    folder, slash, _ = key.rpartition("/")
+    return f"{folder}{slash}{TOKENIZER_CONFIG_FILE}"
 
 
 def local_tokenizer(uri: str) -> Path:
@@ -190,9 +206,19 @@ def local_path(uri: str) -> Path:
 
 
 def local_etag(path: Path) -> str:
-    """A local file's stand-in for an ETag: it changes when the file is written."""
+    """A local file's stand-in for an ETag: times, size, and a hash of its first and last bytes.
+
+    Content that is replaced by as many bytes, its modification time put back, still shows in the change time, which no
+    program can set (inode(7)); the edges show it where the file system's clock is coarse.
+    """
     status = path.stat()
-    return f"{status.st_mtime_ns}-{status.st_size}"
+    digest = hashlib.blake2b(digest_size=8)
+    with path.open("rb") as file:
+        digest.update(file.read(EDGE_BYTES))
+        if status.st_size > EDGE_BYTES:
+            file.seek(max(EDGE_BYTES, status.st_size - EDGE_BYTES))
+            digest.update(file.read(EDGE_BYTES))
+    return f"{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_size}-{digest.hexdigest()}"
 
 
 def _hidden(key: str) -> bool:
@@ -218,9 +244,9 @@ def _list_s3(uri: str, client: Any) -> Iterator[SourceObject]:
                 yield SourceObject(item["Key"].removeprefix(prefix), item["Size"], item["ETag"].strip('"'))
 
 
-def _head(client: Any, bucket: str, key: str) -> Any:
+def _etag(client: Any, bucket: str, key: str) -> str:
     with s3_errors(f"reading s3://{bucket}/{key}"):
-        return client.head_object(Bucket=bucket, Key=key)
+        return str(client.head_object(Bucket=bucket, Key=key)["ETag"].strip('"'))
 
 
 class s3_errors:

@@ -54,6 +54,14 @@ class Source(ABC):
     def open_seekable(self, item: SourceObject) -> BinaryIO:
         """The same for random access."""
 
+    def require_unchanged(self, item: SourceObject) -> None:
+        """After an object was read: it was still the listed one. Where every request names the ETag there is nothing to do.
+
+        Raises:
+            SourceChanged: it was written to meanwhile.
+        """
+        del item
+
 
 class Store(Source):
     """The same, to write to as well."""
@@ -69,6 +77,10 @@ class Store(Source):
     @abstractmethod
     def sizes(self, prefix: str) -> dict[str, int]:
         """Size of every object whose key begins with ``prefix``."""
+
+    @abstractmethod
+    def move(self, key: str, to: str) -> None:
+        """Give an object another key."""
 
     @abstractmethod
     def delete(self, prefix: str) -> None:
@@ -121,7 +133,7 @@ class LocalStore(Store):
         target = self.root / key
         with disk_errors(str(target)):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", delete=False) as file:
+            with tempfile.NamedTemporaryFile(dir=self._partial(target), prefix=".", delete=False) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -138,9 +150,20 @@ class LocalStore(Store):
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-                partial = target.with_name(f".{target.name}.{os.getpid()}")
+                partial = self._partial(target) / f".{target.name}.{os.getpid()}"
                 shutil.move(path, partial)
                 partial.replace(target)
+
+    def _partial(self, target: Path) -> Path:
+        """Where a file grows before it is renamed: in .work/ if there is one, which is cleared when the data set is complete."""
+        work = self.root / ".work"
+        return work if work.is_dir() else target.parent
+
+    def move(self, key: str, to: str) -> None:
+        """Rename."""
+        with disk_errors(str(self.root / to)):
+            (self.root / to).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / key).rename(self.root / to)
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """Sizes by key."""
@@ -177,6 +200,11 @@ class LocalStore(Store):
         """Open for random access."""
         return self.open(item)
 
+    def require_unchanged(self, item: SourceObject) -> None:
+        """The file still has the times, size and edges that were listed."""
+        if item.etag:
+            self.open(item).close()
+
 
 class S3Store(Store):
     """An S3 prefix, or any endpoint that speaks S3 (AWS_ENDPOINT_URL)."""
@@ -211,6 +239,13 @@ class S3Store(Store):
             for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix):
                 found |= {item["Key"].removeprefix(self.prefix): item["Size"] for item in page.get("Contents", ())}
         return found
+
+    def move(self, key: str, to: str) -> None:
+        """Copy inside S3, then delete."""
+        with s3_errors(f"moving {self.uri}{key}"):
+            source = {"Bucket": self.bucket, "Key": self.prefix + key}
+            self.client.copy(source, self.bucket, self.prefix + to)
+            self.client.delete_object(**source)
 
     def delete(self, prefix: str) -> None:
         """Remove everything below a prefix."""

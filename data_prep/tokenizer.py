@@ -43,6 +43,11 @@ class TokenizerFiles:
         """Of tokenizer.json."""
         return hashlib.sha256(self.tokenizer).hexdigest()
 
+    @property
+    def config_sha256(self) -> str:
+        """Of tokenizer_config.json; empty without one."""
+        return hashlib.sha256(self.config).hexdigest() if self.config is not None else ""
+
     def named(self) -> Iterator[tuple[str, bytes]]:
         """File names with their content."""
         yield TOKENIZER_FILE, self.tokenizer
@@ -89,7 +94,9 @@ def facts(files: TokenizerFiles, spec: TokenizerSpec) -> TokenizerFacts:
         bos = None
     size = max(vocabulary.values()) + 1
     names = tuple(name for name, _ in files.named())
-    return TokenizerFacts(sha256=files.sha256, vocab_size=size, bos_id=bos, eos_id=eos, files=names)
+    return TokenizerFacts(
+        sha256=files.sha256, config_sha256=files.config_sha256, vocab_size=size, bos_id=bos, eos_id=eos, files=names,
+    )  # fmt: skip
 
 
 def _token_id(vocabulary: dict[str, int], named: str | None, configured: Any, known: tuple[str, ...], setting: str) -> int | None:

@@ -13,6 +13,7 @@ from data_prep.partition import Part, Segment, expected_text
 from data_prep.sources import (
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
+    beside,
     local_tokenizer,
     parse_hub,
     s3_errors,
@@ -58,8 +59,7 @@ def _from_s3(uri: str, client: Any) -> TokenizerFiles:
     for candidate in s3_tokenizer_candidates(uri):
         found = _optional(functools.partial(read, candidate))
         if found is not None:
-            beside = f"{candidate.rpartition('/')[0]}/{TOKENIZER_CONFIG_FILE}"
-            return TokenizerFiles(found, _optional(functools.partial(read, beside)))
+            return TokenizerFiles(found, _optional(functools.partial(read, beside(candidate))))
     raise BadInput(f"data.tokenizer.uri {uri} names no tokenizer.json and no folder that holds one")
 
 

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from contracts.config import parse
 from contracts.failure import BadInput, CorruptShard
-from contracts.shard_index import SPLITS, Shard, ShardIndex, Split, read_index
+from contracts.files import INDEX_FILE, PARTS_FILE
+from contracts.shard_index import SPLITS, Parts, Shard, ShardIndex, Split, read_index, read_parts
 from data_prep.fingerprint import SourceListing
+from data_prep.origin import origin
 from data_prep.prepare import Job, prepare
 from data_prep.shards import check_shard, open_ends, open_tokens
 from data_prep.source_access import listed, open_source
@@ -30,6 +33,7 @@ from data_prep.store import LocalStore
 from data_prep.tokenizer import TokenizerFiles, load_reference
 
 SAMPLES = 3
+AGAIN = "delete the data set's folder and prepare it again"
 SAMPLE_CHARACTERS = 200
 
 
@@ -43,15 +47,53 @@ def verify(folder: Path) -> ShardIndex:
     tokenizer = folder / TOKENIZER_FILE
     if not tokenizer.is_file() or hashlib.sha256(tokenizer.read_bytes()).hexdigest() != index.tokenizer.sha256:
         raise CorruptShard(f"{tokenizer} is missing or not the one that made the shards; prepare the data again")
-    for name in SPLITS:
-        split = index.splits[name]
-        for shard in split.shards:
-            check_shard(folder, shard, "full")
-            _check_borders(folder, index, shard)
-        sums = (sum(shard.tokens for shard in split.shards), sum(shard.documents for shard in split.shards))
-        if sums != (split.tokens, split.documents):
-            raise CorruptShard(f"the {name} shards hold {sums} tokens and documents, index.json says {(split.tokens, split.documents)}")
+    config = folder / TOKENIZER_CONFIG_FILE
+    if (hashlib.sha256(config.read_bytes()).hexdigest() if config.is_file() else "") != index.tokenizer.config_sha256:
+        raise CorruptShard(f"{config} is not the one that made the shards; prepare the data again")
+    for shard in index.shards:
+        check_shard(folder, shard, "full")
+        _check_borders(folder, index, shard)
+    _check_origins(folder, index, read_parts(folder, index))
     return index
+
+
+def _check_origins(folder: Path, index: ShardIndex, parts: Parts) -> None:
+    """Every token belongs to a part, and every part was made of the index's settings and tokenizer and of bytes of its own."""
+    seen: dict[str, int] = {}
+    documents: dict[str, int] = {}
+    opened = {shard.name: open_tokens(folder, index, shard) for shard in index.shards}
+    versions: dict[str, tuple[int, str]] = {}
+    for number, part in enumerate(parts.parts):
+        name = f"part {part.part} of {folder / PARTS_FILE}"
+        if part.part != number or part.made_of != origin(index.spec, index.tokenizer, part.source):
+            raise CorruptShard(f"{name} was made with other settings, another tokenizer or another source than {INDEX_FILE} says; {AGAIN}")
+        for item in part.source:
+            if versions.setdefault(item.key, (item.size, item.etag)) != (item.size, item.etag):
+                raise CorruptShard(f"{name} was made of another {item.key} than an earlier part: the source changed in between; {AGAIN}")
+        for piece in part.pieces:
+            start = seen.get(piece.shard, 0)
+            tokens = opened[piece.shard][start : start + piece.tokens] if piece.shard in opened else ()
+            if len(tokens) != piece.tokens or xxhash.xxh3_128_hexdigest(np.ascontiguousarray(tokens).data) != piece.checksum:
+                raise CorruptShard(f"shard {piece.shard} does not hold what {name} made; {AGAIN}")
+            seen[piece.shard] = start + piece.tokens
+            documents[piece.shard] = documents.get(piece.shard, 0) + piece.documents
+    for shard in index.shards:
+        if (seen.get(shard.name), documents.get(shard.name)) != (shard.tokens, shard.documents):
+            raise CorruptShard(f"shard {shard.name} holds tokens that no part of {PARTS_FILE} made; {AGAIN}")
+    _check_order(parts)
+
+
+def _check_order(parts: Parts) -> None:
+    """Together the parts own every byte of their objects once."""
+    at: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    for item in (item for part in parts.parts for item in part.source):
+        if item.start != at.get(item.key, 0):
+            raise CorruptShard(f"bytes {at.get(item.key, 0)} to {item.start} of {item.key} belong to no part of {PARTS_FILE}; {AGAIN}")
+        at[item.key], sizes[item.key] = item.stop, item.size
+    missing = next((key for key, size in sizes.items() if at[key] != size), None)
+    if missing is not None:
+        raise CorruptShard(f"bytes {at[missing]} to {sizes[missing]} of {missing} belong to no part of {PARTS_FILE}; {AGAIN}")
 
 
 def _check_borders(folder: Path, index: ShardIndex, shard: Shard) -> None:
@@ -106,9 +148,6 @@ def verify_full(folder: Path, source: str, workers: int) -> int:
     listing: SourceListing = listed(spec)
     with tempfile.TemporaryDirectory(prefix="verify-") as scratch:
         again = Path(scratch) / "again"
-        for name in (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
-            if (folder / name).is_file():
-                LocalStore(again).write(name, (folder / name).read_bytes())
         made = prepare(
             Job(
                 spec=spec,

@@ -19,7 +19,7 @@ import numpy as np
 import xxhash
 from corpus import documents
 
-from contracts.shard_index import Shard, ShardIndex, Split, Splits, TokenizerFacts, index_bytes, read_index
+from contracts.shard_index import FORMAT_VERSION, Shard, ShardIndex, Split, Splits, TokenizerFacts, index_bytes, read_index
 from data_prep.shards import ShardWriter, open_tokens
 from training.loader import ShardLoader
 from training.token_shards import TokenShards
@@ -53,7 +53,7 @@ def write_index(folder: Path, shard: Shard) -> None:
     facts = TokenizerFacts(sha256="0" * 64, vocab_size=VOCABULARY, bos_id=BOS, eos_id=EOS, files=())
     split = Split(tokens=shard.tokens, documents=shard.documents, text_bytes=0, shards=(shard,))
     splits = Splits(train=split, validation=Split(tokens=0, documents=0, text_bytes=0))
-    index = ShardIndex(format_version=1, fingerprint="bench", dtype="uint32", tokenizer=facts, splits=splits)
+    index = ShardIndex(format_version=FORMAT_VERSION, fingerprint="bench", dtype="uint32", tokenizer=facts, splits=splits)
     (folder / "index.json").write_bytes(index_bytes(index))
 
 

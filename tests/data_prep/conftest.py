@@ -15,7 +15,7 @@ from data_case import RunJob, job_environment, jsonl, make_texts
 from data_s3_server import S3Server
 
 from contracts.config import parse
-from data_prep.gate import verdict_key
+from data_prep.gate import verdict_key, verdict_proof
 from data_prep.spec import DataSpec, TokenizerTraining
 from data_prep.tokenizer import TokenizerFiles, train
 
@@ -38,7 +38,7 @@ def tokenizer_folder(files: TokenizerFiles, tmp_path_factory: pytest.TempPathFac
 def gates(files: TokenizerFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of verdicts in which fastokens has passed with this tokenizer (test_gate shows that it does)."""
     folder = tmp_path_factory.mktemp("gates")
-    (folder / verdict_key(files)).write_text(json.dumps({"equal": True, "reason": "test"}))
+    (folder / verdict_key(files)).write_text(json.dumps({"equal": True, "reason": "test", **verdict_proof(files)}))
     return folder
 
 

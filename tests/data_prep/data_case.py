@@ -38,6 +38,11 @@ RunJob = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files of a finished data set but the card, which names the encoder and the folder."""
+    """All files of a finished data set but those that name encoder, settings and folder: the card and parts.json."""
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: content for name, content in found.items() if not name.startswith("card.")}
+    return {name: content for name, content in found.items() if not name.startswith(("card.", "parts."))}
+
+
+def every_file(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

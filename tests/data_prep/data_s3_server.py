@@ -95,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._serve(key, parse_qs(url.query, keep_blank_values=True), body)
             state.after(self.command, key)
 
-    do_GET = do_PUT = do_HEAD = do_POST = _handle
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _handle
 
     def _body(self) -> bytes:
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -112,7 +112,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self, key: str, query: dict[str, list[str]], body: bytes) -> None:
         objects = self.server_state.objects
-        if self.command == "PUT":
+        if self.command == "PUT" and "x-amz-copy-source" in self.headers:
+            objects[key] = objects[unquote(self.headers["x-amz-copy-source"]).lstrip("/").partition("/")[2]]
+            self._answer(200, f"<CopyObjectResult><ETag>{etag(objects[key])}</ETag></CopyObjectResult>".encode())
+        elif self.command == "DELETE":
+            objects.pop(key, None)
+            self._answer(204)
+        elif self.command == "PUT":
             objects[key] = body
             self._answer(200, headers={"ETag": f'"{etag(body)}"'})
         elif self.command == "POST" and "delete" in query:

@@ -71,7 +71,12 @@ def test_killed_at_any_moment_it_goes_on_from_finished_parts_to_the_same_bytes(s
     finish(start(s3, run, tmp_path / "whole"))
     expected = result(s3, run)
     index = parse_index(json.loads(expected["index.json"]))
-    assert set(expected) == {"index.json", *index.tokenizer.files, *(n for shard in index.shards for n in (shard.name, shard.ends_name))}
+    assert set(expected) == {
+        "index.json",
+        "parts.json",
+        *index.tokenizer.files,
+        *(n for shard in index.shards for n in (shard.name, shard.ends_name)),
+    }
     puts = [key for method, key in s3.requests if method == "PUT"]
     assert puts[-1].endswith("/index.json")
     records = [n for n, key in enumerate(puts) if "/.work/parts/" in key]

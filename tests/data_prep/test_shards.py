@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from contracts.failure import CorruptShard, read_failure
-from contracts.shard_index import ShardIndex, Split, Splits, TokenizerFacts, dtype_for, index_bytes, read_index
+from contracts.shard_index import FORMAT_VERSION, ShardIndex, Split, Splits, TokenizerFacts, dtype_for, index_bytes, read_index
 from data_prep.shards import ShardWriter, check_shard, open_ends, open_tokens
 
 FACTS = TokenizerFacts(sha256="0" * 64, vocab_size=600, bos_id=0, eos_id=1, files=("tokenizer.json",))
@@ -20,7 +20,7 @@ def write(folder: Path, name: str = "train/part-00000-000.tokens", documents: in
     shard = writer.close(name)
     split = Split(tokens=shard.tokens, documents=shard.documents, text_bytes=0, shards=(shard,))
     index = ShardIndex(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         fingerprint="f",
         dtype="uint16",
         tokenizer=FACTS,
@@ -96,8 +96,8 @@ def test_a_missing_shard_and_damaged_ends_are_named(tmp_path: Path):
     [
         (None, "does not exist: the data set is unfinished"),
         ("{", "is no JSON"),
-        ('{"format_version": 99}', "has format version 99, this code reads 1"),
-        ('{"format_version": 1, "oops": 2}', "oops: unknown key"),
+        ('{"format_version": 99}', "has format version 99, this code reads 2"),
+        ('{"format_version": 2, "oops": 2}', "oops: unknown key"),
     ],
 )
 def test_an_unusable_index_is_a_sentence(tmp_path: Path, content: str | None, sentence: str):

@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contracts.shard_index import ShardIndex, Split, Splits, TokenizerFacts, index_bytes
+from contracts.shard_index import FORMAT_VERSION, ShardIndex, Split, Splits, TokenizerFacts, index_bytes
 from data_prep.shards import ShardWriter
 from training.failure_classes import CheckpointMismatch, CorruptShard, TokensMismatch
 from training.loader import ShardLoader
@@ -42,7 +42,7 @@ def write_shards(
     split = Split(tokens=sum(s.tokens for s in made), documents=sum(s.documents for s in made), text_bytes=0, shards=tuple(made))
     facts = TokenizerFacts(sha256="0" * 64, vocab_size=vocab_size, bos_id=bos, eos_id=eos, files=())
     index = ShardIndex(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         fingerprint="f",
         dtype="uint16" if dtype.itemsize == 2 else "uint32",
         tokenizer=facts,
