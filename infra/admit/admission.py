@@ -18,13 +18,15 @@ from infra.admit import checks as checks
 from infra.admit import plan
 from infra.admit.continued import continued
 from infra.admit.estimate import Estimate, estimate
+from infra.edge import log
+from infra.edge.transient import transient_cause
 from infra.run import run_lock
 from infra.run.deployment import Deployment
 from infra.run.job_requests import needs_hugging_face
 from infra.run.layout import RunLayout, index_key, tokens_prefix, uri
 from infra.run.quota_requests import quota_requests
 from infra.run.run_spec import RunSpec, as_input, resolve
-from infra.sagemaker.prices import PriceOf, price_reader
+from infra.sagemaker.prices import PriceOf
 from infra.sagemaker.quotas import QuotaStatus, quota_statuses
 
 
@@ -63,25 +65,6 @@ class Clients:
     secrets: Any
     price: PriceOf
 
-    @classmethod
-    def from_boto3(cls, region: str) -> Clients:
-        """Clients of the function's own region and role."""
-        import boto3
-        from botocore.config import Config
-
-        # The price list answers in a few regions only, and an estimate is not worth a long wait.
-        quick = Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 2})
-        pricing_region = "cn-northwest-1" if region.startswith("cn-") else "us-east-1"
-        return cls(
-            s3=boto3.client("s3"),
-            ecr=boto3.client("ecr"),
-            states=boto3.client("stepfunctions"),
-            sagemaker=boto3.client("sagemaker"),
-            quotas=boto3.client("service-quotas"),
-            secrets=boto3.client("secretsmanager"),
-            price=price_reader(boto3.client("pricing", region_name=pricing_region, config=quick), region),
-        )
-
     def instance_types(self, use: str) -> list[str]:
         """SageMaker's own list of types: ``use`` is Training or Processing."""
         shape = self.sagemaker.meta.service_model.shape_for(f"{use}InstanceType")
@@ -107,6 +90,7 @@ def admit(value: object, execution: Execution, deployment: Deployment, clients: 
     """
     spec = _resolved(value, deployment)
     layout = RunLayout(run_id_of(spec, execution))
+    log.about(run_id=layout.run_id)
     if spec.schedule is not None and spec.schedule.concurrency == "skip":
         # The schedule itself is locked like a run of its name, so that firings give way whatever run they would make.
         reason = _taken(clients, deployment, RunLayout(spec.schedule.name), execution)
@@ -173,6 +157,8 @@ def _identify(spec: RunSpec, deployment: Deployment, clients: Clients, problems:
     try:
         return identify(spec.data, clients.s3)
     except JobFailure as failure:
+        if transient_cause(failure):
+            raise  # the edge turns it into TransientFault, which is tried again
         problems.append(Problem("data", failure.sentence))
         return None
 

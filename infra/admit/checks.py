@@ -9,6 +9,7 @@ from typing import Any
 from contracts.config import Problem, suggestion
 from data_prep.spec import DataSpec
 from infra.admit.estimate import Estimate
+from infra.edge.transient import is_transient
 from infra.run.compute import CapacitySource
 from infra.run.run_spec import SINGLE_LEG, RunSpec
 from infra.sagemaker.instance_types import ACCELERATORS, GIB
@@ -103,6 +104,8 @@ def training_plan_problems(spec: RunSpec, sagemaker: Any) -> Iterator[Problem]:
         try:
             plan = sagemaker.describe_training_plan(TrainingPlanName=name)
         except sagemaker.exceptions.ClientError as error:
+            if is_transient(error):
+                raise
             yield Problem(path, f'the training plan "{name}" cannot be described: {error.response["Error"]["Message"]}')
             continue
         kinds = {capacity["InstanceType"] for capacity in plan.get("ReservedCapacitySummaries", [])}

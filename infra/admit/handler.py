@@ -1,17 +1,51 @@
 """Admit: refuses what cannot work before anything is paid for (infra/admit/admission.py).
 
-Event: {"input": <the execution's input>, "execution": {"arn", "name", "started"}}; returns the plan.
+Event (pipeline.asl.yaml): {"input": the execution's input, "execution": {"arn", "name", "started"}}.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from botocore.config import Config
 
-from infra.admit.admission import Clients, Execution, admit
-from infra.run.deployment import from_environment
+from contracts.config import Json, parse
+from infra.admit.admission import Clients, Execution, Refused, admit
+from infra.edge import log
+from infra.edge.function import Container, lambda_function
+from infra.run.deployment import Deployment
+from infra.sagemaker.prices import price_reader
+
+# An estimate is not worth a long wait: the dated table answers when the price list does not.
+PRICE_CALLS = Config(connect_timeout=3, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 2})
 
 
-def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Lambda entry."""
-    execution = Execution(**event["execution"])
-    return admit(event["input"], execution, from_environment(), Clients.from_boto3(execution.region))
+@lambda_function("Admit", Deployment)
+def handler(event: Json, container: Container[Deployment]) -> Json:
+    """The plan of the run, or Refused with every reason."""
+    try:
+        plan = admit(event["input"], parse(Execution, event["execution"], "execution"), container.deployment, clients(container))
+    except Refused as refused:
+        log.warning("refused", problems=[str(problem) for problem in refused.problems])
+        raise
+    if "skipped" in plan:
+        log.info("gives way", reason=plan["skipped"])
+    else:
+        admitted = {"recipe": plan["recipe"], "usd": plan["admitted"]["estimate"]["usd"], "legs": [leg["name"] for leg in plan["legs"]]}
+        there = {"image_exists": plan["image"]["exists"], "data_exists": plan["tokens"]["exist"]}
+        log.info("admitted", **admitted, **there)
+    return plan
+
+
+def clients(container: Container[Deployment]) -> Clients:
+    """Admit's clients, made once for each container."""
+    # The price list answers in a few regions only.
+    pricing_region = "cn-northwest-1" if container.region.startswith("cn-") else "us-east-1"
+    pricing = container.client("pricing", region=pricing_region, config=PRICE_CALLS)
+    return Clients(
+        s3=container.client("s3"),
+        ecr=container.client("ecr"),
+        states=container.client("stepfunctions"),
+        sagemaker=container.client("sagemaker"),
+        quotas=container.client("service-quotas"),
+        secrets=container.client("secretsmanager"),
+        price=price_reader(pricing, container.region),
+    )

@@ -12,9 +12,8 @@ from infra import roles
 from infra.constructs.dashboard import dashboard_name
 from infra.constructs.image_build import ImageBuild
 from infra.constructs.python_function import PythonFunction, function_log
-from infra.run.deployment import VARIABLE
+from infra.run.deployment import Deployment, ReportDeployment, TriageDeployment
 from infra.settings import Settings
-from infra.triage import explain
 
 
 class Functions(Construct):
@@ -33,21 +32,20 @@ class Functions(Construct):
         network: dict[str, Any],
     ) -> None:
         super().__init__(scope, construct_id)
-        stack = cdk.Stack.of(self)
         logs = {name: function_log(self, name, settings) for name in ("Admit", "Triage", "Report")}
-        deployment = {
-            "name": settings.name,
-            "bucket": shared.bucket.bucket_name,
-            "key_arn": shared.key.key_arn,
-            "repository": shared.images.repository_name,
-            "repository_uri": shared.images.repository_uri,
-            "image_tag": build.tag,
-            "prepare_role_arn": prepare_role.role_arn,
-            "training_role_arn": training_role.role_arn,
-            "secret_arn": shared.secret_arn,
-            "default_recipe": settings.default_recipe,
+        deployment = Deployment(
+            name=settings.name,
+            bucket=shared.bucket.bucket_name,
+            key_arn=shared.key.key_arn,
+            repository=shared.images.repository_name,
+            repository_uri=shared.images.repository_uri,
+            image_tag=build.tag,
+            prepare_role_arn=prepare_role.role_arn,
+            training_role_arn=training_role.role_arn,
+            secret_arn=shared.secret_arn,
+            default_recipe=settings.default_recipe,
             **network,
-        }
+        )
         self.admit = PythonFunction(
             self,
             "Admit",
@@ -56,7 +54,7 @@ class Functions(Construct):
             log_group=logs["Admit"],
             timeout_minutes=3,  # the quota list is about 25 pages, a large source thousands of keys
             memory_mb=1024,  # Lambda's CPU share grows with memory, and creating eight clients is CPU-bound
-            values={VARIABLE: stack.to_json_string(deployment)},
+            deployment=deployment,
         )
         stages = {"Admit": "Admit", "Report": "Report", "Explain": "Triage", "Triage": "Triage"}
         self.triage = PythonFunction(
@@ -66,10 +64,9 @@ class Functions(Construct):
             role=roles.triage_role(self, logs["Triage"].log_group_arn, build.log_group.log_group_arn),
             log_group=logs["Triage"],
             timeout_minutes=1,
-            values={
-                explain.RUNBOOK_VARIABLE: settings.runbook_url,
-                explain.LOG_GROUPS_VARIABLE: stack.to_json_string({stage: logs[name].log_group_name for stage, name in stages.items()}),
-            },
+            deployment=TriageDeployment(
+                runbook=settings.runbook_url, log_groups={stage: logs[name].log_group_name for stage, name in stages.items()}
+            ),
         )
         self.report = PythonFunction(
             self,
@@ -79,6 +76,8 @@ class Functions(Construct):
             log_group=logs["Report"],
             timeout_minutes=5,  # a long run's metrics are tens of MB
             memory_mb=1024,
-            values={"BUCKET": shared.bucket.bucket_name, "DASHBOARD": dashboard_name(settings.name, stack.region)},
+            deployment=ReportDeployment(
+                bucket=shared.bucket.bucket_name, dashboard=dashboard_name(settings.name, cdk.Stack.of(self).region)
+            ),
         )
         self.called = (self.admit, self.triage, self.report)

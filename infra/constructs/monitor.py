@@ -12,6 +12,7 @@ from constructs import Construct
 from infra import roles
 from infra.constructs.python_function import PythonFunction, function_log
 from infra.monitor import published_metrics
+from infra.run.deployment import CheckedInput, MonitorDeployment
 from infra.settings import Settings, schedule_input
 
 DAILY = {"check": "daily"}
@@ -24,23 +25,24 @@ class Monitor(Construct):
         super().__init__(scope, construct_id)
         log_group = function_log(self, "Monitor", settings)
         inputs = [
-            {"name": schedule.name, "watched": True, "input": schedule_input(schedule, "2026-01-01T00:00:00Z")}
+            CheckedInput(name=schedule.name, watched=True, input=schedule_input(schedule, "2026-01-01T00:00:00Z"))
             for schedule in settings.schedules
             if schedule.enabled
         ]
-        inputs.append({"name": "the default input", "watched": False, "input": {}})
-        values = {
-            "BUCKET": shared.bucket.bucket_name,
-            "DEPLOYMENT_NAME": settings.name,
-            "DEFAULT_RECIPE": settings.default_recipe,
-            "SCHEDULES": json.dumps(inputs),
-        }
-        if settings.checkpoint_days is not None:
-            values["CHECKPOINT_DAYS"] = str(settings.checkpoint_days)
+        inputs.append(CheckedInput(name="the default input", watched=False, input={}))
+        deployment = MonitorDeployment(
+            name=settings.name,
+            bucket=shared.bucket.bucket_name,
+            default_recipe=settings.default_recipe,
+            inputs=tuple(inputs),
+            checkpoint_days=settings.checkpoint_days,
+        )
         role = roles.monitor_role(self, shared, log_group.log_group_arn, prunes=settings.checkpoint_days is not None)
-        self.function = PythonFunction(self, "Monitor", stage="monitor", role=role, log_group=log_group, timeout_minutes=5, values=values)
-        rhythm = events.Schedule.rate(cdk.Duration.minutes(published_metrics.PERIOD_MINUTES))
-        events.Rule(self, "Often", schedule=rhythm, targets=[targets.LambdaFunction(self.function)])
+        self.function = PythonFunction(
+            self, "Monitor", stage="monitor", role=role, log_group=log_group, timeout_minutes=5, deployment=deployment
+        )
+        every = events.Schedule.rate(cdk.Duration.minutes(published_metrics.PERIOD_MINUTES))
+        events.Rule(self, "Often", schedule=every, targets=[targets.LambdaFunction(self.function)])
         check = targets.LambdaFunction(self.function, event=events.RuleTargetInput.from_object(DAILY))
         events.Rule(self, "Daily", schedule=events.Schedule.cron(hour="5", minute="0"), targets=[check])
         # A deployment may have enabled a schedule, so its quotas are checked as soon as the stack is complete.

@@ -16,6 +16,7 @@ from constructs import Construct
 
 from infra.constructs.acknowledge import acknowledge
 from infra.constructs.assets import content_hash, copy_files, lambda_files
+from infra.run.deployment import FunctionDeployment, as_environment
 from infra.settings import Settings
 
 _RETENTION = {
@@ -47,7 +48,7 @@ def function_log(scope: Construct, name: str, settings: Settings) -> logs.LogGro
 
 
 class PythonFunction(lambda_.Function):
-    """``infra.<stage>.handler.handler`` on Lambda."""
+    """``infra.<stage>.handler.handler`` on Lambda; ``deployment`` is its whole environment."""
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class PythonFunction(lambda_.Function):
         log_group: logs.LogGroup,
         timeout_minutes: int,
         memory_mb: int = 512,
-        values: dict[str, str],
+        deployment: FunctionDeployment,
     ) -> None:
         folder, digest = _package()
         super().__init__(
@@ -73,7 +74,7 @@ class PythonFunction(lambda_.Function):
             log_group=log_group,
             timeout=cdk.Duration.minutes(timeout_minutes),
             memory_size=memory_mb,
-            environment=values,
+            environment=as_environment(deployment, cdk.Stack.of(scope).to_json_string),
             tracing=lambda_.Tracing.ACTIVE,
         )
         acknowledge(self, "AwsSolutions-L1", "3.13 is what the package is tested for on Lambda; it is pure Python for 3.11 and newer")

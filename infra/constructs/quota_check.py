@@ -11,6 +11,7 @@ from contracts.config import Json
 from infra import roles
 from infra.constructs.python_function import PythonFunction, function_log
 from infra.quota_check.answer import Demand
+from infra.run.deployment import QuotaCheckDeployment
 from infra.run.quota_requests import quota_requests
 from infra.run.run_spec import resolve
 from infra.settings import Settings, schedule_input
@@ -31,7 +32,13 @@ class QuotaCheck(Construct):
         log_group = function_log(self, "Quotas", settings)
         role = roles.quotas_role(self, log_group.log_group_arn)
         function = PythonFunction(
-            self, "Quotas", stage="quota_check", role=role, log_group=log_group, timeout_minutes=ANSWER_MINUTES - 1, values={}
+            self,
+            "Quotas",
+            stage="quota_check",
+            role=role,
+            log_group=log_group,
+            timeout_minutes=ANSWER_MINUTES - 1,
+            deployment=QuotaCheckDeployment(),
         )
         cdk.CustomResource(
             self,

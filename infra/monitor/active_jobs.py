@@ -16,6 +16,7 @@ from contracts.files import CHECKPOINT_METADATA, METRICS_FILE
 from contracts.metric_line import parse_line
 from infra.monitor import published_metrics as names
 from infra.monitor.published_metrics import PublishedMetric
+from infra.run.deployment import MonitorDeployment
 from infra.run.job_requests import job_name
 from infra.run.layout import RunLayout, split_uri, uri
 from infra.run.quota_requests import quota_requests
@@ -36,54 +37,45 @@ class Clients:
     cloudwatch: Any
     quotas: Any
 
-    @classmethod
-    def from_boto3(cls) -> Clients:
-        """Clients of the function's own region and role."""
-        import boto3
-
-        return cls(
-            s3=boto3.client("s3"),
-            sagemaker=boto3.client("sagemaker"),
-            cloudwatch=boto3.client("cloudwatch"),
-            quotas=boto3.client("service-quotas"),
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
-class Beat:
-    """Deployment and time of one invocation of the monitor."""
+class MonitorRound:
+    """Deployment, region and time of one invocation of the monitor."""
 
-    bucket: str
-    deployment: str
+    deployment: MonitorDeployment
+    """What the stacks told the function."""
+    region: str
+    """Its region."""
     now: datetime.datetime
+    """When the round began."""
 
 
-def look_at_active_jobs(beat: Beat, clients: Clients) -> Json:
+def look_at_active_jobs(current: MonitorRound, clients: Clients) -> Json:
     """One round; returns the values by job for the log."""
     seen: Json = {}
     published: list[tuple[PublishedMetric, float]] = []
-    for job in active_jobs(clients.sagemaker, beat.bucket):
-        values = values_of(job, beat, clients)
+    for job in active_jobs(clients.sagemaker, current.deployment.bucket):
+        values = values_of(job, current, clients)
         published.extend(values.items())
         seen[job["TrainingJobName"]] = {metric.name: round(value, 4) for metric, value in values.items()}
     published.append((names.ACTIVE_JOBS, float(len(seen))))
-    publish(published, beat, clients.cloudwatch)
+    publish(published, current, clients.cloudwatch)
     return {"jobs": seen}
 
 
-def check_quotas(schedules: list[Json], default_recipe: str, beat: Beat, clients: Clients, region: str) -> Json:
+def check_quotas(current: MonitorRound, clients: Clients) -> Json:
     """The quota table of each input; publishes how many quotas are too small for the ``watched`` ones (the enabled schedules)."""
     missing: list[str] = []
     rows: Json = {}
-    for schedule in schedules:
-        spec = resolve(schedule["input"], default_recipe=default_recipe)
+    for checked in current.deployment.inputs:
+        spec = resolve(checked.input, default_recipe=current.deployment.default_recipe)
         quotas = quota_statuses(quota_requests(spec, prepared=False), clients.quotas, clients.sagemaker)
         # The daily check compares with the whole quota: instances in use at the moment do not matter for a later run.
         short = [quota for quota in quotas if not quota.possible]
-        rows[schedule["name"]] = [quota.row(region) for quota in quotas]
-        if schedule["watched"]:
-            missing.extend(f"{schedule['name']}: {quota.message(region)}" for quota in short)
-    publish([(names.MISSING_QUOTAS, float(len(missing)))], beat, clients.cloudwatch)
+        rows[checked.name] = [quota.row(current.region) for quota in quotas]
+        if checked.watched:
+            missing.extend(f"{checked.name}: {quota.message(current.region)}" for quota in short)
+    publish([(names.MISSING_QUOTAS, float(len(missing)))], current, clients.cloudwatch)
     return {"quotas": rows, "missing": missing}
 
 
@@ -96,25 +88,25 @@ def active_jobs(sagemaker: Any, bucket: str) -> Iterator[Json]:
                 yield job
 
 
-def values_of(job: Json, beat: Beat, clients: Clients) -> Values:
+def values_of(job: Json, current: MonitorRound, clients: Clients) -> Values:
     """The metrics of one job; what is not known yet is absent."""
     _, leg_prefix = split_uri(job["CheckpointConfig"]["S3Uri"])
     layout = RunLayout(job["HyperParameters"]["run_id"])
-    run = json.loads(clients.s3.get_object(Bucket=beat.bucket, Key=layout.run_json)["Body"].read())
+    run = json.loads(clients.s3.get_object(Bucket=current.deployment.bucket, Key=layout.run_json)["Body"].read())
     leg = next(leg for leg in run["legs"] if leg["name"] == job["HyperParameters"]["leg"])
     started = job.get("TrainingStartTime")
     values: Values = {}
     if started is None:
-        values[names.PENDING] = _seconds(beat.now, job["CreationTime"])
+        values[names.PENDING] = _seconds(current.now, job["CreationTime"])
         return values
-    row = last_row(clients.s3, beat.bucket, f"{leg_prefix}metrics/{METRICS_FILE}")
+    row = last_row(clients.s3, current.deployment.bucket, f"{leg_prefix}metrics/{METRICS_FILE}")
     # A resumed leg has rows and checkpoints of earlier attempts: the clock starts with this one.
-    values[names.SINCE_STEP] = min(_seconds(beat.now, started), beat.now.timestamp() - row["time"] if row else float("inf"))
-    marked = _newest_checkpoint(clients.s3, beat.bucket, f"{leg_prefix}checkpoints/")
-    values[names.CHECKPOINT_AGE] = min(_seconds(beat.now, started), _seconds(beat.now, marked) if marked else float("inf"))
+    values[names.SINCE_STEP] = min(_seconds(current.now, started), current.now.timestamp() - row["time"] if row else float("inf"))
+    marked = _newest_checkpoint(clients.s3, current.deployment.bucket, f"{leg_prefix}checkpoints/")
+    values[names.CHECKPOINT_AGE] = min(_seconds(current.now, started), _seconds(current.now, marked) if marked else float("inf"))
     if row is not None and row["time"] >= started.timestamp():
         values |= _progress(row, leg["training"].get("expected_tokens_per_second_per_device"))
-    spent = spend(run, beat, clients.sagemaker)
+    spent = spend(run, current, clients.sagemaker)
     values[names.SPEND] = spent
     if run["budget"]["max_usd"] > 0:
         values[names.BUDGET_SHARE] = 100 * spent / run["budget"]["max_usd"]
@@ -129,7 +121,7 @@ def _progress(row: dict[str, float], expected: float | None) -> Values:
     return values
 
 
-def spend(run: Json, beat: Beat, sagemaker: Any) -> float:
+def spend(run: Json, current: MonitorRound, sagemaker: Any) -> float:
     """US dollars of all training jobs of the run's present execution, at the prices that Admit used."""
     prices = run["admitted"]["estimate"]["usd_per_hour"]
     total = 0.0
@@ -139,7 +131,7 @@ def spend(run: Json, beat: Beat, sagemaker: Any) -> float:
             for summary in page["TrainingJobSummaries"]:
                 job = sagemaker.describe_training_job(TrainingJobName=summary["TrainingJobName"])
                 total += (
-                    _billed_hours(job, beat.now)
+                    _billed_hours(job, current.now)
                     * prices.get(job["ResourceConfig"]["InstanceType"], 0.0)
                     * job["ResourceConfig"]["InstanceCount"]
                 )
@@ -171,11 +163,11 @@ def _newest_checkpoint(s3: Any, bucket: str, prefix: str) -> datetime.datetime |
     return max(marks, default=None)
 
 
-def publish(values: list[tuple[PublishedMetric, float]], beat: Beat, cloudwatch: Any) -> None:
+def publish(values: list[tuple[PublishedMetric, float]], current: MonitorRound, cloudwatch: Any) -> None:
     """One PutMetricData call for each 500 values (the API takes 1,000)."""
-    dimensions = [{"Name": names.DIMENSION, "Value": beat.deployment}]
+    dimensions = [{"Name": names.DIMENSION, "Value": current.deployment.name}]
     data = [
-        {"MetricName": metric.name, "Value": value, "Unit": metric.unit, "Timestamp": beat.now, "Dimensions": dimensions}
+        {"MetricName": metric.name, "Value": value, "Unit": metric.unit, "Timestamp": current.now, "Dimensions": dimensions}
         for metric, value in values
     ]
     for start in range(0, len(data), 500):

@@ -6,23 +6,32 @@ Event: EventBridge's own, or {"check": "daily"}.
 from __future__ import annotations
 
 import datetime
-import json
-import os
-from typing import Any
 
-from infra.monitor.active_jobs import Beat, Clients, check_quotas, look_at_active_jobs
+from contracts.config import Json
+from infra.edge import log
+from infra.edge.function import Container, lambda_function
+from infra.monitor.active_jobs import Clients, MonitorRound, check_quotas, look_at_active_jobs
 from infra.monitor.prune_checkpoints import prune_checkpoints
+from infra.run.deployment import MonitorDeployment
 
 
-def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Lambda entry; what it returns is also its log line."""
-    beat = Beat(bucket=os.environ["BUCKET"], deployment=os.environ["DEPLOYMENT_NAME"], now=datetime.datetime.now(datetime.UTC))
-    clients = Clients.from_boto3()
-    if event.get("check") == "daily":
-        found = check_quotas(json.loads(os.environ["SCHEDULES"]), os.environ["DEFAULT_RECIPE"], beat, clients, os.environ["AWS_REGION"])
-        if "CHECKPOINT_DAYS" in os.environ:
-            found["pruned"] = prune_checkpoints(clients.s3, beat.bucket, int(os.environ["CHECKPOINT_DAYS"]), beat.now)
-    else:
-        found = look_at_active_jobs(beat, clients)
-    print(json.dumps(found))
+@lambda_function("Monitor", MonitorDeployment)
+def handler(event: Json, container: Container[MonitorDeployment]) -> Json:
+    """One round, or the daily check; what it found is its answer and its log line."""
+    deployment = container.deployment
+    current = MonitorRound(deployment=deployment, region=container.region, now=datetime.datetime.now(datetime.UTC))
+    clients = Clients(
+        s3=container.client("s3"),
+        sagemaker=container.client("sagemaker"),
+        cloudwatch=container.client("cloudwatch"),
+        quotas=container.client("service-quotas"),
+    )
+    if event.get("check") != "daily":
+        found = look_at_active_jobs(current, clients)
+        log.info("looked at the active jobs", **found)
+        return found
+    found = check_quotas(current, clients)
+    if deployment.checkpoint_days is not None:
+        found["pruned"] = prune_checkpoints(clients.s3, deployment.bucket, deployment.checkpoint_days, current.now)
+    log.info("looked at quotas and old checkpoints", **found)
     return found

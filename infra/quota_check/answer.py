@@ -27,14 +27,6 @@ class Clients:
     sagemaker: Any
     cloudformation: Any
 
-    @classmethod
-    def from_boto3(cls) -> Clients:
-        """Clients of the function's own region and role."""
-        import boto3
-
-        names = {"quotas": "service-quotas", "sagemaker": "sagemaker", "cloudformation": "cloudformation"}
-        return cls(**{field: boto3.client(name) for field, name in names.items()})
-
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from typing import Any
 
-import boto3
-
+from infra.edge import log
+from infra.edge.function import Container, lambda_function
 from infra.report.document import build_document, summary
 from infra.report.figures import UsdPerHour
 from infra.report.page import render
 from infra.report.read import Json, RunFacts, read_run
-from infra.run.layout import RunLayout
+from infra.run.deployment import ReportDeployment
+from infra.run.layout import RunLayout, uri
 from infra.sagemaker.prices import on_demand_usd_per_hour
 
 
-def handler(event: Json, context: object) -> Json:
-    """Entry point of the Lambda function; the environment names bucket and dashboard."""
-    region = os.environ["AWS_REGION"]
-    s3 = boto3.client("s3")
-    facts = read_run(event, bucket=os.environ["BUCKET"], region=region, dashboard=os.environ["DASHBOARD"], s3=s3, now=time.time())
-    return write_report(facts, s3=s3, usd_per_hour=run_prices(facts.run, region))
+@lambda_function("Report", ReportDeployment)
+def handler(event: Json, container: Container[ReportDeployment]) -> Json:
+    """Read the run, write its report."""
+    s3, where = container.client("s3"), container.deployment
+    facts = read_run(event, bucket=where.bucket, region=container.region, dashboard=where.dashboard, s3=s3, now=time.time())
+    return write_report(facts, s3=s3, usd_per_hour=run_prices(facts.run, container.region))
 
 
 def write_report(facts: RunFacts, *, s3: Any, usd_per_hour: UsdPerHour) -> Json:
@@ -33,6 +33,14 @@ def write_report(facts: RunFacts, *, s3: Any, usd_per_hour: UsdPerHour) -> Json:
     body = json.dumps(document, separators=(",", ":")).encode()
     s3.put_object(Bucket=facts.bucket, Key=layout.report_json, Body=body, ContentType="application/json")
     s3.put_object(Bucket=facts.bucket, Key=layout.report_html, Body=render(document).encode(), ContentType="text/html; charset=utf-8")
+    attempts = sum(len(leg.attempts) for leg in facts.legs)
+    log.info(
+        "the report is written",
+        outcome=facts.outcome,
+        legs=len(facts.legs),
+        attempts=attempts,
+        report=uri(facts.bucket, layout.report_html),
+    )
     return summary(document)
 
 

@@ -1,20 +1,22 @@
-"""Deployment: what the functions must know about the stacks, as one typed value in one environment variable."""
+"""What the functions must know about the stacks: one typed value for each function, in one environment variable.
+
+The constructs make these values at synth, ``as_environment`` writes them, and the functions' edge (infra/edge) reads them
+strictly. No secret value is ever among them: whoever may look at a function sees its environment.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
-from contracts.config import Bounds, parse
+from contracts.config import Bounds, to_json
 
 VARIABLE = "DEPLOYMENT"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """Names and ARNs of one deployment; no secret value is ever among them."""
+    """Admit's: names and ARNs of all that a run's jobs use."""
 
     name: str
     """The deployment's name; jobs carry it as a tag."""
@@ -46,6 +48,62 @@ class Deployment:
     """Its mount name."""
 
 
-def from_environment() -> Deployment:
-    """The deployment that this function belongs to."""
-    return parse(Deployment, json.loads(os.environ[VARIABLE]))
+@dataclass(frozen=True, kw_only=True)
+class TriageDeployment:
+    """Triage's: where a person reads on."""
+
+    runbook: str
+    """URL or path of the runbook; a failure's section is appended."""
+    log_groups: dict[str, str] = field(default_factory=dict)
+    """Log group of each stage that is a function."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportDeployment:
+    """Report's."""
+
+    bucket: str
+    """Data bucket."""
+    dashboard: str
+    """Name of the CloudWatch dashboard."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedInput:
+    """One execution input whose quotas the monitor looks at every day."""
+
+    name: str
+    """Schedule that gives it, or what else it is."""
+    watched: bool
+    """Whether a missing quota raises the alarm: yes for enabled schedules."""
+    input: dict[str, Any]
+    """The input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorDeployment:
+    """Monitor's."""
+
+    name: str
+    """The deployment's name: the dimension of its metrics."""
+    bucket: str
+    """Data bucket."""
+    default_recipe: str
+    """Recipe of an input that names none."""
+    inputs: tuple[CheckedInput, ...] = ()
+    """Inputs whose quotas are looked at once a day."""
+    checkpoint_days: int | None = None
+    """Age at which old checkpoints are deleted; null keeps them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuotaCheckDeployment:
+    """The quota check's: nothing, what it looks at is its resource's property."""
+
+
+FunctionDeployment = Deployment | TriageDeployment | ReportDeployment | MonitorDeployment | QuotaCheckDeployment
+
+
+def as_environment(deployment: FunctionDeployment, write: Any) -> dict[str, str]:
+    """The function's environment; ``write`` turns JSON with CDK's tokens in it into text (``Stack.to_json_string``)."""
+    return {VARIABLE: write({key: value for key, value in to_json(deployment).items() if value is not None})}

@@ -7,15 +7,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from typing import Any
 
 from contracts.config import Json
 from contracts.failure import read_failure
+from infra.run.deployment import TriageDeployment
 
-RUNBOOK_VARIABLE = "RUNBOOK"
-LOG_GROUPS_VARIABLE = "LOG_GROUPS"
 TAIL_EVENTS = 100  # a build's classed sentence is among its last lines
 
 
@@ -25,13 +23,6 @@ class Clients:
 
     sagemaker: Any
     logs: Any
-
-    @classmethod
-    def from_boto3(cls) -> Clients:
-        """Clients of the function's own region and role."""
-        import boto3
-
-        return cls(boto3.client("sagemaker"), boto3.client("logs"))
 
     def log_stream(self, group: str, prefix: str) -> str | None:
         """First log stream of a job, or None when it wrote nothing."""
@@ -51,10 +42,17 @@ class Clients:
 
 
 def explanation(
-    *, stage: str, name: str, sentence: str, retry: str, log_group: str | None = None, log_stream: str | None = None, attempts: int = 1
+    deployment: TriageDeployment,
+    *,
+    stage: str,
+    name: str,
+    sentence: str,
+    retry: str,
+    log_group: str | None = None,
+    log_stream: str | None = None,
+    attempts: int = 1,
 ) -> Json:
     """The explanation object; ``runbook`` is the section of the class."""
-    runbook = f"{os.environ.get(RUNBOOK_VARIABLE, 'docs/runbook.md')}#{name.lower()}"
     return {
         "stage": stage,
         "class": name,
@@ -62,54 +60,69 @@ def explanation(
         "retry": retry,
         "log_group": log_group,
         "log_stream": log_stream,
-        "runbook": runbook,
+        "runbook": f"{deployment.runbook}#{name.lower()}",
         "attempts": attempts,
     }
 
 
-def explain(event: Json, clients: Clients) -> Json:
+def explain(event: Json, clients: Clients, deployment: TriageDeployment) -> Json:
     """The explanation of a stage that triage did not already explain.
 
-    ``event["explain"]`` holds ``stage`` and ``explanation``, or ``stage``, ``error`` and ``cause``.
+    ``event["explain"]`` holds ``stage`` and ``explanation``, or ``stage``, ``error`` and ``cause``. A leg in ``event["legs"]`` that
+    failed holds ``explanation``, or ``unexplained`` when Triage itself failed: the ``job``'s words, Triage's ``error`` and ``cause``.
     """
     failure = event["explain"]
     if failure.get("explanation"):
         return dict(failure["explanation"])
     stage, error, cause = str(failure["stage"]), str(failure.get("error", "")), str(failure.get("cause", ""))
-    content = _json(cause)
-    if stage == "Train legs":
-        for leg in event.get("legs", []):
-            if leg.get("explanation"):
-                return _legs(event["legs"])
-    if stage == "Build image" and "Build" in content:
-        return _build(content["Build"], clients)
-    cause = str(content.get("errorMessage", cause))  # a Python Lambda's exception
-    own = read_failure(cause)
+    if stage == "Train legs" and any(map(_failed, event.get("legs", []))):
+        return _legs(event["legs"], deployment)
+    build = _json(cause).get("Build")
+    if stage == "Build image" and build:
+        return _build(build, clients, deployment)
+    return _classed(stage, error, _message(cause), deployment)
+
+
+def _classed(stage: str, error: str, cause: str, deployment: TriageDeployment) -> Json:
+    """By the classed sentence in ``cause``; without one, Unexpected with the error's name and text."""
+    own, log_group = read_failure(cause), deployment.log_groups.get(stage)
     if own is not None:
-        return explanation(stage=stage, name=own.name, sentence=own.sentence, retry=own.retry, log_group=_log_group(stage))
+        return explanation(deployment, stage=stage, name=own.name, sentence=own.sentence, retry=own.retry, log_group=log_group)
     sentence = f"{stage} failed with {error or 'an unnamed error'}: {' '.join(cause.split())[:600] or 'no cause given'}"
-    return explanation(stage=stage, name="Unexpected", sentence=sentence, retry="retry", log_group=_log_group(stage))
+    return explanation(deployment, stage=stage, name="Unexpected", sentence=sentence, retry="retry", log_group=log_group)
 
 
-def _legs(legs: list[Json]) -> Json:
+def _failed(leg: Json) -> bool:
+    return bool(leg.get("explanation") or leg.get("unexplained"))
+
+
+def _legs(legs: list[Json], deployment: TriageDeployment) -> Json:
     """The first failed leg's explanation, with the leg's name and the outcome of the others."""
-    failed = [leg for leg in legs if leg.get("explanation")]
-    first = dict(failed[0]["explanation"])
+    failed = [leg for leg in legs if _failed(leg)]
+    first = dict(failed[0].get("explanation") or _without_triage(failed[0]["unexplained"], deployment))
     if len(legs) > 1:
-        trained = [leg["name"] for leg in legs if not leg.get("explanation")]
+        trained = [leg["name"] for leg in legs if not _failed(leg)]
         names = ", ".join(leg["name"] for leg in failed)
         first["sentence"] += f" (leg {failed[0]['name']}; failed: {names}; trained: {', '.join(trained) or 'none'})"
     return first
 
 
-def _build(build: Json, clients: Clients) -> Json:
+def _without_triage(known: Json, deployment: TriageDeployment) -> Json:
+    """The job's own class when it left one, since it comes first in the text; else Triage's."""
+    triage_failed = f"Triage of attempt {known['attempt']} failed with {known['error']}: {_message(str(known.get('cause', '')))}"
+    return _classed("Train", str(known["error"]), "; ".join(filter(None, (known.get("job"), triage_failed))), deployment)
+
+
+def _build(build: Json, clients: Clients, deployment: TriageDeployment) -> Json:
     logs = build.get("Logs") or {}
     group, stream = logs.get("GroupName"), logs.get("StreamName")
     own = None
     if group and stream:
         own = next((found for line in reversed(clients.tail(group, stream)) if (found := read_failure(line))), None)
     if own is not None:
-        return explanation(stage="Build image", name=own.name, sentence=own.sentence, retry=own.retry, log_group=group, log_stream=stream)
+        return explanation(
+            deployment, stage="Build image", name=own.name, sentence=own.sentence, retry=own.retry, log_group=group, log_stream=stream
+        )
     messages = [
         f"{phase.get('PhaseType')}: {context['Message']}"
         for phase in build.get("Phases") or []
@@ -118,12 +131,14 @@ def _build(build: Json, clients: Clients) -> Json:
     ]
     status = build.get("BuildStatus", "FAILED")
     sentence = f"the build ended {status}: {'; '.join(messages)[:600] or 'its log says more'}"
-    return explanation(stage="Build image", name="ImageBuildFailed", sentence=sentence, retry="stop", log_group=group, log_stream=stream)
+    return explanation(
+        deployment, stage="Build image", name="ImageBuildFailed", sentence=sentence, retry="stop", log_group=group, log_stream=stream
+    )
 
 
-def _log_group(stage: str) -> str | None:
-    groups: dict[str, str] = json.loads(os.environ.get(LOG_GROUPS_VARIABLE, "{}"))
-    return groups.get(stage)
+def _message(cause: str) -> str:
+    """The text of a function's exception, which Lambda packs into JSON; any other cause as it is."""
+    return str(_json(cause).get("errorMessage", cause))
 
 
 def _json(text: str) -> Json:

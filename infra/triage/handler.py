@@ -1,23 +1,29 @@
 """Triage and Explain: the class of a failed attempt, whether to retry, and the sentence for people.
 
-Two kinds of event (pipeline.asl.yaml):
+Two kinds of event (pipeline.asl.yaml), both with "run_id" and "execution_arn" for the log:
 
     {"stage": "Train", "leg": {...}, "attempt": {...}, "job": {...} | absent, "error": {...} | absent}   -> decision
-    {"explain": {"stage", "error", "cause"}, "plan": {...}, "legs": [...], ...}                          -> explanation
+    {"explain": {"stage", "error", "cause"}, "legs": [...]}                                              -> explanation
 """
 
 from __future__ import annotations
 
 import random
-from typing import Any
 
+from contracts.config import Json
+from infra.edge import log
+from infra.edge.function import Container, lambda_function
+from infra.run.deployment import TriageDeployment
 from infra.triage.explain import Clients, explain
 from infra.triage.triage import triage
 
 
-def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Lambda entry: triage one attempt, or explain a failure."""
-    clients = Clients.from_boto3()
+@lambda_function("Triage", TriageDeployment)
+def handler(event: Json, container: Container[TriageDeployment]) -> Json:
+    """Triage one attempt, or explain a failure."""
+    clients = Clients(sagemaker=container.client("sagemaker"), logs=container.client("logs"))
     if "explain" in event:
-        return explain(event, clients)
-    return triage(event, clients, jitter=random.random())
+        explained = explain(event, clients, container.deployment)
+        log.info(str(explained["sentence"]), verdict=explained["class"], action="explain")
+        return explained
+    return triage(event, clients, container.deployment, jitter=random.random())

@@ -7,6 +7,8 @@ from typing import Any
 
 from contracts.config import Json, parse
 from contracts.failure import read_failure
+from infra.edge import log
+from infra.run.deployment import TriageDeployment
 from infra.triage.attempts import Limits, Source, decide, read_attempt, write_attempt
 from infra.triage.decisions import Evidence, judge
 from infra.triage.explain import Clients, explanation
@@ -22,7 +24,7 @@ RECORD = (
 MAX_REASON = 200  # characters of a reason in the record: 16 legs x HISTORY records must fit into a state's 256 KiB
 
 
-def triage(event: Json, clients: Clients, *, jitter: float) -> Json:
+def triage(event: Json, clients: Clients, deployment: TriageDeployment, *, jitter: float) -> Json:
     """The decision as the state machine reads it: ``again``, ``attempt``, ``says`` and, when it is over, ``explanation``."""
     stage, leg, attempt = str(event["stage"]), event["leg"], read_attempt(event["attempt"])
     kind, error = KINDS[stage], event.get("error") or {}
@@ -32,10 +34,12 @@ def triage(event: Json, clients: Clients, *, jitter: float) -> Json:
     sources = tuple(parse(Source, source, "sources") for source in leg["sources"])
     if job.get(f"{kind}JobStatus") == "Completed":  # the task failed although the job completed: use the job's result
         record = _record(job, kind)
+        log.info("the task failed although its job had completed", job=job_name)
         return {"again": False, "completed": True, "job": record, "attempt": event["attempt"], "says": "the job had completed"}
     verdict = judge(_evidence(job, kind, error))
     decision = decide(limits, sources, attempt, verdict, _record(job, kind), jitter=jitter)
     detail = explanation(
+        deployment,
         stage=stage,
         name=decision.name,
         sentence=decision.sentence,
@@ -50,6 +54,7 @@ def triage(event: Json, clients: Clients, *, jitter: float) -> Json:
         if decision.again
         else "no further attempt"
     )
+    log.info(says, job=job_name, verdict=decision.name, action=verdict.action, again=decision.again)
     return {"again": decision.again, "completed": False, "attempt": write_attempt(decision.attempt), "explanation": detail, "says": says}
 
 

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 STAGES = ("infra.admit", "infra.triage", "infra.report", "infra.monitor", "infra.quota_check")
 JOBS = ("contracts", "data_prep", "training")
-BELOW_CDK = (*JOBS, "infra.sagemaker", "infra.run", *STAGES)
+BELOW_CDK = (*JOBS, "infra.sagemaker", "infra.run", "infra.edge", *STAGES)
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "contracts": (),
     "data_prep": ("contracts",),
@@ -22,7 +22,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "container": ("contracts",),
     "infra.sagemaker": JOBS,
     "infra.run": (*JOBS, "infra.sagemaker"),
-    **dict.fromkeys(STAGES, (*JOBS, "infra.sagemaker", "infra.run", *STAGES)),
+    "infra.edge": (*JOBS, "infra.run"),
+    **dict.fromkeys(STAGES, (*JOBS, "infra.sagemaker", "infra.run", "infra.edge", *STAGES)),
     "infra.settings": (*JOBS, "infra.sagemaker", "infra.run"),
     "infra.roles": (*BELOW_CDK, "infra.settings", "infra.constructs"),
     "infra.constructs": (*BELOW_CDK, "infra.settings", "infra.roles"),

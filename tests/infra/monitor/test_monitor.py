@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 from types import SimpleNamespace
@@ -12,13 +13,15 @@ from admission_values import Jobs, Quotas
 from small_s3 import NOW, SmallS3
 
 from infra.monitor import published_metrics as names
-from infra.monitor.active_jobs import Beat, Clients, check_quotas, look_at_active_jobs
+from infra.monitor.active_jobs import Clients, MonitorRound, check_quotas, look_at_active_jobs
 from infra.monitor.prune_checkpoints import prune_checkpoints
+from infra.run.deployment import CheckedInput, MonitorDeployment
 from infra.run.job_requests import job_name
 
 Json = Any
 EXECUTION = "arn:aws:states:us-east-1:111122223333:execution:m:e"
-BEAT = Beat(bucket="data", deployment="pretrain", now=NOW)
+DEPLOYMENT = MonitorDeployment(name="pretrain", bucket="data", default_recipe="llama3_8b")
+ROUND = MonitorRound(deployment=DEPLOYMENT, region="us-east-1", now=NOW)
 
 
 def ago(**amount: float) -> datetime.datetime:
@@ -63,7 +66,7 @@ def round_of(started: datetime.datetime | None, s3: SmallS3) -> Published:
     run = {"run_id": "r", "legs": [{"name": "main", "training": training}], "budget": {"max_usd": 480.0}, "admitted": admitted}
     s3.put("runs/r/run.json", json.dumps(run))
     published = Published()
-    look_at_active_jobs(BEAT, Clients(s3=s3, sagemaker=OneJob(started), cloudwatch=published, quotas=None))
+    look_at_active_jobs(ROUND, Clients(s3=s3, sagemaker=OneJob(started), cloudwatch=published, quotas=None))
     return published
 
 
@@ -104,13 +107,8 @@ def test_a_resumed_job_is_not_blamed_for_the_gap_before_it() -> None:
 def test_a_quota_too_small_for_an_enabled_schedule_is_counted() -> None:
     published = Published()
     clients = Clients(s3=None, sagemaker=Jobs(), cloudwatch=published, quotas=Quotas({"ml.p5.48xlarge for training job usage": 0}, {}))
-    found = check_quotas(
-        [{"name": "weekly", "watched": True, "input": {}}, {"name": "other", "watched": False, "input": {}}],
-        "llama3_8b",
-        BEAT,
-        clients,
-        "us-east-1",
-    )
+    inputs = (CheckedInput(name="weekly", watched=True, input={}), CheckedInput(name="other", watched=False, input={}))
+    found = check_quotas(dataclasses.replace(ROUND, deployment=dataclasses.replace(DEPLOYMENT, inputs=inputs)), clients)
     assert published.values == {names.MISSING_QUOTAS.name: 2}  # no processing quota of that name, and none for p5
     assert any("weekly: 1 x ml.p5.48xlarge needs quota 1" in line for line in found["missing"])
 

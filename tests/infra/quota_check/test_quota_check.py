@@ -16,6 +16,7 @@ from admission_values import Jobs, Json, Quotas
 from synthesised import Synthesised, settings
 
 from infra.constructs.quota_check import demands
+from infra.edge.function import forget_clients
 from infra.quota_check.answer import Clients, Demand, answer, reason
 from infra.quota_check.handler import handler
 from infra.sagemaker.quotas import QuotaRequest
@@ -116,8 +117,10 @@ def test_the_function_puts_its_answer_with_the_empty_content_type_that_the_url_i
     received: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clients = {"service-quotas": Quotas({P5.request.quota: 0}, {}), "sagemaker": Jobs(), "cloudformation": None}
-    monkeypatch.setattr(boto3, "client", clients.__getitem__)
+    forget_clients()
+    monkeypatch.setattr(boto3, "client", lambda service, **_: clients[service])
     monkeypatch.setenv("AWS_REGION", "us-west-2")
+    monkeypatch.setenv("DEPLOYMENT", "{}")
     returned = handler(event("Create", P5) | {"ResponseURL": received.url}, None)
     assert received.calls == [("", returned)]
     assert returned["Status"] == "FAILED"

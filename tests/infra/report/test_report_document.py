@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from report_runs import START, event, metrics_lines, result_json, run_json, stored, training_job
 
 from contracts.metric_line import format_line, parse_line
+from infra.edge.function import forget_clients
 from infra.report import handler as report_function
 from infra.report.document import build_document, summary
 from infra.report.handler import run_prices, write_report
@@ -138,12 +139,12 @@ def test_times_are_read_however_aws_writes_them(value):
     assert epoch_seconds(value) == START
 
 
-def test_handler_reads_its_bucket_and_region_from_the_environment(monkeypatch):
+def test_handler_reads_its_deployment_and_region_from_the_environment(monkeypatch):
     s3 = stored(run_json(), {"main": (metrics_lines(10), result_json())})
-    monkeypatch.setenv("BUCKET", "bucket")
+    monkeypatch.setenv("DEPLOYMENT", '{"bucket": "bucket", "dashboard": "pretrain-us-east-1"}')
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("DASHBOARD", "pretrain-us-east-1")
-    monkeypatch.setattr(report_function.boto3, "client", lambda service: s3)
+    forget_clients()
+    monkeypatch.setattr("boto3.client", lambda service, **_: s3)
     output = report_function.handler(event(), None)
     assert output["outcome"] == "succeeded" and "runs/evening/report.json" in s3.objects
 

@@ -13,11 +13,13 @@ import container.failure_classes
 import contracts.failure
 import data_prep.failure_classes
 import infra.admit.admission
+import infra.edge.transient
 import training.failure_classes
 from contracts.config import to_json
 from contracts.failure import JobFailure
 from infra.constructs.alarms import OTHER_ALARMS, alarms, section
 from infra.constructs.assets import ROOT
+from infra.run.deployment import TriageDeployment
 from infra.settings import AlarmSettings
 from infra.triage.attempts import (
     MAX_REQUESTS,
@@ -86,7 +88,7 @@ def test_a_processing_jobs_sentence_is_its_own_and_nothing_is_added_to_it() -> N
     )
     leg = {"job": "r-prepare", "limits": to_json(LIMITS), "sources": [to_json(SOURCES[0])]}
     event = {"stage": "Prepare data", "leg": leg, "attempt": write_attempt(Attempt(max_runtime_seconds=10))}
-    decided = triage(event, clients, jitter=0.0)
+    decided = triage(event, clients, TriageDeployment(runbook="docs/runbook.md"), jitter=0.0)
     assert decided["again"] is False
     assert decided["explanation"]["sentence"] == "DiskFull (stop): the disk is full"
     assert decided["explanation"]["log_stream"] == "r-prepare-1/algo-1"
@@ -178,6 +180,7 @@ def classes() -> set[str]:
         data_prep.failure_classes.__name__,
         training.failure_classes.__name__,
         infra.admit.admission.__name__,
+        infra.edge.transient.__name__,
         "data_prep.sources",
     }
     return {kind.__name__ for kind in below(JobFailure) if kind is not JobFailure and kind.__module__ in modules}

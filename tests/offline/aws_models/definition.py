@@ -13,7 +13,13 @@ Json = Any
 MAX_DEFINITION_BYTES = 1_048_576  # Step Functions quota
 MAX_STATE_NAME = 80  # Step Functions quota
 TRANSIENT_LAMBDA = frozenset(
-    {"Lambda.ServiceException", "Lambda.AWSLambdaException", "Lambda.SdkClientException", "Lambda.TooManyRequestsException"}
+    {
+        "TransientFault",
+        "Lambda.ServiceException",
+        "Lambda.AWSLambdaException",
+        "Lambda.SdkClientException",
+        "Lambda.TooManyRequestsException",
+    }
 )
 """What the developer guide says a Lambda task should retry."""
 JSONPATH_FIELDS = frozenset(

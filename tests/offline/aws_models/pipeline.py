@@ -20,6 +20,7 @@ from aws_models.execution import Call, Execution, Failure, Outcome, Result
 from aws_models.queries import Queries
 from aws_models.synthesis import Synthesis
 from aws_models.world import World
+from infra.edge.function import forget_clients
 from infra.run.layout import index_key
 
 Json = Any
@@ -185,6 +186,7 @@ class Pipeline:
             mock.patch("boto3.client", world.client),
             world.acting_as(function.properties["Role"]),
         ):
+            forget_clients()  # each call is a fresh container's, and makes its clients of this world
             try:
                 payload = json.loads(json.dumps(handler(event, None)))
             except Exception as error:  # as Lambda reports it: the class's name is the error's

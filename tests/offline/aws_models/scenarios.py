@@ -6,13 +6,14 @@ injected errors from the machine itself, so that a new Retry entry is covered, o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from aws_models.coverage import all_states
-from aws_models.execution import Failure
+from aws_models.execution import Failure, Result
 from aws_models.pipeline import Build, Job, Scenario
-from aws_models.world import ApiError, World
+from aws_models.world import ApiCall, ApiError, World
 
 Json = Any
 LOCAL = {"recipe": "local", "budget": {"max_usd": 100}}
@@ -58,6 +59,7 @@ def paths(definition: Json) -> dict[str, Path]:
         **_refusals(),
         **_job_failures(),
         **_lost_functions(),
+        **_throttled(),
         **{f"{name}: each retried error once": _retried(definition, name) for name in names},
     }
 
@@ -285,10 +287,35 @@ def _job_failures() -> dict[str, Path]:
 def _lost_functions() -> dict[str, Path]:
     """A function that cannot answer: each stage's failure is still explained, in the worst case by the machine itself."""
     corrupt = Job(status="Failed", reason="AlgorithmError: CorruptShard (stop): cut")
+    stopped = Job(status="Stopped", secondary="MaxRuntimeExceeded", raised=False)
+    refused = Failure("SageMaker.AmazonSageMakerException", "ValidationException: no", seconds=1)
+    two = {**LOCAL, "legs": [{"name": "a"}, {"name": "b"}]}
     return {
         "Admit is lost": failed(Scenario(input=LOCAL, tasks={"Admit": [LOST]}), "Unexpected", "Admit", avoids=("Train",)),
         "Triage is lost": failed(
-            Scenario(input=LOCAL, tokens=True, tasks={"Train": [corrupt], "Triage": [LOST]}), "Unexpected", "Train legs"
+            Scenario(input=LOCAL, tokens=True, tasks={"Train": [stopped], "Triage": [LOST]}),
+            "Unexpected",
+            "Train failed with Lambda.Unknown: MaxRuntimeExceeded; Triage of attempt 1 failed",
+            visits=("Leg failed",),
+        ),
+        "Triage is lost, and the job had said why it failed": failed(
+            Scenario(input=two, tokens=True, tasks={"Train": [corrupt], "Triage": [LOST]}),
+            "CorruptShard",
+            "Triage of attempt 1 failed",
+            "failed: a; trained: b",
+            visits=("Leg failed", "Leg trained"),
+        ),
+        "Triage is lost, and there was no job": failed(
+            Scenario(input=LOCAL, tokens=True, tasks={"Train": [refused], "Triage": [LOST]}), "Unexpected", "ValidationException: no"
+        ),
+        "Triage's answer cannot be used": failed(
+            Scenario(
+                input=LOCAL,
+                tokens=True,
+                tasks={"Train": [stopped], "Triage": [Result({"StatusCode": 200, "Payload": {"again": True, "attempt": {}}})]},
+            ),
+            "Unexpected",
+            "Train legs",
         ),
         "Triage of the preparation is lost": failed(
             Scenario(input=LOCAL, tasks={"Prepare data": [corrupt], "Triage preparation": [LOST]}), "Unexpected", "Prepare data"
@@ -310,5 +337,54 @@ def _lost_functions() -> dict[str, Path]:
         ),
         "the failure cannot be sent": failed(
             Scenario(input={"recip": 1}, tasks={"Notify": [Failure("SNS.Down")] * 9}), "Refused", "recip", visits=("Failed",)
+        ),
+    }
+
+
+def _throttled() -> dict[str, Path]:
+    """AWS does not answer the functions' own calls: for a moment, which the retries outlast, and for good."""
+
+    def refusing(operation: str, times: float, code: str = "ThrottlingException", status: int = 400) -> Callable[[World], None]:
+        def change(world: World) -> None:
+            left = [times]
+
+            def refuse(call: ApiCall) -> ApiError | None:
+                if call.operation != operation or not left[0]:
+                    return None
+                left[0] -= 1
+                return ApiError(code, "Rate exceeded", status)
+
+            world.refuse = refuse
+
+        return change
+
+    stopped = Job(status="Stopped", secondary="MaxRuntimeExceeded", raised=False)
+    corrupt = Job(status="Failed", reason="AlgorithmError: CorruptShard (stop): cut")
+    for_good = float("inf")
+    return {
+        "Admit is throttled for a moment": Path(scenario=Scenario(input=LOCAL, world=refusing("ListServiceQuotas", 2))),
+        "the source is throttled for a moment": Path(scenario=Scenario(input=LOCAL, world=refusing("ListObjectsV2", 2, "SlowDown", 503))),
+        "Triage is throttled for a moment": Path(
+            scenario=Scenario(input=LOCAL, tokens=True, tasks={"Train": [stopped]}, world=refusing("DescribeTrainingJob", 2)),
+            visits=("Wait",),
+            avoids=("Leg failed",),
+        ),
+        "Report's S3 fails for a moment": Path(
+            scenario=Scenario(input=LOCAL, tokens=True, world=refusing("PutObject", 5, "InternalError", 500)), avoids=("Explain",)
+        ),
+        "Admit is throttled for good": failed(
+            Scenario(input=LOCAL, world=refusing("ListServiceQuotas", for_good)), "TransientFault", "ListServiceQuotas", avoids=("Train",)
+        ),
+        "Triage is throttled for good": failed(
+            Scenario(input=LOCAL, tokens=True, tasks={"Train": [stopped]}, world=refusing("DescribeTrainingJob", for_good)),
+            "TransientFault",
+            "DescribeTrainingJob",
+            visits=("Leg failed",),
+        ),
+        "Triage is throttled for good, and the job had said why it failed": failed(
+            Scenario(input=LOCAL, tokens=True, tasks={"Train": [corrupt]}, world=refusing("DescribeTrainingJob", for_good)),
+            "CorruptShard",
+            "cut",
+            visits=("Leg failed",),
         ),
     }

@@ -1,0 +1,1 @@
+"""What every Lambda function shares at its edge: environment, clients, log lines, and the one class of transient AWS faults."""
