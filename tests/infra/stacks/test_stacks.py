@@ -164,11 +164,17 @@ def test_the_jobs_security_group_admits_itself_whole_as_efa_needs(example: Synth
 
 def test_jobs_join_the_network_through_the_deployment_value(example: Synthesised) -> None:
     functions = resources(example.template("pipeline"), "AWS::Lambda::Function")
-    variables = [function.get("Environment", {}).get("Variables", {}) for function in functions]
-    values = [json.dumps(given["DEPLOYMENT"]) for given in variables if "DEPLOYMENT" in given]
-    assert len(values) == 1
-    assert "subnets" in values[0]
-    assert "file_system_id" in values[0]
+    (admit,) = [function for function in functions if function["Handler"] == "infra.admit.handler.handler"]
+    value = json.dumps(admit["Environment"]["Variables"]["DEPLOYMENT"])
+    assert "subnets" in value
+    assert "file_system_id" in value
+
+
+def test_a_function_has_one_variable(example: Synthesised) -> None:
+    for stack in ("pipeline", "monitoring"):
+        functions = resources(example.template(stack), "AWS::Lambda::Function")
+        assert functions
+        assert [list(function["Environment"]["Variables"]) for function in functions] == [["DEPLOYMENT"]] * len(functions)
 
 
 @pytest.mark.parametrize(("region", "partition"), [("cn-north-1", "aws-cn"), ("us-gov-west-1", "aws-us-gov")])

@@ -32,7 +32,9 @@ async function jsonata(cases) {
   const results = []
   for (const { expression, bindings } of cases) {
     try {
-      const value = await compile(expression).evaluate({}, bindings)
+      const compiled = compile(expression)
+      compiled.registerFunction('parse', text => JSON.parse(text)) // Step Functions' own addition
+      const value = await compiled.evaluate({}, bindings)
       results.push(value === undefined ? { undefined: true } : { value })
     } catch (error) {
       results.push({ error: String(error.message ?? error) })
