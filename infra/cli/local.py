@@ -149,14 +149,14 @@ def _finish(console: Console, target: Target, view: RunView, root: Path, seconds
     if page is not None:
         console.print(f"\nReport          {_shown(page, root)}", highlight=False, soft_wrap=True)
     if view.status != "SUCCEEDED":
-        raise CommandError("the embedded AWS stays up for a look (pretrain logs --local) until make local-down", Exit.FAILED)
+        raise CommandError("the embedded AWS stays up, for pretrain logs --local, until make local-down", Exit.FAILED)
     for leg in view.legs:
         export = folder / leg.name / "export"
         if download_prefix(target, RunLayout(view.run_id).leg_folder(leg.name, "export"), export):
             console.print(f"Exported model  {_shown(export, root)}/", highlight=False, soft_wrap=True)
     skipped = [stage.name for stage in view.stages if stage.state == "skipped"]
     if skipped:
-        console.print(f"Skipped         {' and '.join(skipped)}: recognised, already there", highlight=False)
+        console.print(f"Skipped         {' and '.join(skipped)}: already done", highlight=False)
     show_samples(view, console)
     console.print()
     say(console, f"{duration(seconds)} in all. The embedded AWS stays up until make local-down or 60 idle minutes.", style="dim")

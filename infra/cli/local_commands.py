@@ -22,7 +22,7 @@ def run(
     run_id: Annotated[str | None, typer.Option("--run", metavar="ID", help="Name of the run.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a live screen.")] = False,
 ) -> None:
-    """Deploy to the embedded AWS, train on real text, and show what came of it."""
+    """Deploy to the embedded AWS, train on real text, and show the results."""
     from infra.cli import local
 
     local.run(output(), checkout(), recipe=recipe, settings=settings or [], run_id=run_id, plain=plain)

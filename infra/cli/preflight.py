@@ -171,7 +171,7 @@ def _quota(target: Target, request: QuotaRequest) -> tuple[bool, Check]:
     if quota.enough:
         return True, _good(f"{quota.limit:g} allowed, {quota.used} in use, {request.count} wanted")
     return False, _bad(
-        quota.message(target.region), "ask early: a person at AWS reads requests for p5" if "p5" in request.instance_type else ""
+        quota.message(target.region), "request it early: AWS reviews requests for p5 by hand" if "p5" in request.instance_type else ""
     )
 
 

@@ -164,8 +164,8 @@ def test_specs_need_the_standard_library_only(module: str) -> None:
     assert done.returncode == 0, f"{module} imports {done.stderr}"
 
 
-def test_no_file_is_a_drawer_without_a_name() -> None:
-    drawers = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "misc.py"}
+def test_no_file_has_a_name_that_says_nothing() -> None:
+    vague = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "misc.py"}
     listing = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     tracked = [Path(line) for line in listing.splitlines()]
-    assert tracked and not [p for p in tracked if p.name in drawers]
+    assert tracked and not [p for p in tracked if p.name in vague]

@@ -1,4 +1,4 @@
-"""What the data_prep tests share: texts, records, environments."""
+"""Shared by the data_prep tests: texts, records, environments."""
 
 from __future__ import annotations
 

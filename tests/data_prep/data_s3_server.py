@@ -1,4 +1,4 @@
-"""As much of S3 as data_prep uses, over HTTP on loopback, with faults on request."""
+"""An S3 server with the operations that data_prep uses, over HTTP on the loopback interface, with injected faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers share what the fork server loaded."""
+"""Workers share the encoder that the fork server loaded."""
 
 from __future__ import annotations
 

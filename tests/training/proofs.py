@@ -56,7 +56,7 @@ def initial_weights(base: str) -> dict[str, Any]:
 
 
 def train_flex(base: str) -> dict[str, Any]:
-    """``train`` with FlexAttention's eager kernels; torch refuses their CPU backward at the door although they have one.
+    """``train`` with FlexAttention's eager kernels; torch refuses their CPU backward although they have one.
 
     Everything that would be compiled runs as it is written: what is proven is arithmetic and layout.
     """

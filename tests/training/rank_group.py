@@ -1,4 +1,4 @@
-"""Groups of CPU ranks for tests: one process imports torch and torchtitan once, and forks the ranks of each proof.
+"""Groups of CPU ranks for tests: one process imports torch and torchtitan once, and forks the ranks of each test.
 
 with RankServer() as server:
     server.run("proofs:train", world=2, base="job", training={...})   -> one value per rank

@@ -1,4 +1,4 @@
-"""Hosts to rendezvous."""
+"""From SageMaker's host list to torchrun's rendezvous."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real jobs: run, killed, stopped, resumed, damaged, refused, on two hosts. Nothing of a run is lost, and nothing is hidden."""
+"""Real jobs: run, killed, stopped, resumed, damaged, refused, on two hosts. No step is lost, and every problem is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loader: exact, elastic, resumed by one number."""
+"""The loader: exact samples, another number of ranks, resume from one cursor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each form of parallelism trains three steps to the loss of one rank. What is here is what docs/parallelism.md calls proven."""
+"""Each form of parallelism trains three steps to the loss of one rank. docs/parallelism.md lists the same forms as tested."""
 
 from __future__ import annotations
 

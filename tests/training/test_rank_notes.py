@@ -1,4 +1,4 @@
-"""From what the ranks of a host left behind to the one sentence that explains the job's end."""
+"""From the failure notes of a host's ranks to the job's failure sentence."""
 
 from __future__ import annotations
 

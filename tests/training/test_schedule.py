@@ -1,4 +1,4 @@
-"""The learning rate of each step: torchtitan's curve where that one is right, and an end to it."""
+"""The learning rate of each step: equal to torchtitan's curve, and ended at the last step."""
 
 from __future__ import annotations
 

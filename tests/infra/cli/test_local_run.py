@@ -68,7 +68,7 @@ def test_second_run_says_what_was_trained_and_what_was_skipped(machine, monkeypa
     assert machine.calls == ["up", "deploy", "upload_corpus", "start"]
     for words in (
         "does not execute the Dockerfile", "loss 8.800 to 4.800", "1.400 nats below the text's unigram entropy of 6.500",
-        "Build image and Prepare data: recognised, already there", ".local/runs/evening/report.html", ".local/runs/evening/main/export/",
+        "Build image and Prepare data: already done", ".local/runs/evening/report.html", ".local/runs/evening/main/export/",
         'given "The name of the":\n  The name of the bucket [optional] that holds it\n', "stays up until make local-down",
     ):  # fmt: skip
         assert words in said

@@ -96,7 +96,7 @@ def _reserved(name: str, state: Json) -> Iterator[str]:
 
 
 def _scopes(definition: Json, outer: frozenset[str]) -> Iterator[str]:
-    """A Map's items cannot assign what the outer workflow assigns, and nobody reads what nobody assigns."""
+    """A Map's items cannot assign what the outer workflow assigns, and every variable that is read is assigned."""
     own = frozenset(_assigned(definition))
     yield from (f"variable {name!r} is assigned inside of a Map and outside" for name in sorted(own & outer))
     known = own | outer

@@ -1,6 +1,6 @@
 """What IAM must allow: from the calls that were made on the recorded paths to the requests IAM sees.
 
-Sources, so that nothing here is a wish: calls of the functions' code (World.calls), Task states' evaluated arguments
+Sources, so that every need is observed: calls of the functions' code (World.calls), Task states' evaluated arguments
 with the companions that `.sync` makes, and what SageMaker, CodeBuild and CloudWatch do on a role's behalf by their
 own documentation for exactly the fields that the requests hold.
 """

@@ -16,7 +16,7 @@ OTHER_ACCOUNT = "222222222222"
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Who wants to do what to which resource, and in which circumstances."""
+    """One request: principal, action, resource, context."""
 
     principal: str
     """ARN of a role, or a service (``sagemaker.amazonaws.com``)."""

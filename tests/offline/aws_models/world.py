@@ -1,7 +1,7 @@
 """A small AWS in memory, behind real boto3 clients: botocore validates and serialises each call, this module answers.
 
 It serves the functions' own code while the interpreter runs the machine, and keeps every call with the role that made
-it: the permission matrix is built from these calls, not from a list of wishes.
+it: the permission matrix is built from these calls, not from a hand-written list.
 """
 
 from __future__ import annotations
