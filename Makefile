@@ -29,7 +29,7 @@ endif
 
 .PHONY: help
 help: ## Show this list
-	@grep -hE '^[a-z][a-zA-Z-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-zA-Z-]*:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
 
 # ---- environments ------------------------------------------------------------------------------
 # .venv holds what the CDK app and the command line need; .dev adds torch, the jobs and the tools.
