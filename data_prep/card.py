@@ -29,7 +29,9 @@ class Card:
         yield CARD_PAGE, page(self.content).encode()
 
 
-def make_card(index: ShardIndex, listing: SourceListing, records: Sequence[PartRecord], encoder: str, reason: str) -> Card:
+def make_card(
+    index: ShardIndex, listing: SourceListing, records: Sequence[PartRecord], *, encoder: str, reason: str, separators: str
+) -> Card:
     """Put the card together from the parts' records."""
     lengths, skipped = Counter[int](), Counter[str]()
     examples: dict[str, list[str]] = {}
@@ -46,10 +48,11 @@ def make_card(index: ShardIndex, listing: SourceListing, records: Sequence[PartR
         {
             "fingerprint": index.fingerprint,
             "source": {"uri": listing.uri, "objects": len(listing.objects), "stored_bytes": listing.total_bytes},
-            "tokenizer": {"sha256": index.tokenizer.sha256, "vocab_size": index.tokenizer.vocab_size},
+            "tokenizer": {"sha256": index.tokenizer.sha256, "vocab_size": index.tokenizer.vocab_size, "separators": separators},
             "dtype": index.dtype,
             "splits": splits,
             "skipped": {name: {"documents": n, "first": examples.get(name, [])[:3]} for name, n in sorted(skipped.items())},
+            "tokenizer_loss": {"documents": index.tokenizer_loss, "first": [p for record in records for p in record.lost_examples][:3]},
             "token_lengths": [{"from": 1 << k if k else 0, "to": (2 << k) - 1, "documents": n} for k, n in sorted(lengths.items()) if n],
             "encoder": {"name": encoder, "why": reason, "documents_compared": sum(record.compared for record in records)},
             "samples": [{key: value for key, value in excerpt.items() if key != "order"} for excerpt in chosen],

@@ -27,6 +27,7 @@ def page(content: dict[str, Any]) -> str:
         "<h2>Documents by length in tokens</h2>" + _lengths(content["token_lengths"]),
         "<h2>Tokens by split</h2>" + bars([(name, facts["tokens"]) for name, facts in content["splits"].items()]),
         "<h2>Left out</h2>" + _skipped(content["skipped"]),
+        "<h2>Not decoding to their text</h2>" + _loss(content["tokenizer_loss"]),
         "<h2>Encoder</h2>" + _encoder(content["encoder"]),
         "<h2>Samples</h2>" + "".join(_sample(sample) for sample in content["samples"]),
         "<h2>Settings</h2>" + _settings(content["spec"]),
@@ -57,7 +58,7 @@ def _source(content: dict[str, Any]) -> str:
     return (
         f"<p><code>{_text(source['uri'])}</code>: {source['objects']:,} objects, {source['stored_bytes']:,} bytes as stored. "
         f"Tokenizer of {tokenizer['vocab_size']:,} entries, SHA-256 <code>{_text(tokenizer['sha256'][:16])}</code>; "
-        f"ids as {content['dtype']}.</p>"
+        f"{_text(tokenizer['separators'])}; ids as {content['dtype']}.</p>"
     )
 
 
@@ -76,6 +77,12 @@ def _skipped(skipped: dict[str, dict[str, Any]]) -> str:
         return "<p>Nothing.</p>"
     rows = [(name.replace("_", " "), facts["documents"], "; ".join(facts["first"])) for name, facts in skipped.items()]
     return table(("reason", "documents", "the first"), rows)
+
+
+def _loss(loss: dict[str, Any]) -> str:
+    if not loss["documents"]:
+        return "<p>No document.</p>"
+    return f"<p>{loss['documents']:,} documents; the first: {_text('; '.join(loss['first']))}</p>"
 
 
 def _encoder(encoder: dict[str, Any]) -> str:

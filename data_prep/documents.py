@@ -22,7 +22,7 @@ from data_prep.partition import Segment
 from data_prep.spec import DataSpec
 from data_prep.store import READ_BYTES, Source
 
-Reason = Literal["empty", "invalid_utf8", "lone_surrogates", "too_long", "corrupt_record"]
+Reason = Literal["empty", "invalid_utf8", "lone_surrogates", "too_long", "corrupt_record", "separator_in_text", "tokenizer_loss"]
 EXAMPLES_PER_REASON = 3
 PARQUET_ROWS = 1024
 

@@ -12,7 +12,7 @@ import xxhash
 
 from contracts.failure import CorruptShard
 from contracts.shard_index import SPLITS, PartFacts, PieceFacts, Shard, SourceRange, Split, TokenizerFacts, dtype_for
-from data_prep.failure_classes import TooMuchSkipped
+from data_prep.failure_classes import TokenizerUnusable, TooMuchSkipped
 from data_prep.fingerprint import SourceObject
 from data_prep.part import PartRecord
 from data_prep.shards import CHUNK_BYTES, Ends, ShardWriter, little_endian
@@ -73,6 +73,15 @@ def _damaged(name: str) -> CorruptShard:
     return CorruptShard(
         f"{name} is not what its part's record says: damaged or replaced while the job was away; delete .work/ and run again"
     )
+
+
+def skipped_counts(records: Iterable[PartRecord]) -> dict[str, int]:
+    """Documents left out, by reason."""
+    counts: dict[str, int] = {}
+    for record in records:
+        for reason, count in record.skipped.items():
+            counts[reason] = counts.get(reason, 0) + count
+    return dict(sorted(counts.items()))
 
 
 def part_facts(sources: Sequence[tuple[SourceRange, ...]], records: Sequence[PartRecord], groups: Iterable[Packing]) -> Iterator[PartFacts]:
@@ -147,6 +156,23 @@ def check_skipped(spec: DataSpec, records: Iterable[PartRecord]) -> None:
         )
 
 
+def check_loss(spec: DataSpec, records: Sequence[PartRecord]) -> None:
+    """Hold the documents that do not decode to their text to max_tokenizer_loss_share.
+
+    Raises:
+        TokenizerUnusable: how many, where the first few are.
+    """
+    lost = sum(record.lost for record in records)
+    kept = sum(piece.shard.documents for record in records for split in SPLITS for piece in record.pieces(split))
+    if lost > spec.max_tokenizer_loss_share * kept:
+        places = "; ".join([place for record in records for place in record.lost_examples][:3])
+        raise TokenizerUnusable(
+            f"{lost} of {kept} documents do not decode to their text with this tokenizer, more than "
+            f"data.max_tokenizer_loss_share={spec.max_tokenizer_loss_share:g} allows; the first: {places}; "
+            "use a tokenizer with byte fallback"
+        )
+
+
 def unigram_entropy(store: Store, split: Split, facts: TokenizerFacts) -> float | None:
     """Entropy in nats of a split's labels: all its tokens but BOS, which no loss counts. None without tokens."""
     counts = np.zeros(facts.vocab_size, np.int64)
@@ -164,13 +190,8 @@ def unigram_entropy(store: Store, split: Split, facts: TokenizerFacts) -> float 
     return math.fsum((-shares * np.log(shares)).tolist())
 
 
-def left_out(records: Iterable[PartRecord]) -> str:
+def left_out(records: Sequence[PartRecord]) -> str:
     """What became of the documents when none was left."""
-    counts: dict[str, int] = {}
-    held_out = 0
-    for record in records:
-        held_out += sum(piece.shard.documents for piece in record.validation)
-        for reason, count in record.skipped.items():
-            counts[reason] = counts.get(reason, 0) + count
-    skipped = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "none"
+    held_out = sum(piece.shard.documents for record in records for piece in record.validation)
+    skipped = ", ".join(f"{count} {reason}" for reason, count in skipped_counts(records).items()) or "none"
     return f"skipped: {skipped}; held out for validation: {held_out}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,11 +20,14 @@ import xxhash
 from contracts.config import Bounds
 from contracts.shard_index import SPLITS, Shard
 from data_prep.documents import Document, SegmentReader, Skipped
-from data_prep.encode import Assembler, Encoder
+from data_prep.encode import Assembler, Encoder, Ids, Offsets
+from data_prep.failure_classes import TokenizerUnusable
+from data_prep.fidelity import Fidelity, Unfit
 from data_prep.partition import Part
 from data_prep.shards import Ends, ShardWriter, Tokens
 from data_prep.spec import DataSpec
 from data_prep.store import Source, Store, disk_errors
+from data_prep.tokenizer import LibraryError, library_errors
 
 WORK_PREFIX = ".work/"
 PIECES_PREFIX = WORK_PREFIX + "pieces/"
@@ -80,6 +84,10 @@ class PartRecord:
     """Documents left out, by reason."""
     skipped_examples: dict[str, Any]
     """Where the first few were."""
+    lost: int = 0
+    """Documents whose tokens do not decode to their text, with data.tokenizer_loss "count"."""
+    lost_examples: tuple[str, ...] = ()
+    """Where the first few were."""
     lengths: dict[str, int]
     """Documents by length: key k counts those of 2^k to 2^(k+1) - 1 tokens."""
     excerpts: tuple[dict[str, Any], ...]
@@ -103,8 +111,12 @@ class PartContext:
     out: Store
     encoder: Encoder
     assembler: Assembler
+    fidelity: Fidelity
+    """Whether documents survive the encoder."""
     folder: Path
     """Local disk for pieces in work."""
+    bounded: Callable[[str, int], AbstractContextManager[None]] = field(default=lambda what, size: nullcontext())
+    """Bounds the time of one call into the encoder: what is encoded, and its bytes."""
     progress: Callable[[int, int, int], None] = field(default=lambda stored, documents, tokens: None)
     """Called with the stored bytes, documents and tokens since the last call."""
 
@@ -127,8 +139,8 @@ def run_part(part: Part, context: PartContext) -> tuple[PartRecord, tuple[Sample
 class _PartRun:
     def __init__(self, part: Part, context: PartContext) -> None:
         self.part, self.context = part, context
-        self.splits = {name: _SplitRun(name, part, context) for name in SPLITS}
-        self.skipped = Skipped()
+        self.skipped, self.lost = Skipped(), Skipped()
+        self.splits = {name: _SplitRun(name, part, context, self.skipped, self.lost) for name in SPLITS}
         self.excerpts: list[tuple[int, dict[str, Any]]] = []
         self.samples: list[Sample] = []
         self._counted = 0
@@ -143,12 +155,12 @@ class _PartRun:
             for document in reader:
                 digest = digest_of(document.utf8)
                 split = validation if digest < threshold else train
-                split.texts.append(document.text)
+                split.waiting.append((reader, document))
                 split.bytes_waiting += len(document.utf8)
                 rank = digest & LOW_64  # the split is decided by the high bits
                 if rank < self._sample_below or len(self.samples) < SAMPLES_PER_PART:
                     self._sample(document, rank, reader)
-                if split.bytes_waiting >= BATCH_BYTES or len(split.texts) >= BATCH_DOCUMENTS:
+                if split.bytes_waiting >= BATCH_BYTES or len(split.waiting) >= BATCH_DOCUMENTS:
                     split.encode()
             self.context.source.require_unchanged(segment.item)
             self.context.progress(size - self._counted, 0, 0)  # what a range or parquet read more or less
@@ -186,6 +198,8 @@ class _PartRun:
             text_bytes={name: split.text_bytes for name, split in self.splits.items()},
             skipped=dict(sorted(self.skipped.counts.items())),
             skipped_examples=self.skipped.examples,
+            lost=self.lost.counts["tokenizer_loss"],
+            lost_examples=tuple(self.lost.examples.get("tokenizer_loss", ())),
             lengths={str(k): n for k, n in sorted(lengths.items())},
             excerpts=tuple({**content, "order": digest} for digest, content in self.excerpts),
         )
@@ -198,9 +212,9 @@ class _PartRun:
 class _SplitRun:
     """The documents of one split on their way into pieces."""
 
-    def __init__(self, name: SplitName, part: Part, context: PartContext) -> None:
-        self.name, self.part, self.context = name, part, context
-        self.texts: list[str] = []
+    def __init__(self, name: SplitName, part: Part, context: PartContext, skipped: Skipped, lost: Skipped) -> None:
+        self.name, self.part, self.context, self.skipped, self.lost = name, part, context, skipped, lost
+        self.waiting: list[tuple[SegmentReader, Document]] = []
         self.bytes_waiting = 0
         self.text_bytes = 0
         self.pieces: list[Piece] = []
@@ -209,21 +223,67 @@ class _SplitRun:
 
     def encode(self) -> None:
         """Encode the documents that wait, and write them."""
-        if not self.texts:
+        if not self.waiting:
             return
-        ids, offsets = self.context.encoder.encode(self.texts)
+        ids, offsets = self._encoded()
+        if not self.waiting:
+            return
         tokens, ends = self.context.assembler.assemble(ids, offsets)
         exponents = np.frexp(np.diff(offsets).astype(np.float64))[1] - 1  # floor(log2) of the length; -1 for none
         self.lengths.update(dict(enumerate(np.bincount(np.maximum(exponents, 0)).tolist())))
-        self.context.progress(0, len(self.texts), len(tokens))
+        self.context.progress(0, len(self.waiting), len(tokens))
         self.text_bytes += self.bytes_waiting
-        self.texts, self.bytes_waiting = [], 0
+        self.waiting, self.bytes_waiting = [], 0
         for some_tokens, some_ends in self._cut(tokens, ends):
             if self._writer is None:
                 self._writer = ShardWriter(self.context.folder / f"{self.part.name}-{self.name}-{len(self.pieces):03d}")
             self._writer.add(some_tokens, some_ends)
             if self._writer.tokens >= self.context.spec.shard_tokens:
                 self._close(full=True)
+
+    def _encoded(self) -> tuple[Ids, Offsets]:
+        """Ids of the documents that wait, after those that must not be written were taken out."""
+        texts = [document.text for _, document in self.waiting]
+        ids, offsets = self._call(texts)
+        unfit = self.context.fidelity.unfit(texts, ids, offsets)
+        dropped = {number for number, what in sorted(unfit.items()) if self._drops(what, *self.waiting[number])}
+        if dropped:
+            self.waiting = [entry for number, entry in enumerate(self.waiting) if number not in dropped]
+            self.bytes_waiting = sum(len(document.utf8) for _, document in self.waiting)
+            return self._call([document.text for _, document in self.waiting])
+        return ids, offsets
+
+    def _drops(self, what: Unfit, reader: SegmentReader, document: Document) -> bool:
+        """Apply data.tokenizer_loss to one document: stop, take it out, or count it. One that holds a separator is never written."""
+        place, policy = reader.place(document.position, document.identity), self.context.spec.tokenizer_loss
+        if policy == "fail":
+            why = "does not decode to its text" if what == "tokenizer_loss" else "holds the text of BOS or EOS, and becomes that token"
+            raise TokenizerUnusable(f'{place} {why} with this tokenizer; use another, or set data.tokenizer_loss to "count" or "skip"')
+        if what == "tokenizer_loss" and policy == "count":
+            self.lost.add(what, place)
+            return False
+        self.skipped.add(what, place)
+        return True
+
+    def _call(self, texts: list[str]) -> tuple[Ids, Offsets]:
+        """Encode, bounded in time; a document that the tokenizer cannot encode is named.
+
+        Raises:
+            TokenizerUnusable: which document, and what the library says.
+        """
+        encode, bounded = self.context.encoder.encode, self.context.bounded
+        try:
+            with bounded(f"documents of {self.part.segments[0].item.key}", self.bytes_waiting), library_errors():
+                return encode(texts)
+        except LibraryError as error:
+            for reader, document in self.waiting:
+                try:
+                    with bounded(reader.place(document.position, document.identity), len(document.utf8)), library_errors():
+                        encode([document.text])
+                except LibraryError as one:
+                    place = reader.place(document.position, document.identity)
+                    raise TokenizerUnusable(f"the tokenizer fails on {place} ({str(one)[:200]}); correct it or use another") from error
+            raise TokenizerUnusable(f"the tokenizer fails on documents of {self.part.name} ({str(error)[:200]}); use another") from error
 
     def finish(self) -> None:
         """Encode what waits and close the tail."""

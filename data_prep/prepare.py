@@ -29,7 +29,18 @@ from data_prep.card import make_card
 from data_prep.coordination import SILENCE_SECONDS, Instances, Together
 from data_prep.encode import EncoderName
 from data_prep.failure_classes import InstanceLost, SourceChanged
-from data_prep.finalise import check_skipped, check_stored, gather, left_out, packings, part_facts, unigram_entropy
+from data_prep.fidelity import lossless
+from data_prep.finalise import (
+    check_loss,
+    check_skipped,
+    check_stored,
+    gather,
+    left_out,
+    packings,
+    part_facts,
+    skipped_counts,
+    unigram_entropy,
+)
 from data_prep.fingerprint import SourceListing
 from data_prep.gate import SampleCheck, Verdict, decide
 from data_prep.origin import (
@@ -53,7 +64,7 @@ from data_prep.progress import Counts, Progress
 from data_prep.sources import tokenizer_reference
 from data_prep.spec import DataSpec
 from data_prep.store import Source, Store
-from data_prep.tokenizer import TokenizerFiles, facts
+from data_prep.tokenizer import TokenizerFiles, announced, definition_of, facts
 from data_prep.tokenizer_source import obtain
 from data_prep.workers import Setup, WorkerPool, memory_bound_mib, start_server
 
@@ -138,7 +149,13 @@ def _prepare(job: Job) -> ShardIndex | None:
         job.say(f"{len(records)} of {len(plan)} parts are finished already; going on with the others")
     bound = memory_bound_mib(job.spec, files)
     job.say(f"{len(plan)} parts; a worker holds at most {bound} MiB (data.max_line_bytes and data.max_document_bytes bound it)")
-    with WorkerPool(_setup(job, manifest.tokenizer, manifest.encoder), job.workers, len(plan)) as pool:
+    loss_free = lossless(files)
+    definition_of.cache_clear()  # Llama 3's is 50 MB of dictionaries
+    if not loss_free:
+        job.say(
+            "every document is decoded again, since this tokenizer can lose characters: it neither works on bytes nor falls back to them"
+        )
+    with WorkerPool(_setup(job, manifest.tokenizer, manifest.encoder, loss_free=loss_free), job.workers, len(plan)) as pool:
         _run_parts(job, plan, pool, SampleCheck(files, manifest.encoder), records, manifest, together)
         if not job.instances.leads:
             return None
@@ -168,6 +185,7 @@ def _begin(job: Job, plan: Sequence[Part], together: Together) -> tuple[Tokenize
     manifest = _manifest(job, plan, known, verdict)
     job.out.write(MANIFEST, json.dumps(to_json(manifest), indent=1).encode())
     job.say(f"encoder: {manifest.encoder} ({manifest.encoder_reason})")
+    job.say(announced(files, known))
     return files, manifest
 
 
@@ -229,10 +247,10 @@ def _verdict(job: Job, plan: Sequence[Part], files: TokenizerFiles, known: Token
     return decide(files, job.spec.encoder == "huggingface", text_bytes, job.gates, run)
 
 
-def _setup(job: Job, known: TokenizerFacts, encoder: EncoderName) -> Setup:
+def _setup(job: Job, known: TokenizerFacts, encoder: EncoderName, *, loss_free: bool = False) -> Setup:
     return Setup(
         spec=job.spec, source_uri=job.listing.uri, out_uri=job.out.uri, tokenizer=str(_tokenizer_folder(job)), facts=known,
-        encoder=encoder, scratch=str(job.scratch),
+        encoder=encoder, scratch=str(job.scratch), lossless=loss_free,
     )  # fmt: skip
 
 
@@ -316,6 +334,7 @@ def _finish(
     together: Together,
 ) -> ShardIndex:  # fmt: skip
     check_skipped(job.spec, records)
+    check_loss(job.spec, records)
     groups = {split: packings(split, records, job.spec.shard_tokens) for split in SPLITS}
     packed = dict(pool.packings([packing for split in SPLITS for packing in groups[split]], together.beat))
     splits = {split: gather(split, records, [packed[packing.name] for packing in groups[split]]) for split in SPLITS}
@@ -331,9 +350,18 @@ def _finish(
         tokenizer=manifest.tokenizer,
         splits=Splits(train=splits["train"], validation=replace(splits["validation"], unigram_entropy_nats=entropy)),
         spec=manifest.settings,
+        tokenizer_loss=sum(record.lost for record in records),
+        skipped=skipped_counts(records),
         parts_sha256=hashlib.sha256(parts).hexdigest(),
     )
-    card = make_card(index, job.listing, records, manifest.encoder, manifest.encoder_reason)
+    card = make_card(
+        index,
+        job.listing,
+        records,
+        encoder=manifest.encoder,
+        reason=manifest.encoder_reason,
+        separators=announced(files, manifest.tokenizer),
+    )
     require_own(job.out, manifest)
     for name, content in (*files.named(), *card.files(), (PARTS_FILE, parts), (INDEX_FILE, index_bytes(index))):
         job.out.write(name, content)

@@ -95,6 +95,11 @@ class DataSpec:
     """Lines that are no JSON object, rows without the text field, overlong lines: stop, or skip and count."""
     max_skipped_share: Annotated[float, Bounds(0.0, 1.0)] = 0.001
     """With a ``skip`` policy: the job fails when more than this share of the documents was skipped (empty ones not counted)."""
+    tokenizer_loss: Literal["count", "skip", "fail"] = "count"
+    """Documents whose tokens do not decode to their text, after the tokenizer's own normalisation (an unknown character under BPE
+    without byte fallback): keep and count, skip and count, or stop. One whose text becomes BOS or EOS is skipped and counted, or stops."""
+    max_tokenizer_loss_share: Annotated[float, Bounds(0.0, 1.0)] = 0.001
+    """With ``count``: the job fails when more than this share of the documents does not decode to its text."""
     encoder: Literal["auto", "huggingface"] = "auto"
     """``auto`` uses fastokens where it proves equal to Hugging Face tokenizers; ``huggingface`` forces the reference."""
     # -- compute settings: not part of the fingerprint -----------------------------------------------

@@ -6,20 +6,22 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from contracts.shard_index import TokenizerFacts
+from data_prep import separators
 from data_prep.failure_classes import TokenizerUnusable
+from data_prep.separators import BOS, EOS, KNOWN
 from data_prep.sources import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from data_prep.spec import TokenizerSpec, TokenizerTraining
 
-BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
-KNOWN_BOS = (BOS, "<s>", "<bos>", "[BOS]", "<|startoftext|>")
-KNOWN_EOS = (EOS, "</s>", "<eos>", "[EOS]", "<|endoftext|>")
+MAX_VOCABULARY = 1 << 24  # counts are kept per id; the largest vocabularies have 2^18
 
 # Llama 3's pre-tokenisation (meta-llama/llama3, tokenizer.py, pat_str), itself cl100k_base's.
 LLAMA3_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -63,6 +65,23 @@ class TokenizerFiles:
         return json.dumps(content | {"truncation": None, "padding": None}, ensure_ascii=False)
 
 
+class LibraryError(Exception):
+    """What a tokenizer library raised: its exceptions are undeclared, and a Rust panic is no Exception at all."""
+
+
+@contextmanager
+def library_errors() -> Iterator[None]:
+    """Turns whatever a tokenizer library raises into LibraryError."""
+    try:
+        yield
+    except Exception as error:
+        raise LibraryError(str(error) or type(error).__name__) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # pyo3's, which no module exports
+            raise
+        raise LibraryError(str(error)) from None
+
+
 @functools.lru_cache(maxsize=1)
 def load_reference(files: TokenizerFiles) -> Tokenizer:
     """Hugging Face's tokenizer, which takes special tokens in text as text. Loaded once per process: Llama 3's takes a second.
@@ -71,42 +90,86 @@ def load_reference(files: TokenizerFiles) -> Tokenizer:
         TokenizerUnusable: the file is no tokenizer.json.
     """
     try:
-        tokenizer = Tokenizer.from_str(files.encoding_json())
-    except Exception as error:
-        raise TokenizerUnusable(f"tokenizer.json does not load ({error}); it must be a Hugging Face tokenizers file") from error
+        with library_errors():
+            tokenizer = Tokenizer.from_str(files.encoding_json())
+            empty = not tokenizer.get_vocab(with_added_tokens=True)
+    except (LibraryError, ValueError, TypeError, RecursionError) as error:
+        raise TokenizerUnusable(f"tokenizer.json does not load ({str(error)[:200]}); it must be a Hugging Face tokenizers file") from error
+    if empty:
+        raise TokenizerUnusable("tokenizer.json has an empty vocabulary; it must be a Hugging Face tokenizers file")
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+@functools.lru_cache(maxsize=1)
+def definition_of(files: TokenizerFiles) -> dict[str, Any]:
+    """tokenizer.json as a value."""
+    content = orjson.loads(files.tokenizer)
+    return content if isinstance(content, dict) else {}
 
 
 def facts(files: TokenizerFiles, spec: TokenizerSpec) -> TokenizerFacts:
     """Vocabulary size and the ids of BOS and EOS.
 
     Raises:
-        TokenizerUnusable: a named token is not in the vocabulary, or nothing separates documents.
+        TokenizerUnusable: a file that does not read, a named token that is not in the vocabulary or not special, nothing that
+            separates documents, ids by chance (dropout) or of no sensible size.
     """
     vocabulary = load_reference(files).get_vocab(with_added_tokens=True)
-    config = json.loads(files.config) if files.config else {}
-    bos = _token_id(vocabulary, spec.bos_token, config.get("bos_token"), KNOWN_BOS, "bos_token")
-    eos = _token_id(vocabulary, spec.eos_token, config.get("eos_token"), KNOWN_EOS, "eos_token")
+    config, definition = _config(files), definition_of(files)
+    model = definition.get("model")
+    if isinstance(model, dict) and model.get("dropout"):
+        raise TokenizerUnusable(
+            f"tokenizer.json has model.dropout={model['dropout']}, so that the same text gets other ids each time; set it to null"
+        )
+    bos, eos = (separators.find(kind, spec, config, definition, vocabulary) for kind in ("bos_token", "eos_token"))
     if bos is None and eos is None:
-        raise TokenizerUnusable("the tokenizer has no token that opens or closes a document; name one in data.tokenizer.eos_token")
-    if bos == eos:  # one separator between documents, as GPT-2 has it
+        plain = next((token for token in (*KNOWN["eos_token"], *KNOWN["bos_token"]) if token in vocabulary), None)
+        why = f'; "{plain}" is in its vocabulary, but not as a special token, so that a text can hold it' if plain is not None else ""
+        raise TokenizerUnusable(
+            f"the tokenizer has no special token that opens or closes a document{why}; give tokenizer.json one among added_tokens, "
+            "or name it in data.tokenizer.eos_token"
+        )
+    if bos is not None and eos is not None and bos.id == eos.id:  # one separator between documents, as GPT-2 has it
         bos = None
     size = max(vocabulary.values()) + 1
-    names = tuple(name for name, _ in files.named())
+    if size > MAX_VOCABULARY:
+        raise TokenizerUnusable(f"tokenizer.json has ids up to {size - 1}, more than {MAX_VOCABULARY - 1}; number its tokens from 0")
     return TokenizerFacts(
-        sha256=files.sha256, config_sha256=files.config_sha256, vocab_size=size, bos_id=bos, eos_id=eos, files=names,
-    )  # fmt: skip
+        sha256=files.sha256,
+        config_sha256=files.config_sha256,
+        vocab_size=size,
+        bos_id=None if bos is None else bos.id,
+        eos_id=None if eos is None else eos.id,
+        bos_from="" if bos is None else bos.named_by,
+        eos_from="" if eos is None else eos.named_by,
+        files=tuple(name for name, _ in files.named()),
+    )
 
 
-def _token_id(vocabulary: dict[str, int], named: str | None, configured: Any, known: tuple[str, ...], setting: str) -> int | None:
-    if named is not None:
-        if named not in vocabulary:
-            raise TokenizerUnusable(f'data.tokenizer.{setting}="{named}" is not in the vocabulary')
-        return vocabulary[named]
-    content = configured.get("content") if isinstance(configured, dict) else configured
-    candidates = (*([content] if isinstance(content, str) else []), *known)
-    return next((vocabulary[token] for token in candidates if token in vocabulary), None)
+def announced(files: TokenizerFiles, known: TokenizerFacts) -> str:
+    """Which tokens separate documents and who says so, in words."""
+    found = []
+    for word, token, named_by in (("BOS", known.bos_id, known.bos_from), ("EOS", known.eos_id, known.eos_from)):
+        if token is None:
+            found.append(f"no {word}")
+        else:
+            setting = f"data.tokenizer.{word.lower()}_token"
+            who = f"a guess, since no file names one; {setting} settles it" if named_by == "guess" else f"named by {named_by}"
+            found.append(f"{word} {load_reference(files).id_to_token(token)} (id {token}, {who})")
+    return ", ".join(found)
+
+
+def _config(files: TokenizerFiles) -> dict[str, Any]:
+    if files.config is None:
+        return {}
+    try:
+        content = json.loads(files.config)
+    except (ValueError, RecursionError) as error:
+        raise TokenizerUnusable(f"{TOKENIZER_CONFIG_FILE} is no JSON ({error}); fetch it again, or leave it out") from None
+    if not isinstance(content, dict):
+        raise TokenizerUnusable(f"{TOKENIZER_CONFIG_FILE} holds no JSON object; fetch it again, or leave it out")
+    return content
 
 
 def train(texts: Iterable[str], settings: TokenizerTraining) -> TokenizerFiles:

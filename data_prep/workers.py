@@ -22,11 +22,13 @@ from typing import Any, TypeVar
 
 from contracts.shard_index import Shard, TokenizerFacts
 from data_prep.encode import Assembler, EncoderName, HuggingFaceEncoder
-from data_prep.failure_classes import WorkerLost
+from data_prep.failure_classes import TokenizerUnusable, WorkerLost
+from data_prep.fidelity import Fidelity
 from data_prep.finalise import Packing, pack
 from data_prep.gate import compare
 from data_prep.part import PartContext, PartRecord, Sample, run_part
 from data_prep.partition import Part
+from data_prep.patience import PATIENCE_SECONDS, Patience, ended
 from data_prep.preload import FOLDER_VARIABLE, fast_encoder
 from data_prep.progress import Counts
 from data_prep.source_access import open_source
@@ -37,7 +39,7 @@ from data_prep.tokenizer import TokenizerFiles
 T = TypeVar("T")
 POLL_SECONDS = 0.2
 LONGEST_TMPDIR = 107 - len("/pymp-12345678/listener-12345678")
-ONE_THREAD = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OPENBLAS_NUM_THREADS": "1"}
+ONE_THREAD = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OPENBLAS_NUM_THREADS": "1", "RUST_BACKTRACE": "0"}
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -52,6 +54,10 @@ class Setup:
     """Local folder of the tokenizer's files."""
     facts: TokenizerFacts
     encoder: EncoderName
+    lossless: bool = False
+    """Proven from the tokenizer's definition; else every document is decoded and compared."""
+    patience_seconds: float = PATIENCE_SECONDS
+    """What one call into a tokenizer may take beside the time for its text."""
     scratch: str
     """Local folder under which each worker makes its own."""
 
@@ -104,6 +110,7 @@ class WorkerPool:
     def __init__(self, setup: Setup, workers: int, tasks: int) -> None:
         workers = max(1, min(workers, tasks))
         start_server(Path(setup.tokenizer))
+        self._scratch = Path(setup.scratch)
         self._slots: SynchronizedArray[int] = _CONTEXT.Array("q", 3 * workers)
         claimed: Synchronized[int] = _CONTEXT.Value("i", 0)
         arguments = (setup, self._slots, claimed, workers)
@@ -154,6 +161,9 @@ class WorkerPool:
                     yield future.result()
                 on_wait()
         except BrokenProcessPool:
+            sentence = ended(self._scratch)
+            if sentence is not None:
+                raise TokenizerUnusable(sentence) from None
             raise WorkerLost(
                 "a worker process exited without a message, most often because memory ran out; finished parts are kept. "
                 "If it happens again, lower data.workers_per_instance or take a larger data.instance_type"
@@ -168,6 +178,7 @@ class _Worker:
         self._slots, self._number = slots, number
         self.files = TokenizerFiles.read(Path(setup.tokenizer))
         self.folder = Path(tempfile.mkdtemp(prefix=f"worker-{number}-", dir=setup.scratch))
+        self.patience = Patience(self.folder, setup.patience_seconds)
         self.out = open_store(setup.out_uri)
         self.context = PartContext(
             spec=setup.spec,
@@ -175,7 +186,9 @@ class _Worker:
             out=self.out,
             encoder=fast_encoder(self.files) if setup.encoder == "fastokens" else HuggingFaceEncoder(self.files),
             assembler=Assembler(setup.facts),
+            fidelity=Fidelity(self.files, setup.facts, proven=setup.lossless),
             folder=self.folder,
+            bounded=self.patience.bounded,
             progress=self.count,
         )
 
@@ -222,4 +235,6 @@ def _run_packing(packing: Packing) -> tuple[str, Shard]:
 
 
 def _run_gate(chunk: Any) -> Any:
-    return compare(chunk, _own().files)
+    worker = _own()
+    with worker.patience.bounded("the texts that encoders are compared on", 1 << 20):
+        return compare(chunk, worker.files)

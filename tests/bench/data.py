@@ -24,6 +24,7 @@ from corpus import write_corpus
 
 from contracts.shard_index import SPLITS, read_index
 from data_prep.encode import Assembler, Encoder, FastokensEncoder
+from data_prep.fidelity import Fidelity
 from data_prep.finalise import pack, packings
 from data_prep.gate import chunks
 from data_prep.part import PartContext, run_part
@@ -133,6 +134,7 @@ def cpu_over_floor(corpus: Path, tokenizer: Path) -> tuple[float, float]:
             out = LocalStore(scratch)
             context = PartContext(
                 spec=spec, source=LocalStore(corpus), out=out, encoder=using, assembler=Assembler(facts(files, spec.tokenizer)),
+                fidelity=Fidelity(files, facts(files, spec.tokenizer), proven=True),
                 folder=Path(scratch) / "work",
             )  # fmt: skip
             started = time.process_time()

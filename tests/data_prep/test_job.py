@@ -105,6 +105,7 @@ def test_the_end_of_the_job_is_the_end_of_its_workers_and_leaves_nothing_that_lo
 
 def test_a_full_disk_is_a_sentence_and_leaves_no_piece(source, make_spec, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from data_prep.encode import Assembler, HuggingFaceEncoder
+    from data_prep.fidelity import Fidelity
     from data_prep.sources import list_source
     from data_prep.store import LocalStore
     from data_prep.tokenizer import facts
@@ -118,7 +119,8 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_piece(source, make_spec, files,
     monkeypatch.setattr(ShardWriter, "append", full)
     context = PartContext(
         spec=spec, source=LocalStore(source), out=LocalStore(tmp_path / "out"), encoder=HuggingFaceEncoder(files),
-        assembler=Assembler(facts(files, spec.tokenizer)), folder=tmp_path / "scratch",
+        assembler=Assembler(facts(files, spec.tokenizer)),
+                fidelity=Fidelity(files, facts(files, spec.tokenizer), proven=True), folder=tmp_path / "scratch",
     )  # fmt: skip
     with pytest.raises(DiskFull, match=r"raise data\.volume_size_gb"):
         run_part(make_plan(spec, list_source(str(source)))[0], context)

@@ -1,0 +1,47 @@
+"""A bound on calls into a tokenizer: a regular expression in tokenizer.json can take for ever, and no signal reaches native code.
+
+A timer thread ends the process when a call takes longer; what it leaves in a file becomes the job's sentence.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PATIENCE_SECONDS = 60.0  # a busy machine's pauses
+SLOWEST_BYTES_PER_SECOND = 50_000  # a hundredth of what Hugging Face tokenizers do on one core
+SENTENCE_FILE = "ended"
+
+
+class Patience:
+    """The bound for one process."""
+
+    def __init__(self, folder: Path, seconds: float = PATIENCE_SECONDS) -> None:
+        self._folder, self._seconds = folder, seconds
+
+    @contextmanager
+    def bounded(self, what: str, size: int) -> Iterator[None]:
+        """End this process if the body takes longer than ``size`` bytes of text may take."""
+        seconds = self._seconds + size / SLOWEST_BYTES_PER_SECOND
+        timer = threading.Timer(seconds, self._end, (what, size, seconds))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _end(self, what: str, size: int, seconds: float) -> None:
+        (self._folder / SENTENCE_FILE).write_text(
+            f"the tokenizer had not encoded {what} ({size} bytes) after {seconds:.0f} s; "
+            "a regular expression in tokenizer.json that backtracks is the usual cause: use another tokenizer or correct its pre_tokenizer"
+        )
+        os._exit(1)
+
+
+def ended(folder: Path) -> str | None:
+    """The sentence that a process of this job left below ``folder``, if one did."""
+    return next((path.read_text() for path in sorted(folder.glob(f"*/{SENTENCE_FILE}"))), None)
