@@ -63,4 +63,4 @@ def test_doctor_is_green_where_everything_is_there_and_red_without_text(local, p
 def test_quota_of_zero_is_red_with_the_request_to_make(local, pretrain, embedded_aws):
     embedded_aws.aws.set_quota("ml.c7i.2xlarge for training job usage", 0)
     red = pretrain("plan", "--set", "compute.instance_type=ml.c7i.2xlarge", "--set", "data.source=source/doctor/", columns=140)
-    assert "would not start" in red.out and "ml.c7i.2xlarge for training job usage" in red.out
+    assert "would be refused" in red.out and "ml.c7i.2xlarge for training job usage" in red.out
