@@ -18,30 +18,10 @@ from torch.utils.tensorboard import SummaryWriter
 from torchtitan.components.metrics import MetricsProcessor
 from torchtitan.distributed import ParallelDims
 
+from contracts.accelerators import accelerator_of
 from contracts.files import METRICS_FILE
 from contracts.metric_line import format_line, parse_line
 from training.failure_classes import LossDiverged
-
-BF16_PEAK_FLOPS: dict[str, float] = {
-    # Dense BF16 peaks from NVIDIA's data sheets, first match by name wins; H100 and H200 without "PCIe" or "NVL" are SXM.
-    "H100 NVL": 835e12,
-    "H100 PCIe": 756e12,
-    "H100": 989.4e12,
-    "H200": 989.4e12,
-    "GB200": 2500e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L40": 181e12,
-    "L4": 121e12,
-    "A10G": 70e12,
-}
-"""FLOP/s that MFU is measured against. A device that is not here has no MFU: a wrong peak is worse than none."""
-
-
-def peak_flops(device_name: str) -> float | None:
-    """Dense BF16 peak of a device in FLOP/s, or None when it is not known."""
-    return next((peak for name, peak in BF16_PEAK_FLOPS.items() if name in device_name), None)
 
 
 class MetricsFile:
@@ -122,7 +102,8 @@ class LegMetrics(MetricsProcessor):
         self.writes = torch.distributed.get_rank() == world // stages * (stages - 1)
         self.file = MetricsFile(Path(config.folder) / METRICS_FILE)
         self.tensorboard: SummaryWriter | None = None
-        self.peak = peak_flops(self.device_memory_monitor.device_name)
+        device = accelerator_of(self.device_memory_monitor.device_name)
+        self.peak = None if device is None else device.bf16_flops
         self.held = Held()
         self.totals = Totals()
         self.cursor = "unknown"

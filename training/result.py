@@ -13,13 +13,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from contracts.accelerators import ACCELERATORS
 from contracts.config import Json
 from contracts.files import METRICS, RESULT_FILE
 from contracts.shard_index import ShardIndex
 from training.export import Exported
 from training.leg_job import LegJob
 from training.memory import parameter_count
-from training.metrics import BF16_PEAK_FLOPS, write_json
+from training.metrics import write_json
 from training.sample import Sample
 from training.trainer import LegTrainer
 
@@ -76,7 +77,7 @@ def leg_result(
 def _mfu_formula(trainer: LegTrainer, peak: float | None) -> str:
     flops = trainer.metrics_processor.num_flops_per_token
     if peak is None:
-        return f"none: the dense BF16 peak of this device is not known (known: {', '.join(BF16_PEAK_FLOPS)})"
+        return f"none: the dense BF16 peak of this device is not known (known: {', '.join(known.name for known in ACCELERATORS)})"
     return (
         f"{flops:.4g} FLOPs per token (6 x parameters without the embedding + 6 x layers x heads x head size x 2 x sequence length "
         f"for attention, recomputation not counted) x tokens/s per device / {peak:.4g} FLOP/s dense BF16"

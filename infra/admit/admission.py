@@ -178,6 +178,7 @@ def _checked(
     types = list(checks.type_problems(spec, clients.instance_types("Training"), clients.instance_types("Processing")))
     problems.extend(types)
     problems.extend(checks.device_problems(spec))
+    problems.extend(checks.network_problems(spec))
     if not prepared:
         problems.extend(checks.secret_problems(spec.data, deployment.secret_arn, has_value=token))
     problems.extend(checks.training_plan_problems(spec, clients.sagemaker))

@@ -12,7 +12,8 @@ from infra.admit.estimate import Estimate
 from infra.edge.transient import is_transient
 from infra.run.compute import CapacitySource
 from infra.run.run_spec import SINGLE_LEG, RunSpec
-from infra.sagemaker.instance_types import ACCELERATORS, GIB
+from infra.sagemaker.instance_types import GIB, INSTANCE_TYPES, accelerators_of
+from infra.sagemaker.prices import no_price
 from training.memory import device_bytes
 
 GATED = ("meta-llama/", "mistralai/", "google/gemma")
@@ -48,7 +49,7 @@ def _close(kind: str, known: Collection[str]) -> bool:
 def device_problems(spec: RunSpec) -> Iterator[Problem]:
     """One rank for each GPU, and a step that fits its memory, on every type that a capacity source may bring."""
     for _, source in _sources(spec):
-        gpus = ACCELERATORS.get(kind := spec.compute.instance_type_of(source))
+        gpus = accelerators_of(kind := spec.compute.instance_type_of(source))
         for leg in spec.legs:
             training = leg.training
             where = "training" if leg.name == SINGLE_LEG else f"legs.{leg.name}.training"
@@ -64,6 +65,18 @@ def device_problems(spec: RunSpec) -> Iterator[Problem]:
                 needs = f"{batch} samples of {training.sequence_length} tokens need about {need:.0f} GiB on each {gpus.name} of {kind}"
                 fix = "lower it or training.sequence_length, raise training.activation_checkpointing, or use more instances"
                 yield Problem(f"{where}.local_batch_size", f"{needs}, which has {gpus.memory_gib:.0f} GiB; {fix}")
+
+
+def network_problems(spec: RunSpec) -> Iterator[Problem]:
+    """Several CUDA hosts have EFA between them: the training job pins NCCL to it and stops without it (training/cluster.py)."""
+    if spec.compute.instance_count == 1 or all(leg.training.device == "cpu" for leg in spec.legs):
+        return
+    for path, source in _sources(spec):
+        kind = spec.compute.instance_type_of(source)
+        row = INSTANCE_TYPES.get(kind)
+        if row is not None and row.accelerators is not None and not row.efa:
+            fix = "set compute.instance_count to 1, or choose a type with EFA such as ml.g5.48xlarge or ml.p5.48xlarge"
+            yield Problem(path, f"{spec.compute.instance_count} x {kind} cannot train together: the type has no EFA network; {fix}")
 
 
 def needs_token(data: DataSpec) -> list[str]:
@@ -126,10 +139,7 @@ def budget_problems(spec: RunSpec, costs: Estimate) -> Iterator[Problem]:
         wanted = {spec.compute.instance_type_of(source) for source in spec.compute.capacity}
         if costs.prepare_max_usd is None:
             wanted.add(spec.data.instance_type)
-        kinds = sorted(wanted - set(costs.usd_per_hour))
-        yield Problem(
-            "budget.max_usd", f"no price is known for {', '.join(kinds)}, so the budget cannot be kept; add it to infra/sagemaker/prices.py"
-        )
+        yield Problem("budget.max_usd", no_price(wanted - set(costs.usd_per_hour)))
         return
     if costs.usd > spec.budget.max_usd:
         legs = ", ".join(f"{leg.name} {leg.seconds / 3600:.1f} h ${leg.usd or 0:,.2f}" for leg in costs.legs)

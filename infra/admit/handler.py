@@ -5,17 +5,12 @@ Event (pipeline.asl.yaml): {"input": the execution's input, "execution": {"arn",
 
 from __future__ import annotations
 
-from botocore.config import Config
-
 from contracts.config import Json, parse
 from infra.admit.admission import Clients, Execution, Refused, admit
 from infra.edge import log
 from infra.edge.function import Container, lambda_function
 from infra.run.deployment import Deployment
-from infra.sagemaker.prices import price_reader
-
-# An estimate is not worth a long wait: the dated table answers when the price list does not.
-PRICE_CALLS = Config(connect_timeout=3, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 2})
+from infra.sagemaker.prices import PRICE_CALLS, PriceReader, pricing_region
 
 
 @lambda_function("Admit", Deployment)
@@ -37,9 +32,7 @@ def handler(event: Json, container: Container[Deployment]) -> Json:
 
 def clients(container: Container[Deployment]) -> Clients:
     """Admit's clients, made once for each container."""
-    # The price list answers in a few regions only.
-    pricing_region = "cn-northwest-1" if container.region.startswith("cn-") else "us-east-1"
-    pricing = container.client("pricing", region=pricing_region, config=PRICE_CALLS)
+    pricing = container.client("pricing", region=pricing_region(container.region), config=PRICE_CALLS)
     return Clients(
         s3=container.client("s3"),
         ecr=container.client("ecr"),
@@ -47,5 +40,9 @@ def clients(container: Container[Deployment]) -> Clients:
         sagemaker=container.client("sagemaker"),
         quotas=container.client("service-quotas"),
         secrets=container.client("secretsmanager"),
-        price=price_reader(pricing, container.region),
+        price=PriceReader(pricing, container.region, _table_answers),
     )
+
+
+def _table_answers(why: str) -> None:
+    log.warning("the Pricing API could not be read; the dated table answers", error=why)

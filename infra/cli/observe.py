@@ -18,7 +18,7 @@ from infra.cli.progress import RunView, StageView, failure_sentence, read_leg, r
 from infra.cli.start import admitted_run_id
 from infra.cli.target import Target
 from infra.run.layout import RunLayout, index_key
-from infra.sagemaker.prices import on_demand_usd_per_hour
+from infra.sagemaker.prices import admitted_usd_per_hour
 from training.spec import TrainingSpec, total_steps
 
 PROCESSING_LOGS = "/aws/sagemaker/ProcessingJobs"
@@ -92,7 +92,7 @@ class Observer:
     def _legs(self) -> list[Any]:
         compute = self._run.get("compute") or {}
         hosts = int(compute.get("instance_count") or 1)
-        price = on_demand_usd_per_hour(str(compute.get("instance_type")), self.target.region)
+        price = admitted_usd_per_hour(self._run, str(compute.get("instance_type")))
         per_hour = price * hosts if price is not None else None
         return [
             read_leg(str(leg["name"]), _steps(leg.get("training") or {}, hosts), self._rows.get(str(leg["name"]), []), per_hour)

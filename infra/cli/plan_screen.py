@@ -13,7 +13,7 @@ from rich.text import Text
 from infra.cli.preflight import Check, Preflight, as_value
 from infra.cli.screen import PIPE_WIDTH, duration, say
 from infra.run.run_spec import Leg, RunSpec, as_input
-from infra.sagemaker.instance_types import ACCELERATORS, Accelerators
+from infra.sagemaker.instance_types import Accelerators, accelerators_of
 from training.memory import estimate, parameter_count
 from training.spec import data_parallel_ranks
 
@@ -58,11 +58,16 @@ def show_plan(plan: Preflight, console: Console) -> None:
     console.print(table)
     for line in memory_lines(spec):
         say(console, line)
-    prepare = "none, tokenised already" if plan.data_exists else f"at most ${costs.prepare_max_usd or 0:,.2f}"
-    say(console, f"Preparing data: {prepare}. Estimate ${costs.usd or 0:,.2f}, budget ${spec.budget.max_usd:,.2f}.")
+    prepare = "none, tokenised already" if plan.data_exists else _at_most(costs.prepare_max_usd)
+    estimated = "not known (no price)" if costs.usd is None else f"${costs.usd:,.2f}"
+    say(console, f"Preparing data: {prepare}. Estimate {estimated}, budget ${spec.budget.max_usd:,.2f}.")
     skipped = [name for name, there in (("Build image", plan.image_exists), ("Prepare data", plan.data_exists)) if there]
     looked = any(check.name == "Image" for check in plan.checks)
     say(console, f"Skipped, already there: {', '.join(skipped) or 'nothing' if looked else 'not known without the stacks'}.")
+
+
+def _at_most(usd: float | None) -> str:
+    return "cost not known (no price)" if usd is None else f"at most ${usd:,.2f}"
 
 
 def memory_gib(leg: Leg, hosts: int) -> dict[str, float]:
@@ -77,7 +82,7 @@ def memory_lines(spec: RunSpec) -> list[str]:
     groups: dict[tuple[tuple[str, float], ...], list[str]] = {}
     for leg in spec.legs:
         groups.setdefault(tuple(memory_gib(leg, spec.compute.instance_count).items()), []).append(leg.name)
-    device = ACCELERATORS.get(spec.compute.instance_type)
+    device = accelerators_of(spec.compute.instance_type)
     return [_memory_line(dict(parts), names if len(groups) > 1 else [], device) for parts, names in groups.items()]
 
 

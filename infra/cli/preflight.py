@@ -18,7 +18,8 @@ from infra.cli.target import STACKS, Target
 from infra.run.layout import index_key
 from infra.run.quota_requests import quota_requests
 from infra.run.run_spec import RunSpec
-from infra.sagemaker.prices import AS_OF, PriceOf, on_demand_usd_per_hour
+from infra.sagemaker.instance_types import PRICES_AS_OF
+from infra.sagemaker.prices import PriceReader
 from infra.sagemaker.quotas import QuotaRequest, quota_statuses
 
 State = Literal["good", "warning", "bad"]
@@ -66,14 +67,10 @@ def preflight(target: Target, spec: RunSpec) -> Preflight:
         for request in quota_requests(spec, prepared=data):
             _look(checks, f"Quota: {request.quota}", lambda request=request: _quota(target, request))  # type: ignore[misc]
         _look(checks, "Capacity", lambda: _capacity(target, spec))
-    costs = estimate(spec, table_prices(target.region), prepared=data)
-    _look(checks, "Budget", lambda: _budget(spec, costs))
+    prices = PriceReader(target.client("pricing") if reached else None, target.region)
+    costs = estimate(spec, prices, prepared=data)
+    _look(checks, "Budget", lambda: _budget(spec, costs, prices.failure))
     return Preflight(checks=tuple(checks), spec=spec, estimate=costs, image_exists=image, data_exists=data)
-
-
-def table_prices(region: str) -> PriceOf:
-    """The dated table; Admit asks the Pricing API first, which people's roles often may not."""
-    return lambda use, instance_type: on_demand_usd_per_hour(instance_type, region)
 
 
 def _look(checks: list[Check], name: str, work: Callable[[], tuple[bool, Check]]) -> bool:
@@ -188,11 +185,16 @@ def _capacity(target: Target, spec: RunSpec) -> tuple[bool, Check]:
     return True, Check(name="", state=state, found=f"{kinds}; whether instances are free shows only when the job asks", fix=fix)
 
 
-def _budget(spec: RunSpec, costs: Estimate) -> tuple[bool, Check]:
+def _budget(spec: RunSpec, costs: Estimate, failure: str | None) -> tuple[bool, Check]:
+    """Admit's own check, at the same prices. ``failure``: why the Pricing API could not be read; Admit reads it with a role of its own."""
     problems = list(admit_checks.budget_problems(spec, costs))
+    if problems and costs.usd is None and failure is not None:
+        fix = "Admit reads the Pricing API with a role of its own: the run's first state tells"
+        return False, Check(name="", state="warning", found=f"{problems[0].message} ({failure})", fix=fix)
     if problems:
-        return False, _bad(problems[0].message, "raise budget.max_usd, or train fewer steps")
-    return True, _good(f"${costs.usd or 0:,.2f} estimated of ${spec.budget.max_usd:,.2f} allowed (price table of {AS_OF})")
+        return False, _bad(problems[0].message, "" if costs.usd is None else "raise budget.max_usd, or train fewer steps")
+    prices = "prices of the Pricing API" if failure is None else f"price table of {PRICES_AS_OF}"
+    return True, _good(f"${costs.usd or 0:,.2f} estimated of ${spec.budget.max_usd:,.2f} allowed ({prices})")
 
 
 def _good(found: str) -> Check:

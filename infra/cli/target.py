@@ -22,6 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from contracts.config import SpecError
 from infra.cli.exits import CommandError, Exit
+from infra.sagemaker.prices import PRICE_CALLS, pricing_region
 from infra.settings import Settings, load_settings
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -106,6 +107,9 @@ class Target:
 def _client(target: Target, service: str) -> Any:
     config = EMBEDDED_CALLS if target.embedded else CALLS
     try:
+        if service == "pricing":
+            where = pricing_region(target.region)
+            return target.session.client(service, region_name=where, endpoint_url=target.endpoint, config=PRICE_CALLS)
         return target.session.client(service, region_name=target.region, endpoint_url=target.endpoint, config=config)
     except BotoCoreError as error:
         raise unreachable(error, target.endpoint or target.region) from error

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from infra.edge import log
@@ -15,7 +15,7 @@ from infra.report.page import render
 from infra.report.read import Json, RunFacts, read_run
 from infra.run.deployment import ReportDeployment
 from infra.run.layout import RunLayout, uri
-from infra.sagemaker.prices import on_demand_usd_per_hour
+from infra.sagemaker.prices import admitted_usd_per_hour
 
 
 @lambda_function("Report", ReportDeployment)
@@ -23,7 +23,7 @@ def handler(event: Json, container: Container[ReportDeployment]) -> Json:
     """Read the run, write its report."""
     s3, where = container.client("s3"), container.deployment
     facts = read_run(event, bucket=where.bucket, region=container.region, dashboard=where.dashboard, s3=s3, now=time.time())
-    return write_report(facts, s3=s3, usd_per_hour=run_prices(facts.run, container.region))
+    return write_report(facts, s3=s3, usd_per_hour=functools.partial(admitted_usd_per_hour, facts.run))
 
 
 def write_report(facts: RunFacts, *, s3: Any, usd_per_hour: UsdPerHour) -> Json:
@@ -42,10 +42,3 @@ def write_report(facts: RunFacts, *, s3: Any, usd_per_hour: UsdPerHour) -> Json:
         report=uri(facts.bucket, layout.report_html),
     )
     return summary(document)
-
-
-def run_prices(run: Mapping[str, Any], region: str) -> UsdPerHour:
-    """The prices that Admit estimated with, so that estimate and cost can be compared; else the dated table's."""
-    estimate = (run.get("admitted") or {}).get("estimate") or {}
-    admitted = estimate.get("usd_per_hour") or {}
-    return lambda instance_type: admitted.get(instance_type, on_demand_usd_per_hour(instance_type, region))

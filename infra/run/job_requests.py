@@ -18,19 +18,13 @@ from infra.run.compute import CapacitySource
 from infra.run.deployment import Deployment
 from infra.run.layout import JOBS_PREFIX, RunLayout, split_uri, uri
 from infra.run.run_spec import Leg, RunSpec
+from infra.sagemaker.instance_types import has_nvme
 
 MAX_JOB_NAME = 63  # CreateTrainingJob and CreateProcessingJob; [a-zA-Z0-9](-*[a-zA-Z0-9])*
 ATTEMPT_DIGITS = 4  # "-" and up to three digits follow the name that job_name makes
 FILE_MODE_BYTES = 50 << 30  # up to here copying the shards first costs less than FastFile's random reads
 DEPLOYMENT_TAG = "pretrain:deployment"
 HUGGING_FACE_ENV = "HF_TOKEN_SECRET_ARN"
-# EBS encryption keys do not apply to instance types whose storage is NVMe (CreateTrainingJob refuses the field).
-_NVME_FAMILIES = re.compile(r"ml\.(p[345](d|de|e|en)?|p6(e)?-[a-z0-9]+|g[456](e)?|gr6|trn[12](n)?|trn1|[cmr]\d+[a-z]*d[a-z]*|i\d\w*)\.")
-
-
-def has_nvme(instance_type: str) -> bool:
-    """Whether the type brings its own NVMe storage, which takes neither a volume key nor, on most, a volume size."""
-    return _NVME_FAMILIES.match(instance_type) is not None and not instance_type.startswith("ml.p3.")
 
 
 def job_name(stage: str, run_id: str, execution: str) -> str:

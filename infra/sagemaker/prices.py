@@ -1,4 +1,4 @@
-"""What an instance costs for an hour: the Pricing API, else a dated table.
+"""What an instance costs for an hour: the Pricing API, else the dated prices in the table of instance types.
 
 The price list has one product for each use of a type (training, processing); both are asked for by the
 ``usagetype`` that SageMaker bills, such as ``USW2-Train:ml.p5.48xlarge``.
@@ -8,51 +8,76 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from contracts.config import Json
+from botocore.config import Config
 
-AS_OF = "2026-11-22"
+from contracts.config import Json
+from infra.sagemaker.instance_types import INSTANCE_TYPES, PRICES_AS_OF
+
 USAGE = {"training": "Train:", "processing": "Processing:"}
+
+# An estimate is not worth a long wait: the dated table answers when the price list does not.
+PRICE_CALLS = Config(connect_timeout=3, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 2})
 
 PriceOf = Callable[[str, str], float | None]
 """(use, instance type) -> US dollars of one instance for an hour, None when no price is known."""
 
-# US dollars per instance and hour, on demand, in the cheapest regions of the United States, rounded up. ml.p5.48xlarge:
-# us-west-2, 2026. The others are EC2's list prices with SageMaker's usual surcharge, from memory of the public price
-# pages, so they are good for refusing a run that is far above its budget and no more; the Pricing API comes first.
-USD_PER_HOUR: dict[str, float] = {
-    "ml.c7i.large": 0.11, "ml.c7i.xlarge": 0.22, "ml.c7i.2xlarge": 0.43, "ml.c7i.4xlarge": 0.86, "ml.c7i.8xlarge": 1.72,
-    "ml.c7i.16xlarge": 3.43, "ml.c7i.24xlarge": 5.15, "ml.c7i.48xlarge": 10.29,
-    "ml.m7i.large": 0.13, "ml.m7i.xlarge": 0.25, "ml.m7i.2xlarge": 0.49, "ml.m7i.4xlarge": 0.97, "ml.m7i.8xlarge": 1.94,
-    "ml.m7i.16xlarge": 3.88, "ml.m7i.24xlarge": 5.81, "ml.m7i.48xlarge": 11.62,
-    "ml.r7i.4xlarge": 1.28, "ml.r7i.8xlarge": 2.55, "ml.r7i.16xlarge": 5.09,
-    "ml.g5.xlarge": 1.41, "ml.g5.2xlarge": 1.52, "ml.g5.12xlarge": 7.10, "ml.g5.48xlarge": 20.36,
-    "ml.g6.12xlarge": 5.76, "ml.g6.48xlarge": 16.69, "ml.g6e.12xlarge": 13.12, "ml.g6e.48xlarge": 37.67,
-    "ml.p4d.24xlarge": 37.69, "ml.p4de.24xlarge": 47.11,
-    "ml.p5.48xlarge": 63.296,
-}  # fmt: skip
+
+def table_usd_per_hour(instance_type: str) -> float | None:
+    """The dated table's price of one instance for an hour (one for all regions); None for a type without a price there."""
+    row = INSTANCE_TYPES.get(instance_type)
+    return None if row is None else row.usd_per_hour
 
 
-def on_demand_usd_per_hour(instance_type: str, region: str) -> float | None:
-    """Price of one instance for an hour from the dated table (one for all regions), or None for a type that is not in it."""
-    return USD_PER_HOUR.get(instance_type)
+def admitted_usd_per_hour(run: Mapping[str, Any], instance_type: str) -> float | None:
+    """The price that Admit estimated the run with (run.json), so that estimate and cost can be compared; else the dated table's."""
+    estimate = (run.get("admitted") or {}).get("estimate") or {}
+    price: float | None = (estimate.get("usd_per_hour") or {}).get(instance_type)
+    return table_usd_per_hour(instance_type) if price is None else price
 
 
-def price_reader(pricing: Any, region: str) -> PriceOf:
-    """Prices in ``region``, asked for once each; whatever goes wrong with the API, the table answers."""
+def no_price(instance_types: Iterable[str]) -> str:
+    """The sentence for types whose price is nowhere to be found."""
+    return (
+        f"no price is known for {', '.join(sorted(instance_types))}, so the budget cannot be kept: the Pricing API gave none for this "
+        f"region, and the table of {PRICES_AS_OF} has none; choose another type or region, or add the price to "
+        "infra/sagemaker/instance_types.py"
+    )
 
-    @functools.cache
-    def price(use: str, instance_type: str) -> float | None:
+
+def pricing_region(region: str) -> str:
+    """Where the price list of ``region`` is served; few regions have an endpoint of the Pricing API."""
+    return "cn-northwest-1" if region.startswith("cn-") else "us-east-1"
+
+
+class PriceReader:
+    """Prices in one region: each asked for once of the Pricing API; once that fails, the table answers alone.
+
+    ``pricing``: a Pricing client; None asks the table only. ``on_failure`` is told once why the API cannot be read.
+    """
+
+    def __init__(self, pricing: Any | None, region: str, on_failure: Callable[[str], None] = lambda why: None) -> None:
+        self._pricing, self._region, self._on_failure = pricing, region, on_failure
+        self._listed = functools.cache(self._ask)
+        self.failure: str | None = None if pricing is not None else "the Pricing API was not asked"
+        """Why the Pricing API cannot be read; None while it can."""
+
+    def __call__(self, use: str, instance_type: str) -> float | None:
+        """A ``PriceOf``."""
+        listed = self._listed(use, instance_type)
+        return table_usd_per_hour(instance_type) if listed is None else listed
+
+    def _ask(self, use: str, instance_type: str) -> float | None:
+        if self.failure is not None:
+            return None
         try:
-            listed = listed_usd_per_hour(pricing, region, use, instance_type)
+            return listed_usd_per_hour(self._pricing, self._region, use, instance_type)
         except Exception as error:  # no network, no permission, a changed format: an estimate must not stop a run
-            print(json.dumps({"message": "the Pricing API could not be read; the dated table answers", "error": str(error)[:300]}))
-            listed = None
-        return listed if listed is not None else on_demand_usd_per_hour(instance_type, region)
-
-    return price
+            self.failure = str(error)[:300]
+            self._on_failure(self.failure)
+            return None
 
 
 def listed_usd_per_hour(pricing: Any, region: str, use: str, instance_type: str) -> float | None:

@@ -7,7 +7,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from infra.sagemaker.prices import AS_OF, USAGE, USD_PER_HOUR
+from infra.sagemaker.instance_types import INSTANCE_TYPES, PRICES_AS_OF
+from infra.sagemaker.prices import USAGE
 from local_aws.services.json_service import Json, JsonService, ServiceError
 
 FILE = "prices.json"
@@ -41,7 +42,8 @@ class Pricing(JsonService):
 
     def _products(self) -> list[Json]:
         given = json.loads(self._path.read_text()) if self._path.exists() else {}
-        prices = {kind: usd for kind, usd in (USD_PER_HOUR | given).items() if usd is not None}
+        table = {kind: row.usd_per_hour for kind, row in INSTANCE_TYPES.items()}
+        prices = {kind: usd for kind, usd in (table | given).items() if usd is not None}
         return [
             _product(kind, component, usd, region)
             for kind, usd in sorted(prices.items())
@@ -66,7 +68,7 @@ def _product(kind: str, component: str, usd: float, region: str) -> Json:
     term = {
         "priceDimensions": {dimension["rateCode"]: dimension},
         "sku": sku,
-        "effectiveDate": f"{AS_OF}T00:00:00Z",
+        "effectiveDate": f"{PRICES_AS_OF}T00:00:00Z",
         "offerTermCode": "JRTCKXETXF",
         "termAttributes": {},
     }
@@ -84,5 +86,5 @@ def _product(kind: str, component: str, usd: float, region: str) -> Json:
         "product": {"productFamily": "ML Instance", "attributes": attributes, "sku": sku},
         "serviceCode": "AmazonSageMaker",
         "terms": {"OnDemand": {f"{sku}.JRTCKXETXF": term}},
-        "publicationDate": f"{AS_OF}T00:00:00Z",
+        "publicationDate": f"{PRICES_AS_OF}T00:00:00Z",
     }

@@ -31,6 +31,12 @@ def members(service: str, shape: str) -> frozenset[str]:
     return frozenset(_model(service).shape_for(shape).members)
 
 
+@functools.cache
+def enum(service: str, shape: str) -> frozenset[str]:
+    """Values of an enumeration."""
+    return frozenset(_model(service).shape_for(shape).enum)
+
+
 def problems(service: str, operation: str, request: Any) -> list[str]:
     """Everything in ``request`` that the operation's input shape does not allow."""
     return list(_check(_model(service).operation_model(operation).input_shape, request, ""))

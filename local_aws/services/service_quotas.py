@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 from pathlib import Path
 
+from infra.sagemaker.instance_types import INSTANCE_TYPES
+from local_aws.services import request_shapes
 from local_aws.services.json_service import Json, JsonService, ServiceError
 
 FILE = "quotas.json"
@@ -18,21 +21,17 @@ KNOWN_CODES = {
     "ml.p5.48xlarge for spot training job usage": "L-82733FAD",
 }
 # Defaults of a new account differ by type; here each is large enough for the example runs.
-TYPES = (
-    *("ml.p5.48xlarge", "ml.p5e.48xlarge", "ml.p5en.48xlarge", "ml.p4d.24xlarge", "ml.p4de.24xlarge", "ml.g5.48xlarge", "ml.g6e.48xlarge"),
-    *(
-        f"ml.{family}.{size}"
-        for family in ("c7i", "m7i", "r7i")
-        for size in ("large", "xlarge", "2xlarge", "4xlarge", "8xlarge", "16xlarge")
-    ),
-)
-NO_PROCESSING = ("ml.p5", "ml.p4d")  # accelerated types that processing jobs do not offer
 DEFAULT_VALUE = 4.0
 PAGE = 100  # what ListServiceQuotas returns at most
 
 
+@functools.cache
 def _names() -> list[str]:
-    return [f"{kind} for {use}" for kind in TYPES for use in USES if not (use.startswith("processing") and kind.startswith(NO_PROCESSING))]
+    """Quota names of every instance type that the project knows, for the uses that SageMaker offers it for."""
+    offered = {
+        use: request_shapes.enum("sagemaker", "ProcessingInstanceType" if "processing" in use else "TrainingInstanceType") for use in USES
+    }
+    return [f"{kind} for {use}" for kind in INSTANCE_TYPES for use in USES if kind in offered[use]]
 
 
 def quota_code(name: str) -> str:
@@ -48,7 +47,6 @@ class ServiceQuotas(JsonService):
 
     def __init__(self, home: Path) -> None:
         self._path = home / FILE
-        self._by_code = {quota_code(name): name for name in _names()}
 
     def list_service_quotas(self, request: Json) -> Json:
         """Applied quotas in pages. As on AWS, a quota that was never touched may be missing here."""
@@ -83,8 +81,7 @@ class ServiceQuotas(JsonService):
 
     def _name(self, request: Json) -> str:
         self._check_service(request)
-        extra = {quota_code(name): name for name in self._file()}
-        name = self._by_code.get(request["QuotaCode"]) or extra.get(request["QuotaCode"])
+        name = {quota_code(name): name for name in (*_names(), *self._file())}.get(request["QuotaCode"])
         if name is None:
             raise ServiceError("NoSuchResourceException", f"The quota {request['QuotaCode']} does not exist")
         return name

@@ -37,7 +37,7 @@ def document(found: dict[str, Any]) -> str:
             "",
             f"- **MFU** is against {peak / 1e12:.1f} TFLOP/s, the device's dense BF16 peak, for FP8 too."
             if peak
-            else "- **MFU** is unknown: the dense BF16 peak of this device is not in training/metrics.py.",
+            else "- **MFU** is unknown: the dense BF16 peak of this device is not in contracts/accelerators.py.",
             "- **memory** is the largest amount that PyTorch reserved in any step but the first, **estimate** what training/memory.py",
             "  says, where it knows the setting.",
             f"- **parity** is the last step's loss over that of `{FIRST_LEG}`, less one; `-` where a step sees other samples.",

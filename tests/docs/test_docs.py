@@ -15,7 +15,7 @@ from infra.admit.estimate import estimate
 from infra.cli import configuration_docs
 from infra.cli.main import app
 from infra.run.run_spec import input_schema, resolve
-from infra.sagemaker.prices import on_demand_usd_per_hour
+from infra.sagemaker.prices import table_usd_per_hour
 
 PROJECT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")])
@@ -36,7 +36,7 @@ def code(path: Path) -> str:
 
 def usd(value: dict) -> float:
     spec = resolve(value, default_recipe="llama3_8b")
-    found = estimate(spec, lambda use, instance_type: on_demand_usd_per_hour(instance_type, ""), prepared=False).usd
+    found = estimate(spec, lambda use, instance_type: table_usd_per_hour(instance_type), prepared=False).usd
     assert found is not None and found <= spec.budget.max_usd
     return found
 

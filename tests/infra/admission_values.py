@@ -8,7 +8,7 @@ from typing import Any
 from infra.admit.admission import Execution
 from infra.run.deployment import Deployment
 from infra.run.run_spec import RunSpec, resolve
-from infra.sagemaker.prices import on_demand_usd_per_hour
+from infra.sagemaker.prices import table_usd_per_hour
 
 DEPLOYMENT = Deployment(
     name="pretrain",
@@ -31,7 +31,7 @@ def spec(value: Json | None = None, recipe: str = "llama3_8b") -> RunSpec:
 
 
 def price(use: str, kind: str) -> float | None:
-    return on_demand_usd_per_hour(kind, "us-east-1")
+    return table_usd_per_hour(kind)
 
 
 class Quotas:

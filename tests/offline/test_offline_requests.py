@@ -9,10 +9,11 @@ from aws_models.pipeline import Job, Scenario
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from infra.sagemaker.prices import USD_PER_HOUR
+from infra.sagemaker.instance_types import INSTANCE_TYPES
 
-TRAINING = sorted(kind for kind in USD_PER_HOUR if kind.startswith(("ml.p", "ml.g", "ml.c7i", "ml.m7i")))
-PROCESSING = sorted(kind for kind in USD_PER_HOUR if kind.startswith(("ml.c7i", "ml.m7i", "ml.r7i")))
+PRICED = sorted(kind for kind, row in INSTANCE_TYPES.items() if row.usd_per_hour is not None)
+TRAINING = sorted(kind for kind in PRICED if kind.startswith(("ml.p", "ml.g", "ml.c7i", "ml.m7i")))
+PROCESSING = sorted(kind for kind in PRICED if kind.startswith(("ml.c7i", "ml.m7i", "ml.r7i")))
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PLAN = "arn:aws:sagemaker:us-east-1:111111111111:training-plan/reserved"
 # What may happen to an attempt before the one that completes.

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from contracts.accelerators import accelerator_of
 from contracts.metric_line import METRICS, format_line, metric_definitions, parse_line
-from training.metrics import MetricsFile, peak_flops
+from training.metrics import MetricsFile
 
 FULL = {metric.name: 1.5e-05 * (place + 1) for place, metric in enumerate(METRICS)}
 
@@ -63,4 +64,5 @@ def test_log_lines_that_are_no_metrics_are_passed_over() -> None:
     ],
 )
 def test_a_device_has_its_own_peak_or_none(device: str, peak: float | None) -> None:
-    assert peak_flops(device) == peak
+    known = accelerator_of(device)
+    assert (None if known is None else known.bf16_flops) == peak

@@ -57,6 +57,16 @@ def test_a_budget_without_a_price_is_refused() -> None:
     assert "no price is known for ml.p9.xlarge" in problem.message
 
 
+def test_several_gpu_hosts_need_efa() -> None:
+    without = {"instance_type": "ml.g5.2xlarge", "instance_count": 2}
+    (problem,) = checks.network_problems(spec({"compute": without, "training": {"processes_per_host": 1}}))
+    assert problem.path == "compute.instance_type"
+    assert "2 x ml.g5.2xlarge cannot train together: the type has no EFA network; set compute.instance_count to 1" in problem.message
+    assert not list(checks.network_problems(spec({"compute": {"instance_type": "ml.g5.2xlarge"}})))
+    assert not list(checks.network_problems(spec({"compute": {"instance_count": 2}})))
+    assert not list(checks.network_problems(spec({"compute": {"instance_count": 2}}, recipe="local")))
+
+
 def test_a_training_plan_is_described_and_never_bought() -> None:
     arn = "arn:aws:sagemaker:us-east-1:111122223333:training-plan/p"
     chosen = spec({"compute": {"capacity": [{"kind": "training_plan", "training_plan_arn": arn}]}})

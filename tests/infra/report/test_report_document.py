@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 
@@ -14,14 +15,15 @@ from contracts.metric_line import format_line, parse_line
 from infra.edge.function import forget_clients
 from infra.report import handler as report_function
 from infra.report.document import build_document, summary
-from infra.report.handler import run_prices, write_report
+from infra.report.handler import write_report
 from infra.report.read import epoch_seconds, read_run
 from infra.report.series import find_interruptions, once_per_step, read_series, thin
+from infra.sagemaker.prices import admitted_usd_per_hour
 
 
 def document(s3, state, prices=None):
     facts = read_run(state, bucket="bucket", region="us-east-1", s3=s3, now=START + 400)
-    return build_document(facts, prices or run_prices(facts.run, "us-east-1"))
+    return build_document(facts, prices or functools.partial(admitted_usd_per_hour, facts.run))
 
 
 def test_figures_come_from_the_legs_own_result():

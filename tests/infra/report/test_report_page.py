@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
@@ -12,8 +13,9 @@ import pytest
 from chromium import Chromium, find_chromium
 from report_runs import START, event, metrics_lines, result_json, run_json, stored, training_job
 
-from infra.report.handler import run_prices, write_report
+from infra.report.handler import write_report
 from infra.report.read import read_run
+from infra.sagemaker.prices import admitted_usd_per_hour
 
 ASSETS = Path(__file__).parents[3] / "infra" / "report" / "assets"
 VENDORED = {
@@ -37,7 +39,7 @@ def browser(tmp_path_factory) -> Iterator[Chromium]:
 def page(folder: Path, run: dict, legs: dict, state: dict) -> Path:
     s3 = stored(run, legs)
     facts = read_run(state, bucket="bucket", region="us-east-1", s3=s3, now=START + 400)
-    write_report(facts, s3=s3, usd_per_hour=run_prices(facts.run, "us-east-1"))
+    write_report(facts, s3=s3, usd_per_hour=functools.partial(admitted_usd_per_hour, facts.run))
     path = folder / "report.html"
     path.write_bytes(s3.objects[f"runs/{facts.run_id}/report.html"])
     return path

@@ -8,7 +8,7 @@ from typing import Any
 
 from admission_values import Jobs, Quotas
 
-from infra.sagemaker.prices import price_reader
+from infra.sagemaker.prices import PriceReader, admitted_usd_per_hour, table_usd_per_hour
 from infra.sagemaker.quotas import QuotaRequest, QuotaStatus, quota_statuses
 
 
@@ -32,15 +32,45 @@ def test_a_quota_that_does_not_exist_says_so() -> None:
     assert "is not offered there" in quota.message("eu-west-1")
 
 
-def test_prices_come_from_the_list_and_fall_back_to_the_table() -> None:
+def listed(usage: str, usd: str) -> Any:
+    """A Pricing client whose list has one product."""
     product = {
-        "product": {"attributes": {"usagetype": "USW2-Train:ml.p5.48xlarge"}},
-        "terms": {"OnDemand": {"t": {"priceDimensions": {"d": {"unit": "Hrs", "pricePerUnit": {"USD": "55.5"}}}}}},
+        "product": {"attributes": {"usagetype": usage}},
+        "terms": {"OnDemand": {"t": {"priceDimensions": {"d": {"unit": "Hrs", "pricePerUnit": {"USD": usd}}}}}},
     }
-    listed = SimpleNamespace(get_paginator=lambda name: SimpleNamespace(paginate=lambda **_: [{"PriceList": [json.dumps(product)]}]))
-    assert price_reader(listed, "us-west-2")("training", "ml.p5.48xlarge") == 55.5
+    return SimpleNamespace(get_paginator=lambda name: SimpleNamespace(paginate=lambda **_: [{"PriceList": [json.dumps(product)]}]))
 
-    def broken(name: str) -> Any:
+
+class Unreachable:
+    """A Pricing client without a network; counts its calls."""
+
+    calls = 0
+
+    def get_paginator(self, name: str) -> Any:
+        self.calls += 1
         raise OSError("no network")
 
-    assert price_reader(SimpleNamespace(get_paginator=broken), "us-west-2")("training", "ml.p5.48xlarge") == 63.296
+
+def test_prices_come_from_the_list_and_fall_back_to_the_table() -> None:
+    assert PriceReader(listed("USW2-Train:ml.p5.48xlarge", "55.5"), "us-west-2")("training", "ml.p5.48xlarge") == 55.5
+    assert PriceReader(Unreachable(), "us-west-2")("training", "ml.p5.48xlarge") == 63.296
+
+
+def test_a_type_that_only_the_api_prices_has_the_apis_price_or_none() -> None:
+    assert table_usd_per_hour("ml.p5en.48xlarge") is None
+    assert PriceReader(listed("USW2-Train:ml.p5en.48xlarge", "72.5"), "us-west-2")("training", "ml.p5en.48xlarge") == 72.5
+    assert PriceReader(Unreachable(), "us-west-2")("training", "ml.p5en.48xlarge") is None
+
+
+def test_a_pricing_api_that_fails_is_asked_once_and_told_once() -> None:
+    pricing = Unreachable()
+    told: list[str] = []
+    price = PriceReader(pricing, "us-west-2", told.append)
+    assert (price("training", "ml.p5.48xlarge"), price("training", "ml.g5.xlarge")) == (63.296, 1.41)
+    assert (pricing.calls, told, price.failure) == (1, ["no network"], "no network")
+
+
+def test_a_run_keeps_the_prices_it_was_admitted_with() -> None:
+    run = {"admitted": {"estimate": {"usd_per_hour": {"ml.p5en.48xlarge": 72.5}}}}
+    assert admitted_usd_per_hour(run, "ml.p5en.48xlarge") == 72.5
+    assert (admitted_usd_per_hour(run, "ml.p5.48xlarge"), admitted_usd_per_hour({}, "ml.p5e.48xlarge")) == (63.296, None)

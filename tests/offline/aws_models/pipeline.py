@@ -219,9 +219,9 @@ class Pipeline:
 
 
 def _instance_types() -> set[str]:
-    from infra.sagemaker.prices import USD_PER_HOUR
+    from infra.sagemaker.instance_types import INSTANCE_TYPES
 
-    return set(USD_PER_HOUR)
+    return set(INSTANCE_TYPES)
 
 
 def _milliseconds(world: World, seconds: float) -> int:
