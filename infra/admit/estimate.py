@@ -9,6 +9,7 @@ from infra.run.run_spec import Leg, RunSpec
 from infra.sagemaker.prices import PriceOf
 from training.spec import tokens_per_step, total_steps
 
+LONGEST_SECONDS = 10**10  # 317 years: an expected speed near zero must not make an infinite number of seconds
 START_SECONDS = 900  # image pull, input download, compile, last checkpoint and export around the steps
 
 
@@ -77,6 +78,6 @@ def _leg(spec: RunSpec, leg: Leg, per_hour: float | None, share: float | None, d
     speed = training.expected_tokens_per_second_per_device
     seconds = spec.compute.max_runtime_seconds
     if speed:
-        seconds = int(tokens / (speed * hosts * training.processes_per_host)) + START_SECONDS
+        seconds = int(min(tokens / (speed * hosts * training.processes_per_host), LONGEST_SECONDS)) + START_SECONDS
     usd = None if per_hour is None else round(seconds / 3600 * per_hour, 4)
     return LegEstimate(name=leg.name, steps=steps, tokens=tokens, seconds=seconds, usd=usd, max_usd=share)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-import types
-import typing
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any
 
-from contracts.config import Bounds, Pattern, field_docs, to_json, type_hints
+from contracts.config import Bounds, Pattern, to_json
+from contracts.config_schema import field_docs
+from contracts.config_shape import Shape, in_digits, shapes
 from data_prep.spec import DataSpec
 from infra.run.compute import BudgetSpec, ComputeSpec
 from infra.run.recipes import RECIPES
@@ -57,70 +58,34 @@ def document() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _rows(cls: type, path: str) -> typing.Iterator[tuple[str, str, str, str]]:
-    docs, hints = field_docs(cls), type_hints(cls)
+def _rows(cls: type, path: str) -> Iterator[tuple[str, str, str, str]]:
+    docs, known = field_docs(cls), shapes(cls)
     for field in dataclasses.fields(cls):
-        name = f"{path}.{field.name}" if path else field.name
-        inner = _dataclass_of(hints[field.name])
-        if inner is not None and field.name not in OPEN:
-            yield name, _type(hints[field.name]), _default(field), _cell(docs.get(field.name, ""))
-            many = get_origin(_plain(hints[field.name])) is tuple
-            yield from _rows(inner, f"{name}[]" if many else name)
-        else:
-            yield name, _type(hints[field.name]), _default(field), _cell(docs.get(field.name, ""))
+        name, shape = f"{path}.{field.name}" if path else field.name, known[field.name]
+        yield name, _type(shape), _default(field), _cell(docs.get(field.name, ""))
+        inner = shape.item if shape.kind == "list" and shape.item is not None else shape
+        if inner.kind == "object" and field.name not in OPEN:
+            yield from _rows(inner.type, f"{name}[]" if shape.kind == "list" else name)
 
 
-def _plain(annotation: Any) -> Any:
-    """Without ``Annotated`` and ``| None``."""
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    if get_origin(annotation) in (typing.Union, types.UnionType):
-        annotation = next(option for option in get_args(annotation) if option is not type(None))
-        return _plain(annotation)
-    return annotation
+def _type(shape: Shape) -> str:
+    said = ", ".join(filter(None, (_limit(limit, shape) for limit in shape.limits)))
+    return _cell(_type_name(shape) + (f" ({said})" if said else "") + (" or null" if shape.nullable else ""))
 
 
-def _dataclass_of(annotation: Any) -> type | None:
-    plain = _plain(annotation)
-    if get_origin(plain) is tuple:
-        plain = _plain(get_args(plain)[0])
-    return plain if isinstance(plain, type) and dataclasses.is_dataclass(plain) else None
+def _type_name(shape: Shape) -> str:
+    if shape.kind == "literal":
+        return ", ".join(f"`{choice}`" for choice in shape.choices)
+    if shape.kind == "list" and shape.item is not None:
+        return f"list of {_type_name(shape.item)}"
+    return {int: "whole number", float: "number", bool: "true or false", str: "text"}.get(shape.type, "object")
 
 
-def _type(annotation: Any) -> str:
-    limits: tuple[object, ...] = ()
-    nullable = False
-    while True:
-        if get_origin(annotation) is Annotated:
-            annotation, *more = get_args(annotation)
-            limits += tuple(more)
-        elif get_origin(annotation) in (typing.Union, types.UnionType):
-            nullable = True
-            annotation = next(option for option in get_args(annotation) if option is not type(None))
-        else:
-            break
-    name = _type_name(annotation)
-    said = ", ".join(filter(None, (_limit(limit, annotation) for limit in limits)))
-    return _cell(name + (f" ({said})" if said else "") + (" or null" if nullable else ""))
-
-
-def _type_name(annotation: Any) -> str:
-    if get_origin(annotation) is Literal:
-        return ", ".join(f"`{choice}`" for choice in get_args(annotation))
-    if get_origin(annotation) is tuple:
-        return f"list of {_type_name(_plain(get_args(annotation)[0]))}"
-    names = {int: "whole number", float: "number", bool: "true or false", str: "text"}
-    return names.get(annotation, "object")
-
-
-def _limit(limit: object, annotation: Any) -> str:
+def _limit(limit: Bounds | Pattern, shape: Shape) -> str:
     if isinstance(limit, Pattern):
         return limit.meaning
-    if isinstance(limit, Bounds):
-        what = "length " if annotation is str or get_origin(annotation) is tuple else ""
-        low, high = (None if bound is None else f"{bound:,.10g}" for bound in (limit.low, limit.high))
-        return what + (f"{low} to {high}" if low and high else f"at least {low}" if low else f"at most {high}")
-    return ""
+    low, high = (None if bound is None else in_digits(bound) for bound in (limit.low, limit.high))
+    return ("length " if shape.sized else "") + (f"{low} to {high}" if low and high else f"at least {low}" if low else f"at most {high}")
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

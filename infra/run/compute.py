@@ -66,5 +66,5 @@ class ComputeSpec:
 class BudgetSpec:
     """What the run may cost."""
 
-    max_usd: Annotated[float, Bounds(0.0)]
+    max_usd: Annotated[float, Bounds(0.0, 1e9)]
     """US dollars for all jobs of the run; Admit refuses above it and caps the time limits."""

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from contracts.config import Bounds, Json, Pattern, Problem, SpecError, json_schema, parse, suggestion, to_json
+from contracts.config import Bounds, Json, Pattern, Problem, SpecError, parse, suggestion, to_json
+from contracts.config_schema import json_schema
 from data_prep.spec import DataSpec
 from infra.run.compute import BudgetSpec, ComputeSpec
 from infra.run.recipes import RECIPES, REFERENCE_ABLATION, Recipe

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.config import Bounds, Pattern, Problem, SpecError, json_schema, merge, parse, to_json
+from contracts.config import Bounds, Pattern, Problem, SpecError, merge, parse, to_json
+from contracts.config_schema import json_schema
 
 
 @dataclass(frozen=True, kw_only=True)
