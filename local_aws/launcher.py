@@ -80,7 +80,7 @@ class Services:
     """What the launcher adds to ministack, made after ``configure``."""
 
     def __init__(self, where: Place) -> None:
-        from local_aws.executions import executions, integrations
+        from local_aws.executions import integrations, lifecycle, wrappers
         from local_aws.images.image_store import ImageStore
         from local_aws.injected_faults import Faults
         from local_aws.services import json_service, pricing, sagemaker, scheduler, service_quotas, telemetry
@@ -93,8 +93,8 @@ class Services:
         for service in (self.sagemaker, quotas, pricing.Pricing(where.home)):
             json_service.register(service)
         self.codebuild.install()
-        self._executions = executions
-        executions.install()
+        self._lifecycle = lifecycle
+        wrappers.install()
         scheduler.install()
         telemetry.install(where.home)
         integrations.install(self.sagemaker, self.codebuild, faults)
@@ -102,11 +102,11 @@ class Services:
     @property
     def active(self) -> int:
         """Jobs, builds and executions that run."""
-        return self.sagemaker.active + self.codebuild.active + len(self._executions.running())
+        return self.sagemaker.active + self.codebuild.active + len(self._lifecycle.running())
 
     def shut_down(self) -> None:
         """End every execution, job and build with all their processes."""
-        self._executions.stop_all("the embedded AWS was stopped")
+        self._lifecycle.stop_all("the embedded AWS was stopped")
         self.codebuild.shut_down()
         self.sagemaker.shut_down()
 

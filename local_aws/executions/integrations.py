@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from local_aws.executions import executions
+from local_aws.executions import current
 from local_aws.injected_faults import Faults
 from local_aws.jobs.job_run import Json
 from local_aws.services import ministack_internals
@@ -46,7 +46,7 @@ def _job_task(sagemaker: SageMaker, faults: Faults, kind: str) -> Callable[[str,
             known = error.code in _MODELLED
             name = error.code.removesuffix("Exception") + "Exception" if known else "AmazonSageMakerException"
             cause = f"{error.message} (Service: AmazonSageMaker; Status Code: 400; Error Code: {error.code})"
-            raise executions.error(f"SageMaker.{name}", cause) from error
+            raise current.error(f"SageMaker.{name}", cause) from error
         if not resource.endswith(".sync"):
             return created
         named = {f"{kind}JobName": request[f"{kind}JobName"]}
@@ -72,7 +72,7 @@ def _build_task(codebuild: CodeBuild) -> Callable[[str, Json], Json]:
         answer = json.loads(body)
         if status != 200:
             code = answer.get("__type", "AWSCodeBuildException").rpartition("#")[2]
-            raise executions.error(f"CodeBuild.{code}", answer.get("message", ""))
+            raise current.error(f"CodeBuild.{code}", answer.get("message", ""))
         build_id = answer["build"]["id"]
 
         def record() -> Json:
@@ -94,7 +94,7 @@ def _await(
     resource: str, submitted: Json, look: Callable[[], Json], ended: Callable[[Json], bool | None], stop: Callable[[], None]
 ) -> Json:
     """Wait for the job; its description is the result, or the cause of States.TaskFailed. Stops the job when the task is cancelled."""
-    executions.add_event(
+    current.add_event(
         "TaskSubmitted",
         {
             "taskSubmittedEventDetails": {
@@ -110,10 +110,10 @@ def _await(
         if good:
             return _jsonable(shown)
         if good is False:
-            raise executions.error("States.TaskFailed", _text(_jsonable(shown)))
-        if executions.cancelled():
+            raise current.error("States.TaskFailed", _text(_jsonable(shown)))
+        if current.cancelled():
             stop()
-            raise executions.error("States.TaskFailed", "The task was cancelled.")
+            raise current.error("States.TaskFailed", "The task was cancelled.")
         time.sleep(POLL_SECONDS)
 
 

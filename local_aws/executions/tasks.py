@@ -1,0 +1,101 @@
+"""Task states: time limits that reach the job, arguments' size, what a function's runtime cannot read, and retries' pauses."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+from local_aws.executions import current, state_data
+from local_aws.executions.cancellation import Scope
+from local_aws.executions.current import Json
+from local_aws.services import ministack_internals
+
+TERMINAL = ("States.Runtime", "States.DataLimitExceeded")
+"""Errors that neither States.ALL nor States.TaskFailed matches: they end the execution (developer guide, error names)."""
+
+
+def execute_task(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Take a time limit that is an expression; ministack takes a number only."""
+
+    def run(state: Json, raw: Any, execution: Json, context: Json) -> Any:
+        current.refuse_when_cancelled()
+        limit = state.get("TimeoutSeconds")
+        if isinstance(limit, str):
+            seconds = ministack_internals.private("stepfunctions", "_apply_jsonata_template")(limit, raw, context)
+            state = {**state, "TimeoutSeconds": seconds}
+        return original(state, raw, execution, context)
+
+    return run
+
+
+def invoke_resource(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Limit the size of a task's arguments."""
+
+    def invoke(resource: str, request: Any) -> Any:
+        current.refuse_when_cancelled()
+        state_data.check_size(request, resource, "was given arguments")
+        return original(resource, request)
+
+    return invoke
+
+
+def call_lambda(original: Callable[..., Any]) -> Callable[..., Any]:
+    """End as Lambda does when the function's runtime cannot read its event; keep as much of a cause as Step Functions does."""
+
+    def call(function: Any, event: Any) -> Any:
+        try:
+            json.loads(json.dumps(event))
+        except (ValueError, RecursionError) as error:
+            said = {"errorType": "Runtime.UnmarshalError", "errorMessage": f"Unable to unmarshal input: {error}"}
+            raise current.error("Runtime.UnmarshalError", json.dumps(said)) from error
+        try:
+            return original(function, event)
+        except ministack_internals.private("stepfunctions", "_ExecutionError") as error:
+            error.cause = error.cause[: current.MAX_CAUSE]
+            raise
+
+    return call
+
+
+def invoke_resource_with_timeout(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A time limit cancels the task's scope: ministack leaves the worker running, and the job that it waits for."""
+
+    def invoke(resource: str, request: Any, seconds: float) -> Any:
+        scope = Scope(current.scope.get())
+        token = current.scope.set(scope)
+        try:
+            return original(resource, request, seconds)
+        except Exception as failure:
+            scope.cancel(failure)
+            raise
+        finally:
+            current.scope.reset(token)
+
+    return invoke
+
+
+def error_matches(original: Callable[..., bool]) -> Callable[..., bool]:
+    """Retry and Catch by States.ALL leave out the terminal errors, which ministack lets them match."""
+
+    def matches(names: list[str], error: str) -> bool:
+        return error in names if error in TERMINAL else original(names, error)
+
+    return matches
+
+
+def find_matching_retrier(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Add MaxDelaySeconds and JitterStrategy, by returning a retrier whose interval already includes them."""
+
+    def find(retriers: list[Json], name: str, counts: dict[int, int]) -> Any:
+        retrier, index = original(retriers, name, counts)
+        if retrier is None or current.cancelled():
+            return None, -1
+        delay = retrier.get("IntervalSeconds", 1) * retrier.get("BackoffRate", 2.0) ** counts.get(index, 0)
+        delay = min(delay, retrier.get("MaxDelaySeconds", delay))
+        if retrier.get("JitterStrategy") == "FULL":
+            delay = random.uniform(0, delay)
+        return {**retrier, "IntervalSeconds": delay, "BackoffRate": 1.0}, index
+
+    return find
