@@ -22,13 +22,18 @@ MAX_FAILURE_BYTES = 1024  # SageMaker keeps the first 1024 characters of the fil
 _SENTENCE = re.compile(r"(?P<name>[A-Z][A-Za-z0-9]+) \((?P<retry>retry|stop)\): (?P<sentence>.*)", re.DOTALL)
 
 
+def readable(text: str) -> str:
+    """``text`` with what no terminal, mail or log may get (control and direction characters, lone surrogates) as escapes."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
 class JobFailure(Exception):
     """Base class of the failure classes. ``sentence`` is written for people; ``retry`` says whether a retry can help."""
 
     retry: ClassVar[Retry] = "stop"
 
     def __init__(self, sentence: str) -> None:
-        self.sentence = " ".join(sentence.split())
+        self.sentence = readable(" ".join(sentence.split()))
         super().__init__(f"{type(self).__name__} ({self.retry}): {self.sentence}")
 
     def __reduce__(self) -> tuple[type[JobFailure], tuple[str]]:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 from contracts.config import Bounds, Json, parse, to_json
 
-Outcome = Literal["CapacityError", "InternalServerError", "Pending", "Stopped", "Spot", "TimeLimit"]
+Outcome = Literal["CapacityError", "InternalServerError", "Pending", "Stopped", "Spot", "TimeLimit", "Completed"]
 FILE = "faults.json"
 
 
@@ -43,7 +43,8 @@ class Fault:
     """Its message."""
     outcome: Outcome | None = None
     """What becomes of the job: ``Stopped``, ``Spot`` (an interruption) and ``TimeLimit`` (MaxRuntimeInSeconds is over) while it runs,
-    ``InternalServerError`` before it starts, or while it runs when ``after`` is given, ``Pending`` for ``seconds``."""
+    ``InternalServerError`` before it starts, or while it runs when ``after`` is given, ``Pending`` for ``seconds``. ``Completed``:
+    a training job that runs nothing for ``seconds`` and completes, for tests of load."""
     seconds: float = 0.0
     """How long the job is pending, or has run when the fault happens."""
     after: str = ""

@@ -14,6 +14,7 @@ from contracts.config import Json
 from contracts.failure import read_failure
 from infra.run.deployment import TriageDeployment
 
+UNREADABLE = "Runtime.UnmarshalError"  # Lambda's runtime could not parse the event; Admit never saw it
 TAIL_EVENTS = 100  # a build's classed sentence is among its last lines
 
 
@@ -86,6 +87,9 @@ def explain(event: Json, clients: Clients, deployment: TriageDeployment) -> Json
 def _classed(stage: str, error: str, cause: str, deployment: TriageDeployment) -> Json:
     """By the classed sentence in ``cause``; without one, Unexpected with the error's name and text."""
     own, log_group = read_failure(cause), deployment.log_groups.get(stage)
+    if stage == "Admit" and error == UNREADABLE:
+        sentence = f"the input cannot be read ({cause}); start again with an input of fewer levels and shorter numbers"
+        return explanation(deployment, stage=stage, name="Refused", sentence=sentence, retry="stop", log_group=log_group)
     if own is not None:
         return explanation(deployment, stage=stage, name=own.name, sentence=own.sentence, retry=own.retry, log_group=log_group)
     sentence = f"{stage} failed with {error or 'an unnamed error'}: {' '.join(cause.split())[:600] or 'no cause given'}"

@@ -14,7 +14,7 @@ from typing import Any
 from local_aws.executions import current
 from local_aws.executions.cancellation import Scope
 from local_aws.executions.current import Json
-from local_aws.executions.state_data import MAX_DATA_BYTES, utf8_bytes
+from local_aws.executions.state_data import MAX_DATA_BYTES, MAX_NESTING, nesting, utf8_bytes
 from local_aws.services import ministack_internals
 
 logger = logging.getLogger("executions")
@@ -88,39 +88,38 @@ def run_execution(original: Callable[[str], None]) -> Callable[[str], None]:
         execution = ministack_internals.private("stepfunctions", "_executions").get(arn)
         if execution is None:
             return
-        scope = Scope(None)
+        scope, timer = Scope(None), None
         current.scope.set(scope)
         current.execution.set(execution)
-        limit = _time_limit(execution)
-        timer = threading.Timer(limit, contextvars.copy_context().run, (_time_out, execution, scope)) if limit else None
-        if timer is not None:
-            timer.daemon = True
-            timer.start()
         try:
-            json.loads(execution["input"])
-        except (ValueError, RecursionError) as error:
-            _fail(execution, "States.Runtime", f"the execution's input cannot be read: {error}")
-        else:
-            _run_to_an_end(original, arn, execution)
+            timer = _time_limit(execution, scope)
+            unreadable = _unreadable(execution["input"])
+            if unreadable:
+                raise ValueError(f"the execution's input cannot be read: {unreadable}")
+            original(arn)
+        except Exception as error:
+            logger.exception("execution %s ends as States.Runtime", arn)
+            _fail(execution, str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
         finally:
             if timer is not None:
                 timer.cancel()
+            _fail(execution, "the execution's thread ended before the execution")
 
     return run
 
 
-def _run_to_an_end(original: Callable[[str], None], arn: str, execution: Json) -> None:
+def _fail(execution: Json, cause: str) -> None:
+    """States.Runtime for an execution that has not ended."""
+    ministack_internals.private("stepfunctions", "_fail_execution")(execution, "States.Runtime", cause)
+
+
+def _unreadable(text: str) -> str:
+    """Why valid JSON cannot be read, or nothing."""
     try:
-        original(arn)
-    except Exception as error:
-        logger.exception("execution %s: its thread failed", arn)
-        _fail(execution, "States.Runtime", f"{type(error).__name__}: {error}")
-    if execution["status"] == "RUNNING":
-        _fail(execution, "States.Runtime", "the execution's thread ended before the execution")
-
-
-def _fail(execution: Json, name: str, cause: str) -> None:
-    ministack_internals.private("stepfunctions", "_fail_execution")(execution, name, cause)
+        levels = nesting(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        return str(error)
+    return f"it is nested {levels} levels deep, more than {MAX_NESTING}" if levels > MAX_NESTING else ""
 
 
 def fail_execution(original: Callable[..., None]) -> Callable[..., None]:
@@ -137,14 +136,16 @@ def _well_formed(text: str) -> str:
     return text if utf8_bytes(text) is not None else text.encode("utf-8", "backslashreplace").decode()
 
 
-def _time_limit(execution: Json) -> float | None:
-    """TimeoutSeconds of the whole state machine."""
+def _time_limit(execution: Json, scope: Scope) -> threading.Timer | None:
+    """Start to count TimeoutSeconds of the whole state machine, where it has one."""
     machine = ministack_internals.private("stepfunctions", "_state_machines").get(execution["stateMachineArn"]) or {}
-    try:
-        seconds = json.loads(machine.get("definition", "{}")).get("TimeoutSeconds")
-    except json.JSONDecodeError:
+    seconds = json.loads(machine.get("definition", "{}")).get("TimeoutSeconds")
+    if not seconds:
         return None
-    return float(seconds) if seconds else None
+    timer = threading.Timer(float(seconds), contextvars.copy_context().run, (_time_out, execution, scope))
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _time_out(execution: Json, scope: Scope) -> None:

@@ -14,6 +14,8 @@ MAX_DATA_BYTES = 262_144
 """Of a state's input, arguments, result or output, of one variable, and of what one Assign sets, as compact JSON in UTF-8."""
 MAX_VARIABLES_BYTES = 10 << 20
 """Of all variables of an execution together."""
+MAX_NESTING = 1000
+"""Levels of an execution's input: what Jackson reads by default, the parser whose messages Step Functions shows. Inferred."""
 _EVENT_DATA = (
     ("stateEnteredEventDetails", "input"),
     ("stateExitedEventDetails", "output"),
@@ -32,6 +34,17 @@ def utf8_bytes(text: str) -> int | None:
 def data_bytes(value: Any) -> int:
     """Size of a JSON value as Step Functions counts it. A lone surrogate counts as its escape, which is how JSON carries it."""
     return len(json.dumps(value, default=str, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace"))
+
+
+def nesting(value: Any) -> int:
+    """Levels of lists and objects in a JSON value, counted without recursion."""
+    level, levels = [value], -1
+    while level:
+        levels += 1
+        level = [
+            item for outer in level if isinstance(outer, (list, dict)) for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return levels
 
 
 def limit_exceeded(name: str, what: str = "returned a result") -> Exception:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +13,11 @@ from local_aws.executions.cancellation import Scope
 from local_aws.executions.current import Json
 from local_aws.services import ministack_internals
 
+logger = logging.getLogger("executions")
 TERMINAL = ("States.Runtime", "States.DataLimitExceeded")
 """Errors that neither States.ALL nor States.TaskFailed matches: they end the execution (developer guide, error names)."""
+PYTHON_NESTING = 980
+"""Levels that ``json.loads`` reads in a Python function's runtime: its recursion limit of 1,000, less the runtime's own frames."""
 
 
 def execute_task(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,12 +35,20 @@ def execute_task(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def invoke_resource(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Limit the size of a task's arguments."""
+    """Limit the size of a task's arguments; what a service of the emulator raises fails the task, which Catch may match."""
 
     def invoke(resource: str, request: Any) -> Any:
         current.refuse_when_cancelled()
         state_data.check_size(request, resource, "was given arguments")
-        return original(resource, request)
+        if ":lambda:" not in resource:  # a lone surrogate: the service's Java writes "?" in its place; functions shall see it
+            request = json.loads(json.dumps(request, ensure_ascii=False).encode("utf-8", "replace"))
+        try:
+            return original(resource, request)
+        except ministack_internals.private("stepfunctions", "_ExecutionError"):
+            raise
+        except Exception as error:
+            logger.exception("%s failed", resource)
+            raise current.error("States.TaskFailed", f"{resource}: {type(error).__name__}: {error}") from error
 
     return invoke
 
@@ -45,11 +57,9 @@ def call_lambda(original: Callable[..., Any]) -> Callable[..., Any]:
     """End as Lambda does when the function's runtime cannot read its event; keep as much of a cause as Step Functions does."""
 
     def call(function: Any, event: Any) -> Any:
-        try:
-            json.loads(json.dumps(event))
-        except (ValueError, RecursionError) as error:
-            said = {"errorType": "Runtime.UnmarshalError", "errorMessage": f"Unable to unmarshal input: {error}"}
-            raise current.error("Runtime.UnmarshalError", json.dumps(said)) from error
+        if state_data.nesting(event) > PYTHON_NESTING:
+            message = "Unable to unmarshal input: maximum recursion depth exceeded while decoding a JSON object from a unicode string"
+            raise current.error("Runtime.UnmarshalError", json.dumps({"errorType": "Runtime.UnmarshalError", "errorMessage": message}))
         try:
             return original(function, event)
         except ministack_internals.private("stepfunctions", "_ExecutionError") as error:

@@ -68,6 +68,10 @@ class TrainingRun(JobRun):
             self.show("Pending", "Waiting for capacity")
             if self.pending(fault, self.record["StoppingCondition"].get("MaxPendingTimeInSeconds")):
                 return "Stopped"
+        if fault.outcome == "Completed":
+            self.record["TrainingStartTime"] = now()
+            self.show("Training", "Nothing is run")
+            return "Stopped" if self.stop_requested.wait(fault.seconds) else "Completed"
         return None
 
     # -- in --------------------------------------------------------------------------------------------

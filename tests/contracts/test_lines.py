@@ -74,3 +74,9 @@ def test_failure_classes_have_distinct_names_and_docstrings() -> None:
     names = [c.__name__ for c in FAILURE_CLASSES]
     assert len(set(names)) == len(names)
     assert all(c.__doc__ for c in FAILURE_CLASSES)
+
+
+def test_a_sentence_holds_no_letter_that_a_terminal_obeys_or_utf_8_cannot_carry() -> None:
+    failure = BadInput("a\x00b \x1b[31m\n\u202ec \ud800 é 😀")
+    assert failure.sentence == r"a\x00b \x1b[31m \u202ec \ud800 é 😀"
+    assert str(failure).encode()
