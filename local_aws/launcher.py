@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from local_aws.place import ACCOUNT, INTERNAL_APP_ID, REGION, Place, aws_environment
+from local_aws.place import ACCOUNT, FUNCTION_APP_ID, INTERNAL_APP_ID, REGION, Place, aws_environment
 
 DEFAULT_PORT = 4566
 PORTS_TRIED = 200
@@ -56,7 +56,7 @@ def configure(home: Path, port: int) -> str:
         (home / folder).mkdir(parents=True, exist_ok=True)
     os.environ.update(
         aws_environment(endpoint),
-        AWS_SDK_UA_APP_ID=INTERNAL_APP_ID,  # inherited by Lambda functions
+        AWS_SDK_UA_APP_ID=FUNCTION_APP_ID,  # inherited by Lambda functions
         BIND_HOST="127.0.0.1",
         GATEWAY_PORT=str(port),
         MINISTACK_ACCOUNT_ID=ACCOUNT,
@@ -83,10 +83,19 @@ class Services:
         from local_aws.executions import integrations, lifecycle, wrappers
         from local_aws.images.image_store import ImageStore
         from local_aws.injected_faults import Faults
-        from local_aws.services import json_service, pricing, sagemaker, scheduler, service_quotas, telemetry
+        from local_aws.services import (
+            deleted_objects,
+            json_service,
+            pricing,
+            sagemaker,
+            schedule_delivery,
+            scheduler,
+            service_quotas,
+            telemetry,
+        )
         from local_aws.services.codebuild import CodeBuild
 
-        faults = Faults(where.home)
+        self.faults = faults = Faults(where.home)
         quotas = service_quotas.ServiceQuotas(where.home)
         self.sagemaker = sagemaker.SageMaker(where, faults, ImageStore(where.home).resolve, quotas.value)
         self.codebuild = CodeBuild(where)
@@ -94,8 +103,9 @@ class Services:
             json_service.register(service)
         self.codebuild.install()
         self._lifecycle = lifecycle
-        wrappers.install()
-        scheduler.install()
+        wrappers.install(faults)
+        scheduler.install(schedule_delivery.Delivery(where, faults))
+        deleted_objects.install(faults)
         telemetry.install(where.home)
         integrations.install(self.sagemaker, self.codebuild, faults)
 
@@ -143,6 +153,8 @@ async def serve(listener: socket.socket, services: Services, ready: Any) -> None
     from hypercorn.asyncio import serve as hypercorn_serve
     from hypercorn.config import Config
 
+    from local_aws.services import api_faults
+
     config = Config()
     config.bind = [f"fd://{listener.fileno()}"]
     config.keep_alive_timeout = 75
@@ -169,7 +181,7 @@ async def serve(listener: socket.socket, services: Services, ready: Any) -> None
     saver = threading.Thread(target=_save_regularly, name="state saver", daemon=True)
     saver.start()
     ready()
-    await hypercorn_serve(usage.middleware(ministack.app.app), config, shutdown_trigger=ended)
+    await hypercorn_serve(usage.middleware(api_faults.middleware(ministack.app.app, services.faults)), config, shutdown_trigger=ended)
     watcher.cancel()
 
 

@@ -17,6 +17,8 @@ REGION = "us-east-1"
 SECRET_KEY = "local"
 INTERNAL_APP_ID = "local-aws-internal"
 """Marks requests of jobs, functions and the launcher itself, so that only a person's requests count as use."""
+FUNCTION_APP_ID = f"{INTERNAL_APP_ID}-function"
+"""Marks requests of Lambda functions, which inherit it from the launcher."""
 
 
 @dataclass(frozen=True, kw_only=True)

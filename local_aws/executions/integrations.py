@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from local_aws.executions import current
+from local_aws.executions import current, task_errors
 from local_aws.injected_faults import Faults
 from local_aws.jobs.job_run import Json
 from local_aws.services import ministack_internals
@@ -18,8 +18,6 @@ from local_aws.services.sagemaker import SageMaker, milliseconds
 
 POLL_SECONDS = 0.1
 """The service waits for an event and AWS adds seconds of its own; here the record is in this process, and looking is cheap."""
-# Exceptions of the SageMaker API that have a class of their own; all others surface as AmazonSageMakerException.
-_MODELLED = ("ResourceInUse", "ResourceLimitExceeded", "ResourceNotFound", "ConflictException")
 
 
 def install(sagemaker: SageMaker, codebuild: CodeBuild, faults: Faults) -> None:
@@ -43,10 +41,7 @@ def _job_task(sagemaker: SageMaker, faults: Faults, kind: str) -> Callable[[str,
         try:
             created = sagemaker.call(f"Create{kind}Job", request)
         except ServiceError as error:
-            known = error.code in _MODELLED
-            name = error.code.removesuffix("Exception") + "Exception" if known else "AmazonSageMakerException"
-            cause = f"{error.message} (Service: AmazonSageMaker; Status Code: 400; Error Code: {error.code})"
-            raise current.error(f"SageMaker.{name}", cause) from error
+            raise task_errors.api_error("sagemaker", error.code, error.message) from error
         if not resource.endswith(".sync"):
             return created
         named = {f"{kind}JobName": request[f"{kind}JobName"]}
@@ -72,7 +67,7 @@ def _build_task(codebuild: CodeBuild) -> Callable[[str, Json], Json]:
         answer = json.loads(body)
         if status != 200:
             code = answer.get("__type", "AWSCodeBuildException").rpartition("#")[2]
-            raise current.error(f"CodeBuild.{code}", answer.get("message", ""))
+            raise task_errors.api_error("codebuild", code, answer.get("message", ""), status)
         build_id = answer["build"]["id"]
 
         def record() -> Json:

@@ -1,4 +1,4 @@
-"""Task states: time limits that reach the job, arguments' size, what a function's runtime cannot read, and retries' pauses."""
+"""Task states: time limits that reach the job, arguments' size, ordered faults, and retries' pauses."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from local_aws.executions import current, state_data
+from local_aws.executions import current, state_data, task_errors
 from local_aws.executions.cancellation import Scope
 from local_aws.executions.current import Json
-from local_aws.services import ministack_internals
+from local_aws.injected_faults import ApiCall, Faults
+from local_aws.services import api_faults, ministack_internals
 
 logger = logging.getLogger("executions")
 TERMINAL = ("States.Runtime", "States.DataLimitExceeded")
 """Errors that neither States.ALL nor States.TaskFailed matches: they end the execution (developer guide, error names)."""
-PYTHON_NESTING = 980
-"""Levels that ``json.loads`` reads in a Python function's runtime: its recursion limit of 1,000, less the runtime's own frames."""
 
 
 def execute_task(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -34,7 +33,7 @@ def execute_task(original: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def invoke_resource(original: Callable[..., Any]) -> Callable[..., Any]:
+def invoke_resource(faults: Faults, original: Callable[..., Any]) -> Callable[..., Any]:
     """Limit the size of a task's arguments; what a service of the emulator raises fails the task, which Catch may match."""
 
     def invoke(resource: str, request: Any) -> Any:
@@ -42,6 +41,7 @@ def invoke_resource(original: Callable[..., Any]) -> Callable[..., Any]:
         state_data.check_size(request, resource, "was given arguments")
         if ":lambda:" not in resource:  # a lone surrogate: the service's Java writes "?" in its place; functions shall see it
             request = json.loads(json.dumps(request, ensure_ascii=False).encode("utf-8", "replace"))
+        _refuse(faults, resource, request)
         try:
             return original(resource, request)
         except ministack_internals.private("stepfunctions", "_ExecutionError"):
@@ -53,20 +53,20 @@ def invoke_resource(original: Callable[..., Any]) -> Callable[..., Any]:
     return invoke
 
 
-def call_lambda(original: Callable[..., Any]) -> Callable[..., Any]:
-    """End as Lambda does when the function's runtime cannot read its event; keep as much of a cause as Step Functions does."""
-
-    def call(function: Any, event: Any) -> Any:
-        if state_data.nesting(event) > PYTHON_NESTING:
-            message = "Unable to unmarshal input: maximum recursion depth exceeded while decoding a JSON object from a unicode string"
-            raise current.error("Runtime.UnmarshalError", json.dumps({"errorType": "Runtime.UnmarshalError", "errorMessage": message}))
-        try:
-            return original(function, event)
-        except ministack_internals.private("stepfunctions", "_ExecutionError") as error:
-            error.cause = error.cause[: current.MAX_CAUSE]
-            raise
-
-    return call
+def _refuse(faults: Faults, resource: str, request: Any) -> None:
+    """Raise the error of an ordered fault that befalls this call."""
+    service, operation, optimised = task_errors.called(resource)
+    fields = frozenset(request) if optimised and isinstance(request, dict) else frozenset()
+    call = ApiCall(service=service, operation=operation, caller="state machine", subject=api_faults.subject(request), fields=fields)
+    error = api_faults.refusal(faults, call)
+    if error is None:
+        return
+    if error.code == api_faults.UNSUPPORTED_FIELD:
+        raise current.error("States.Runtime", f"The Arguments could not be used to start the Task: [{error.message}]")
+    if optimised:
+        raise task_errors.api_error(service, error.code, error.message, error.status)
+    name = ministack_internals.private("stepfunctions", "_prefix_sdk_error")(resource.split(":")[6], error.code)
+    raise current.error(name, error.message)
 
 
 def invoke_resource_with_timeout(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
-from local_aws.executions import lifecycle, maps, state_data, tasks
+from local_aws.executions import functions, lifecycle, maps, state_data, tasks
+from local_aws.injected_faults import Faults
 from local_aws.services import ministack_internals
 
 WRAPPERS: dict[str, Callable[[Any], Any]] = {
@@ -18,9 +20,8 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "_apply_input_path": state_data.apply_input_path,
     "_evaluate_jsonata": state_data.evaluate_jsonata,
     "_execute_task": tasks.execute_task,
-    "_invoke_resource": tasks.invoke_resource,
     "_invoke_resource_with_timeout": tasks.invoke_resource_with_timeout,
-    "_call_lambda": tasks.call_lambda,
+    "_call_lambda": functions.call_lambda,
     "_error_matches": tasks.error_matches,
     "_find_matching_retrier": tasks.find_matching_retrier,
     "_run_map_items": maps.run_map_items,
@@ -28,7 +29,9 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def install() -> None:
+def install(faults: Faults) -> None:
     """Put each wrapper around the function of its name."""
-    for name, wrap in WRAPPERS.items():
+    functions.install()
+    calls: dict[str, Callable[[Any], Any]] = {"_invoke_resource": functools.partial(tasks.invoke_resource, faults)}
+    for name, wrap in (WRAPPERS | calls).items():
         ministack_internals.replace("stepfunctions", name, wrap)

@@ -29,7 +29,10 @@ TABLE: dict[str, dict[str, tuple[str, ...] | None]] = {
         "_build_persistence_save_dict": (),
     },
     "ministack.core.router": {"SERVICE_PATTERNS": None},
-    "ministack.core.lambda_runtime": {"reset": ()},  # ends the processes that functions run in
+    "ministack.core.lambda_runtime": {
+        "reset": (),  # ends the processes that functions run in
+        "Worker": None,  # its invoke drops the class of a function's exception
+    },
     "ministack.core.persistence": {"save_all": ("services",)},
     "ministack.core.responses": {
         "AccountRegionScopedDict": None,
@@ -46,6 +49,7 @@ TABLE: dict[str, dict[str, tuple[str, ...] | None]] = {
         "_SERVICE_DISPATCH": None,  # the optimised integrations
         "_AWS_SDK_SERVICE_MAP": None,  # the aws-sdk integrations
         "_AWS_SDK_ERROR_PREFIX": None,
+        "_prefix_sdk_error": ("service_name", "error_code"),
         "_add_event": ("execution", "event_type", "details"),
         "_start_execution": ("data",),
         "_run_execution": ("exec_arn",),
@@ -74,6 +78,7 @@ TABLE: dict[str, dict[str, tuple[str, ...] | None]] = {
         "_fail_state_error": ("state_def", "raw_input", "ctx"),
         "_state_query_language": ("state_def", "ctx"),
     },
+    "ministack.services.s3": {"_delete_objects": ("bucket_name", "body", "headers")},
     "ministack.services.codebuild": {
         "_projects": None,
         "_builds": None,

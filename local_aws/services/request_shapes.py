@@ -16,19 +16,20 @@ import botocore.model
 
 
 @functools.cache
-def _model(service: str) -> Any:
+def service_model(service: str) -> Any:
+    """botocore's model of a service by its boto3 name."""
     return botocore.model.ServiceModel(botocore.loaders.Loader().load_service_model(service, "service-2"), service)
 
 
 def preload(service: str) -> None:
     """Load the model before the first request; it takes a large part of a second."""
-    _model(service)
+    service_model(service)
 
 
 @functools.cache
 def members(service: str, shape: str) -> frozenset[str]:
     """Names of a structure's members."""
-    return frozenset(_model(service).shape_for(shape).members)
+    return frozenset(service_model(service).shape_for(shape).members)
 
 
 @functools.cache
@@ -39,7 +40,7 @@ def enum(service: str, shape: str) -> frozenset[str]:
 
 def problems(service: str, operation: str, request: Any) -> list[str]:
     """Everything in ``request`` that the operation's input shape does not allow."""
-    return list(_check(_model(service).operation_model(operation).input_shape, request, ""))
+    return list(_check(service_model(service).operation_model(operation).input_shape, request, ""))
 
 
 def _check(shape: Any, value: Any, path: str) -> Iterator[str]:

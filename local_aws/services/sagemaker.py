@@ -107,9 +107,6 @@ class SageMaker(JsonService):
         if problems:
             raise ServiceError("ValidationException", f"{len(problems)} validation error(s) detected: " + "; ".join(problems))
         name = request[f"{kind}JobName"]
-        fault = self._faults.take(f"Create{kind}Job", name)
-        if fault is not None:
-            raise ServiceError(fault.error or "ThrottlingException", fault.message)
         region, account = (
             ministack_internals.private("responses", "get_region")(),
             ministack_internals.private("responses", "get_account_id")(),

@@ -12,6 +12,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from local_aws.services import ministack_internals
+from local_aws.services.schedule_delivery import Delivery, iso
 
 Json = dict[str, Any]
 TICK_SECONDS = 0.5
@@ -19,9 +20,9 @@ TICK_SECONDS = 0.5
 logger = logging.getLogger("schedules")
 
 
-def install() -> None:
+def install(delivery: Delivery) -> None:
     """Replace ministack's decision on what is due; ministack stores the schedules, and its thread calls the tick."""
-    ticker = Ticker(time.time())
+    ticker = Ticker(time.time(), delivery)
     ministack_internals.replace("scheduler", "_SCHEDULE_TICK_INTERVAL", lambda original: TICK_SECONDS)
     ministack_internals.replace("scheduler", "_tick_schedules", lambda original: ticker.tick)
 
@@ -49,8 +50,8 @@ def _keeping_properties(original: Callable[..., Any]) -> Callable[..., Any]:
 class Ticker:
     """Fires due schedules. Times that passed while the embedded AWS was down are skipped."""
 
-    def __init__(self, started: float) -> None:
-        self._started = started
+    def __init__(self, started: float, delivery: Delivery) -> None:
+        self._started, self._delivery = started, delivery
         self._fired: dict[tuple[object, ...], float] = {}
 
     def tick(self) -> None:
@@ -72,19 +73,9 @@ class Ticker:
     def _fire(self, schedule: Json, moment: float, account: str, region: str) -> None:
         target = dict(schedule.get("Target") or {})
         target["Input"] = substitute(target.get("Input") or "{}", schedule.get("Arn", ""), moment)
-        event = {
-            "EventId": str(uuid.uuid4()),
-            "Source": "aws.scheduler",
-            "DetailType": "Scheduled Event",
-            "Detail": "{}",
-            "Time": moment,
-            "Resources": [schedule.get("Arn", "")],
-            "Account": account,
-            "Region": region,
-        }
         logger.info("schedule %s fires for %s", schedule["Name"], iso(moment))
         with ministack_internals.private("responses", "request_scope")(account, region):
-            ministack_internals.private("eventbridge", "_invoke_target")(target, event, schedule)
+            self._delivery.deliver(schedule, target, moment)
 
 
 def firings(schedule: Json, after: float, now: float) -> Iterator[float]:
@@ -131,11 +122,6 @@ def substitute(text: str, arn: str, moment: float) -> str:
     for keyword, value in values.items():
         text = text.replace(keyword, json.dumps(value)[1:-1])
     return text
-
-
-def iso(moment: float) -> str:
-    """As Scheduler writes a time: 2026-11-22T18:59:43Z."""
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _epoch(value: Any) -> float | None:

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 CASES = """
 import json, sys
 from datetime import datetime, UTC
-from local_aws.services.scheduler import firings, iso
+from local_aws.services.schedule_delivery import iso
+from local_aws.services.scheduler import firings
 for case in json.load(sys.stdin):
     after, now = (datetime.fromisoformat(case[key]).timestamp() for key in ("after", "now"))
     created = datetime.fromisoformat(case.get("created", case["after"])).timestamp()
