@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from local_aws.executions import functions, lifecycle, maps, state_data, tasks
+from local_aws.executions import function_tasks, lifecycle, maps, state_data, tasks
 from local_aws.injected_faults import Faults
 from local_aws.services import ministack_internals
 
@@ -21,7 +21,7 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "_evaluate_jsonata": state_data.evaluate_jsonata,
     "_execute_task": tasks.execute_task,
     "_invoke_resource_with_timeout": tasks.invoke_resource_with_timeout,
-    "_call_lambda": functions.call_lambda,
+    "_call_lambda": function_tasks.call_lambda,
     "_error_matches": tasks.error_matches,
     "_find_matching_retrier": tasks.find_matching_retrier,
     "_run_map_items": maps.run_map_items,
@@ -31,7 +31,7 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
 
 def install(faults: Faults) -> None:
     """Put each wrapper around the function of its name."""
-    functions.install()
+    function_tasks.install()
     calls: dict[str, Callable[[Any], Any]] = {"_invoke_resource": functools.partial(tasks.invoke_resource, faults)}
     for name, wrap in (WRAPPERS | calls).items():
         ministack_internals.replace("stepfunctions", name, wrap)

@@ -156,6 +156,11 @@ def problems() -> list[str]:
                 actual = tuple(inspect.signature(getattr(module, name)).parameters)
                 if actual != parameters:
                     found.append(f"{module_name}.{name} takes {actual}, the table expects {parameters}")
+    if not hasattr(getattr(importlib.import_module("ministack.core.responses"), "AccountRegionScopedDict", dict)(), "_data"):
+        found.append("ministack.core.responses.AccountRegionScopedDict._data is gone")  # stores of every account and region
+    worker = getattr(importlib.import_module("ministack.core.lambda_runtime"), "Worker", None)
+    if not callable(getattr(worker, "invoke", None)):
+        found.append("ministack.core.lambda_runtime.Worker.invoke is gone")
     return found
 
 

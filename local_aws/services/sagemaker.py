@@ -19,7 +19,7 @@ from local_aws.jobs.job_run import SHUTDOWN_GRACE_SECONDS, JobRun, now
 from local_aws.jobs.processing_job import ProcessingRun
 from local_aws.jobs.training_job import TrainingRun
 from local_aws.place import Place
-from local_aws.services import capacity, ministack_internals, request_shapes
+from local_aws.services import account_limits, ministack_internals, request_shapes
 from local_aws.services.json_service import Json, JsonService, ServiceError
 
 RUNS: dict[str, type[JobRun]] = {"Training": TrainingRun, "Processing": ProcessingRun}
@@ -82,7 +82,7 @@ class SageMaker(JsonService):
 
     def describe_training_plan(self, request: Json) -> Json:
         """A reservation, if a test wrote one."""
-        return capacity.training_plan(self._where.home, request["TrainingPlanName"])
+        return account_limits.training_plan(self._where.home, request["TrainingPlanName"])
 
     def add_tags(self, request: Json) -> Json:
         """Tag a job."""
@@ -123,9 +123,9 @@ class SageMaker(JsonService):
                     f"{kind} job names must be unique within an AWS account and region, and a {kind.lower()} job with this name already "
                     f"exists ({arn})",
                 )
-            capacity.check_quota(kind, request, self._jobs[kind].values(), self._quota(capacity.quota_name(kind, request)))
+            account_limits.check_quota(kind, request, self._jobs[kind].values(), self._quota(account_limits.quota_name(kind, request)))
             if kind == "Training":
-                capacity.reuse_warm_pool(self._jobs[kind].values(), request)
+                account_limits.reuse_warm_pool(self._jobs[kind].values(), request)
             self._jobs[kind][name] = record
         if request.get("Tags"):
             self._tags[arn] = request["Tags"]
@@ -149,14 +149,14 @@ class SageMaker(JsonService):
         record = self._jobs[kind].get(request.get(f"{kind}JobName"))
         if record is None:
             raise ServiceError("ValidationException" if kind == "Training" else "ResourceNotFound", _MISSING)
-        capacity.close_warm_pools([record])
+        account_limits.close_warm_pools([record])
         return {key: value for key, value in record.items() if not key.startswith("_")}
 
     def stop(self, kind: str, request: Json) -> Json:
         """Ask a job to stop; one that has ended cannot be stopped."""
         arn = self.job(kind, request)[f"{kind}JobArn"]
         record = self._jobs[kind][request[f"{kind}JobName"]]
-        if record[f"{kind}JobStatus"] not in capacity.ACTIVE:
+        if record[f"{kind}JobStatus"] not in account_limits.ACTIVE:
             status = record[f"{kind}JobStatus"]
             raise ServiceError("ValidationException", f"The request was rejected because the {kind.lower()} job is in status {status}.")
         record[f"{kind}JobStatus"] = "Stopping"
@@ -167,7 +167,7 @@ class SageMaker(JsonService):
         return {}
 
     def _list(self, kind: str, request: Json) -> Json:
-        capacity.close_warm_pools(self._jobs[kind].values())
+        account_limits.close_warm_pools(self._jobs[kind].values())
         wanted = request.get("StatusEquals")
         part = request.get("NameContains", "").lower()
         after, before = request.get("CreationTimeAfter", 0), request.get("CreationTimeBefore", float("inf"))
@@ -195,7 +195,7 @@ class SageMaker(JsonService):
     def _announce(self, kind: str, record: Json) -> None:
         """The EventBridge event that SageMaker sends at every change of a job's state."""
         if kind == "Training" and record["TrainingJobStatus"] in ENDED and "WarmPoolStatus" not in record:
-            capacity.open_warm_pool(record, self._quota(capacity.warm_pool_name(record)))
+            account_limits.open_warm_pool(record, self._quota(account_limits.warm_pool_name(record)))
         detail = milliseconds({key: value for key, value in record.items() if not key.startswith("_")})
         entry = {
             "Source": "aws.sagemaker",
@@ -230,7 +230,7 @@ class SageMaker(JsonService):
         for kind, store in state.get("jobs", {}).items():
             self._jobs[kind].update(store)
             for record in self._jobs[kind].all_values():
-                if record[f"{kind}JobStatus"] in capacity.ACTIVE:
+                if record[f"{kind}JobStatus"] in account_limits.ACTIVE:
                     record |= {f"{kind}JobStatus": "Failed", "FailureReason": "InternalServerError: the embedded AWS was restarted"}
         self._tags.update(state.get("tags", {}))
 

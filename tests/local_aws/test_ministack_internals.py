@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from local_aws.services import ministack_internals
+from local_aws.services.ministack_internals import TABLE
 
 PYTHON = Path(__file__).parents[2] / ".venv-aws/bin/python"
 
@@ -54,3 +56,11 @@ def test_only_the_table_imports_private_ministack_names() -> None:
         if path.name != "ministack_internals.py":
             assert "from ministack" not in path.read_text(), path
             assert "ministack.services" not in path.read_text(), path
+
+
+def test_every_name_of_the_table_has_a_row_in_the_upgrade_guide_and_none_is_stale() -> None:
+    guide = (Path(__file__).parents[2] / "docs/upgrade.md").read_text().partition("## ministack")[2].partition("\n## ")[0]
+    cells = [line.split("|")[2] for line in guide.splitlines() if line.startswith("|")][2:]
+    written = [name.rpartition(".")[2] for cell in cells for name in re.findall(r"`([\w.]+)`", cell)]
+    listed = [name for names in TABLE.values() for name in names]
+    assert sorted(written) == sorted(listed)
