@@ -11,6 +11,7 @@ All state is in one folder, ``.local``; several embedded AWS in different folder
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -189,9 +190,25 @@ def clean(root: Path | None = None) -> None:
 
 def _home(root: Path | None, *, make: bool = True) -> Path:
     home = (root or Path.cwd()).resolve() / STATE_FOLDER
+    _refuse_links(home)
     if make:
         home.mkdir(parents=True, exist_ok=True)
     return home
+
+
+def _refuse_links(home: Path) -> None:
+    """Raise EmbeddedError for a symbolic link where only this program writes: it would read, write or delete elsewhere.
+
+    Images and jobs are left out: their files may link, and nothing of this program follows them.
+    """
+    walks = itertools.chain(*(os.walk(home / name) for name in ("s3", "state")))  # what vanishes meanwhile is passed over
+    written = (Path(folder, name) for folder, folders, files in walks for name in (*folders, *files))
+    for path in itertools.chain([home], home.glob("*"), written):
+        if path.is_symlink():
+            raise EmbeddedError(
+                f"{path} is a symbolic link to {path.readlink()}, and the embedded AWS follows none in its folder; "
+                "remove it, or use another folder"
+            )
 
 
 def _embedded(home: Path, port: int) -> Embedded:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import api
 import capacity
 import deployments
 import killed
@@ -57,7 +58,7 @@ def every_fault(root: Path, only: str) -> list[Row]:
     small_run.upload_sources(account)
     rows += proven(capacity.undisturbed, account)
     # One by one: each checks everything that is created and published meanwhile.
-    rows += side_by_side(chosen(*refusals.PROOFS, deployments.schedule_without_quota), account, at_once=1)
+    rows += side_by_side(chosen(*refusals.PROOFS, deployments.schedule_without_quota, *api.PROOFS), account, at_once=1)
     rows += side_by_side(chosen(*rounds.PROOFS, *capacity.PROOFS, *killed.PROOFS, *stopped.PROOFS), account)
     rows += side_by_side(chosen(*stopped.RETURNED), account)
     rows += side_by_side(chosen(*deployments.LIFE), account, at_once=1)

@@ -230,3 +230,18 @@ def test_interrupted_cdk_leaves_no_process(tmp_path: Path) -> None:
 def test_missing_cdk_names_the_command_that_installs_it(tmp_path: Path) -> None:
     with pytest.raises(cdk_command.CdkError, match=r"node_modules/\.bin/cdk.*npm ci"):
         cdk_command._command(tmp_path)
+
+
+@pytest.mark.parametrize("place", [".", "s3", "faults.json", "launcher.log", "state/sqs.json", "s3/bucket/key", "gone"])
+def test_a_planted_link_is_refused_and_what_it_leads_to_stays(tmp_path: Path, place: str) -> None:
+    target = tmp_path / "mine"
+    (target / "folder").mkdir(parents=True)
+    (target / "folder" / "kept").write_text("kept")
+    link = tmp_path / embedded.STATE_FOLDER / place
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(tmp_path / "nowhere" if place == "gone" else target)
+    for use in (embedded.up, embedded.down, embedded.clean, embedded.status):
+        with pytest.raises(embedded.EmbeddedError, match=r"is a symbolic link to .*; remove it, or use another folder$"):
+            use(tmp_path)
+    assert [path.name for path in target.rglob("*")] == ["folder", "kept"]
+    assert (target / "folder" / "kept").read_text() == "kept"
