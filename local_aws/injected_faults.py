@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 
 from contracts.config import Bounds, Json, parse, to_json
 
-Outcome = Literal["CapacityError", "InternalServerError", "Pending", "Stopped", "Spot", "TimeLimit", "Completed"]
+Outcome = Literal["CapacityError", "InternalServerError", "Pending", "Stopped", "Spot", "TimeLimit", "SyncStall", "Completed"]
 FILE = "faults.json"
 
 
@@ -54,8 +54,9 @@ class Fault:
     """A top-level field that the state machine's optimised integration does not know: a task that sends it ends as States.Runtime."""
     outcome: Outcome | None = None
     """What becomes of the job: ``Stopped``, ``Spot`` (an interruption) and ``TimeLimit`` (MaxRuntimeInSeconds is over) while it runs,
-    ``InternalServerError`` before it starts, or while it runs when ``after`` is given, ``Pending`` for ``seconds``. ``Completed``:
-    a training job that runs nothing for ``seconds`` and completes, for tests of load."""
+    ``InternalServerError`` before it starts, or while it runs when ``after`` is given, ``Pending`` for ``seconds``. ``SyncStall``:
+    from the line ``after`` on no checkpoint reaches S3, and the job ends in InternalServerError after ``seconds`` of Uploading.
+    ``Completed``: a training job that runs nothing for ``seconds`` and completes, for tests of load."""
     seconds: float = 0.0
     """How long the job is pending, or has run when the fault happens."""
     after: str = ""

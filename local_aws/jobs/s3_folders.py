@@ -104,6 +104,7 @@ class CheckpointSync:
         self._transfer = S3Transfer(s3, _TRANSFER)
         self._seen: dict[str, tuple[int, int] | None] = {}  # relative path -> size and mtime when last synced
         self._stop = threading.Event()
+        self._stalled = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -117,7 +118,13 @@ class CheckpointSync:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        self._up()
+        if not self._stalled:
+            self._up()
+
+    def stall(self) -> None:
+        """Move nothing from now on, without a word: a fault of the service that its users report."""
+        self._stalled = True
+        self._stop.set()
 
     def _work(self) -> None:
         while not self._stop.wait(SYNC_SECONDS):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from local_aws.injected_faults import Fault
@@ -29,6 +30,8 @@ class TrainingRun(JobRun):
     """Spot capacity was taken away and none came back within MaxWaitTimeInSeconds."""
     faulted = False
     """SageMaker ended the job by a fault of its own."""
+    syncs: Sequence[CheckpointSync] = ()
+    """One for each host, once the job trains."""
 
     def show(self, status: str, message: str = "") -> None:
         """Enter a secondary status: the last transition ends, a new one begins."""
@@ -125,7 +128,7 @@ class TrainingRun(JobRun):
         metrics = MetricScanner(algorithm.get("MetricDefinitions") or [])
         begun, struck = int(now()), threading.Event()
         streams = {host: LogStream(self.client("logs"), self.log_group, f"{self.name}/{host}-{begun}") for host in hosts}
-        syncs = [self._checkpoints(host, streams[host]) for host in hosts if "CheckpointConfig" in self.record]
+        syncs = self.syncs = [self._checkpoints(host, streams[host]) for host in hosts if "CheckpointConfig" in self.record]
 
         def on_line(host: str, line: str) -> None:
             streams[host].write(line)
@@ -155,6 +158,9 @@ class TrainingRun(JobRun):
             self.show("Uploading", "Uploading generated training model")
             for sync in syncs:
                 sync.finish()
+            if fault is not None and fault.outcome == "SyncStall":
+                self.stop_requested.wait(fault.seconds)
+                self.faulted = True
         finally:
             for stream in streams.values():
                 stream.close()
@@ -176,7 +182,10 @@ class TrainingRun(JobRun):
 
     def _strike(self, fault: Fault) -> None:
         """Inject a fault into the running job."""
-        if fault.outcome == "TimeLimit":
+        if fault.outcome == "SyncStall":
+            for sync in self.syncs:
+                sync.stall()
+        elif fault.outcome == "TimeLimit":
             self._time_out()
         elif fault.outcome == "InternalServerError":
             self.faulted = True

@@ -202,6 +202,26 @@ def test_injected_fault_strikes_at_a_line_of_the_running_job(example: Example, o
     assert processes_of(execution) == []
 
 
+def test_stalled_checkpoint_sync_brings_nothing_to_s3_and_ends_the_job_after_its_uploading(example: Example) -> None:
+    example.aws.inject(Fault(id="stall", on="TrainingJob", outcome="SyncStall", after='"step": 1', seconds=1.0))
+    execution = example.start({"name": "main", "behaviour": "go"}, start_at="train")
+    job = json.loads(example.wait(execution)["cause"])
+    assert job["FailureReason"].startswith("InternalServerError: ")
+    (uploading,) = [item for item in job["SecondaryStatusTransitions"] if item["Status"] == "Uploading"]
+    assert uploading["EndTime"] - uploading["StartTime"] >= 1000  # milliseconds
+    assert example.objects(f"runs/{execution.rpartition(':')[2]}/main/") == {}
+    again = example.start({"name": "main", "behaviour": "go"}, start_at="train")  # the fault happens once
+    assert example.wait(again)["status"] == "SUCCEEDED"
+    assert set(example.objects(f"runs/{again.rpartition(':')[2]}/main/")) == {"algo-1.txt"}
+
+
+def test_job_that_runs_nothing_completes(example: Example) -> None:
+    example.aws.inject(Fault(id="nothing", on="TrainingJob", outcome="Completed", seconds=0.2))
+    execution = example.start({"name": "main", "behaviour": "fail"}, start_at="train")
+    assert example.wait(execution)["status"] == "SUCCEEDED"
+    assert example.lines(execution, "main") == []
+
+
 def test_pending_time_passes_faster_and_shows_whole_in_the_record(example: Example) -> None:
     example.aws.inject(Fault(id="long", on="TrainingJob", outcome="Pending", seconds=3600, times_faster=10_000))
     example.aws.client("sagemaker").create_training_job(
