@@ -35,7 +35,7 @@ def members(service: str, shape: str) -> frozenset[str]:
 @functools.cache
 def enum(service: str, shape: str) -> frozenset[str]:
     """Values of an enumeration."""
-    return frozenset(_model(service).shape_for(shape).enum)
+    return frozenset(service_model(service).shape_for(shape).enum)
 
 
 def problems(service: str, operation: str, request: Any) -> list[str]:
