@@ -27,6 +27,7 @@ def page(content: dict[str, Any]) -> str:
         "<h2>Documents by length in tokens</h2>" + _lengths(content["token_lengths"]),
         "<h2>Tokens by split</h2>" + bars([(name, facts["tokens"]) for name, facts in content["splits"].items()]),
         "<h2>Left out</h2>" + _skipped(content["skipped"]),
+        "<h2>Files not read</h2>" + _skipped(content["left_out"], "files"),
         "<h2>Not decoding to their text</h2>" + _loss(content["tokenizer_loss"]),
         "<h2>Encoder</h2>" + _encoder(content["encoder"]),
         "<h2>Samples</h2>" + "".join(_sample(sample) for sample in content["samples"]),
@@ -72,11 +73,11 @@ def _lengths(rows: list[dict[str, int]]) -> str:
     return bars([(f"{row['from']:,} to {row['to']:,}", row["documents"]) for row in rows])
 
 
-def _skipped(skipped: dict[str, dict[str, Any]]) -> str:
+def _skipped(skipped: dict[str, dict[str, Any]], unit: str = "documents") -> str:
     if not skipped:
         return "<p>Nothing.</p>"
-    rows = [(name.replace("_", " "), facts["documents"], "; ".join(facts["first"])) for name, facts in skipped.items()]
-    return table(("reason", "documents", "the first"), rows)
+    rows = [(name.replace("_", " "), facts[unit], "; ".join(facts["first"])) for name, facts in skipped.items()]
+    return table(("reason", unit, "the first"), rows)
 
 
 def _loss(loss: dict[str, Any]) -> str:

@@ -5,9 +5,10 @@ Memory is bounded by max_line_bytes, max_document_bytes and a few blocks of 4 Mi
 
 from __future__ import annotations
 
+import codecs
+import csv
 import json
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,16 +16,18 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 import orjson
 
-from contracts.failure import BadInput
-from data_prep.decompress import blocks
+from contracts.failure import BadInput, JobFailure
+from data_prep.columns import Columns, Row, WrongType, arrow_rows, parquet_rows
+from data_prep.decompress import TooMuch, blocks
 from data_prep.failure_classes import CorruptSource
 from data_prep.partition import Segment
 from data_prep.spec import DataSpec
-from data_prep.store import READ_BYTES, Source
+from data_prep.store import Source
 
 Reason = Literal["empty", "invalid_utf8", "lone_surrogates", "too_long", "corrupt_record", "separator_in_text", "tokenizer_loss"]
 EXAMPLES_PER_REASON = 3
-PARQUET_ROWS = 1024
+MISSING: Any = object()
+ONE_PER_LINE = "JSONL has one object per line (jq -c '.[]' turns an array into that, jq -c . a pretty-printed object)"
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -38,6 +41,18 @@ class Document(NamedTuple):
     """Byte of its line (JSONL, after decompression), row (parquet), or 0 (text)."""
     identity: str | None
     """Value of the id field."""
+
+
+def _field(record: dict[str, Any], name: str) -> Any:
+    """A field by its name, or by a path of names with dots between; MISSING when there is none."""
+    if name in record or "." not in name:
+        return record.get(name, MISSING)
+    value: Any = record
+    for step in name.split("."):
+        if type(value) is not dict or step not in value:
+            return MISSING
+        value = value[step]
+    return value
 
 
 @dataclass
@@ -71,13 +86,16 @@ class SegmentReader:
             CorruptSource: a damaged object, or a record that a ``fail`` policy refuses.
             SourceChanged: the object is not the one that was listed.
         """
-        if self.segment.kind == "parquet":
-            return self._parquet()
-        return self._jsonl() if self.segment.kind == "jsonl" else self._text()
+        kind = self.segment.kind
+        if kind in ("parquet", "arrow"):
+            return self._columns()
+        if kind in ("csv", "tsv"):
+            return self._table()
+        return self._jsonl() if kind == "jsonl" else self._text()
 
     def place(self, position: int, identity: object = None) -> str:
         """Where a document is, in words."""
-        unit = "row" if self.segment.kind == "parquet" else "byte"
+        unit = "row" if self.segment.kind in ("parquet", "arrow") else "byte"
         named = f' ({self.spec.id_field}="{identity}")' if identity is not None else ""
         where = f" at {unit} {position}" if self.segment.kind != "text" else ""
         return f"{self.object_uri}{where}{named}"
@@ -99,7 +117,7 @@ class SegmentReader:
                     "too_long", self.spec.long_documents, 0, None, f"has more than max_document_bytes={limit} bytes", "long_documents"
                 )
                 return
-        document = self._accept_bytes(bytes(content), 0, None)
+        document = self._accept_bytes(bytes(content.removeprefix(codecs.BOM_UTF8)), 0, None)
         if document is not None:
             yield document
 
@@ -110,61 +128,103 @@ class SegmentReader:
             if line is None:
                 self._corrupt(offset, f"is a line of more than max_line_bytes={self.spec.max_line_bytes}")
                 continue
+            if not line or line.isspace():
+                continue
             try:
                 record = loads(line)
             except orjson.JSONDecodeError:
-                if not line.strip():
-                    continue
                 record = self._loads_slowly(line, offset)
                 if record is None:
                     continue
-            if type(record) is not dict or text_field not in record:
-                what = f'has no field "{text_field}"' if isinstance(record, dict) else "is no JSON object"
+            text = _field(record, text_field) if type(record) is dict else MISSING
+            if text is MISSING:
+                what = f'has no field "{text_field}"' if isinstance(record, dict) else f"is no JSON object; {ONE_PER_LINE}"
                 self._corrupt(offset, what + self._field_hint(record))
                 continue
-            document = accept(record[text_field], offset, record.get(id_field) if id_field is not None else None)
+            identity = _field(record, id_field) if id_field is not None else None
+            document = accept(text, offset, None if identity is MISSING else identity)
             if document is not None:
                 yield document
 
-    def _parquet(self) -> Iterator[Document]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    def _columns(self) -> Iterator[Document]:
+        columns, segment = Columns(self.spec.text_field, self.spec.id_field), self.segment
+        with self.store.open_seekable(segment.item) as file:
+            parquet = segment.kind == "parquet"
+            rows = (
+                parquet_rows(file, segment.start, segment.stop, columns, self.object_uri)
+                if parquet
+                else arrow_rows(file, columns, self.object_uri)
+            )
+            while True:
+                try:
+                    row = next(rows, None)
+                except JobFailure:
+                    raise
+                except Exception as error:  # pyarrow lets many kinds out of a damaged file
+                    raise self._damaged(f"does not read as {segment.kind} ({type(error).__name__}: {str(error)[:200]})") from error
+                if row is None:
+                    return
+                document = self._accept_row(row)
+                if document is not None:
+                    yield document
 
-        column = self.spec.text_field
-        with self.store.open_seekable(self.segment.item) as file:
+    def _accept_row(self, row: Row) -> Document | None:
+        if isinstance(row.text, WrongType):
+            what = f'has a column "{self.spec.text_field}" of type {row.text.name}, which is no string; set data.text_field'
+            self._corrupt(row.position, what, row.identity)
+            return None
+        if row.text is None:
+            return self._accept(None, row.position, row.identity)
+        return self._accept_bytes(row.text, row.position, row.identity)
+
+    def _table(self) -> Iterator[Document]:
+        """CSV and TSV with a header, quoted as RFC 4180 says; fields may hold line ends."""
+        starts: list[int] = []
+        csv.field_size_limit(self.spec.max_line_bytes)
+        # Strict, since an unclosed quote would otherwise swallow the rest of the file as text.
+        rows = csv.reader(self._table_lines(starts), delimiter="\t" if self.segment.kind == "tsv" else ",", strict=True)
+        header: list[str] | None = None
+        place: dict[str, int] = {}
+        while True:
+            starts.clear()
             try:
-                parquet = pq.ParquetFile(pa.PythonFile(file, mode="r"), buffer_size=1 << 20, pre_buffer=False)
-                names = parquet.schema_arrow.names
-                if column not in names:
-                    raise BadInput(f'{self.object_uri} has no column "{column}"; it has {", ".join(names)}; set data.text_field')
-                columns = [name for name in (column, self.spec.id_field) if name is not None and name in names]
-                yield from self._row_groups(parquet, columns)
-            except (pa.ArrowException, OSError) as error:
-                raise self._damaged(f"does not read as parquet ({error})") from error
+                row = next(rows, None)
+            except csv.Error as error:
+                self._corrupt(starts[0] if starts else 0, f"is no {self.segment.kind.upper()} row ({error})")
+                continue
+            if row is None:
+                return
+            at = starts[0] if starts else 0
+            if not row:
+                continue
+            if header is None:
+                header, place = row, self._header(row)
+            elif len(row) != len(header):
+                self._corrupt(at, f"has {len(row)} fields, the header has {len(header)}")
+            else:
+                identity = row[place["id"]] if "id" in place else None
+                document = self._accept_bytes(row[place["text"]].encode(errors="surrogateescape"), at, identity)
+                if document is not None:
+                    yield document
 
-    def _row_groups(self, parquet: Any, columns: list[str]) -> Iterator[Document]:
-        import pyarrow as pa
+    def _table_lines(self, starts: list[int]) -> Iterator[str]:
+        for offset, line in self._lines():
+            starts.append(offset)
+            if line is None:
+                raise csv.Error(f"a line of more than max_line_bytes={self.spec.max_line_bytes}")
+            yield line.decode(errors="surrogateescape") + "\n"
 
-        row = 0
-        for group in range(parquet.metadata.num_row_groups):
-            facts = parquet.metadata.row_group(group)
-            first = facts.column(0)
-            start = min(x for x in (first.data_page_offset, first.dictionary_page_offset) if x)
-            if self.segment.start <= start < self.segment.stop:
-                size = sum(facts.column(i).total_uncompressed_size for i in range(facts.num_columns))
-                rows = max(1, min(PARQUET_ROWS, READ_BYTES * max(1, facts.num_rows) // max(1, size)))
-                at = row
-                for batch in parquet.iter_batches(batch_size=rows, row_groups=[group], columns=columns, use_threads=False):
-                    texts = batch.column(columns[0])
-                    identities = batch.column(columns[1]).to_pylist() if len(columns) > 1 else [None] * len(texts)
-                    if pa.types.is_dictionary(texts.type):
-                        texts = texts.dictionary_decode()
-                    for text, identity in zip(texts.cast(pa.large_binary()).to_pylist(), identities, strict=True):
-                        document = self._accept(None, at, identity) if text is None else self._accept_bytes(text, at, identity)
-                        if document is not None:
-                            yield document
-                        at += 1
-            row += facts.num_rows
+    def _header(self, names: list[str]) -> dict[str, int]:
+        place = {}
+        for what, name in (("text", self.spec.text_field), ("id", self.spec.id_field)):
+            if name is not None and names.count(name) > 1:
+                raise BadInput(f'{self.object_uri} has {names.count(name)} columns named "{name}"; rename all but one')
+            if name in names:
+                place[what] = names.index(name)
+        if "text" not in place:
+            shown = ", ".join(names)[:300]
+            raise BadInput(f'{self.object_uri} has no column "{self.spec.text_field}"; its first line names {shown}; set data.text_field')
+        return place
 
     # -- bytes -------------------------------------------------------------------------------------
 
@@ -177,7 +237,9 @@ class SegmentReader:
         at = 0 if whole or segment.start == 0 else segment.start - 1
         dropping = not whole and segment.start > 0
         tail = b""
-        for block in self._blocks(self.store.open(segment.item, at)):
+        for number, block in enumerate(self._blocks(self.store.open(segment.item, at))):
+            if number == 0 and at == 0 and block.startswith(codecs.BOM_UTF8):
+                at, block = len(codecs.BOM_UTF8), block[len(codecs.BOM_UTF8) :]
             if dropping:
                 cut = block.find(b"\n") + 1
                 at += cut or len(block)
@@ -205,11 +267,17 @@ class SegmentReader:
 
     def _blocks(self, stream: BinaryIO) -> Iterator[bytes]:
         """Decompressed blocks; a damaged or truncated object raises."""
+        compression = self.segment.compression
         try:
-            yield from blocks(stream, self.segment.compression, self._on_read)
+            yield from blocks(stream, compression, self._on_read)
         except EOFError:
-            raise self._damaged("is a truncated gzip file: it ends before its end marker") from None
-        except (zlib.error, OSError, ValueError) as error:
+            word = "gzip" if compression == "gz" else compression
+            raise self._damaged(f"is a truncated {word} file: it ends before its end marker") from None
+        except TooMuch as error:
+            raise CorruptSource(f"{self.object_uri} {error}") from None
+        except JobFailure:
+            raise
+        except Exception as error:  # each library has its own
             raise self._damaged(f"does not decompress ({error})") from error
 
     # -- policies ----------------------------------------------------------------------------------
@@ -259,7 +327,8 @@ class SegmentReader:
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
-            self._corrupt(offset, f"is no JSON ({error})")
+            whole = line.strip() in (b"{", b"[", b"[{") or line.lstrip()[:1] == b"["
+            self._corrupt(offset, f"is no JSON ({error})" + (f"; {ONE_PER_LINE}" if whole else ""))
             return None
 
     def _policy(self, reason: Reason, policy: str, position: int, identity: Any, what: str, setting: str) -> bool:

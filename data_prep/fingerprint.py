@@ -25,11 +25,24 @@ class SourceObject:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Files of the source that are not read."""
+
+    reason: str
+    """``hidden`` (a name that begins with "." or "_"), ``unknown_ending``, ``empty_file`` or ``not_included`` (data.include)."""
+    files: int
+    """How many."""
+    first: tuple[str, ...]
+    """Names of the first few."""
+
+
+@dataclass(frozen=True)
 class SourceListing:
     """What a source held when it was listed: its objects, or the repository and commit that pin them."""
 
     uri: str
     objects: tuple[SourceObject, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def total_bytes(self) -> int:

@@ -25,9 +25,10 @@ from contracts.failure import BadInput, JobFailure, Unexpected, base_dir, write_
 from contracts.shard_index import ShardIndex
 from data_prep.coordination import Instances
 from data_prep.failure_classes import Interrupted, SourceChanged
+from data_prep.folder import require_apart
 from data_prep.prepare import Job, prepare
 from data_prep.source_access import identified, open_source
-from data_prep.sources import Identified
+from data_prep.sources import Identified, local_path
 from data_prep.spec import DataSpec
 from data_prep.store import LocalStore, open_store, s3_client
 from data_prep.verify import main as verify
@@ -179,6 +180,7 @@ def summary(index: ShardIndex, out: str) -> str:
 
 def _run(spec: DataSpec, found: Identified, *, out_uri: str, gates_uri: str, instances: Instances, client: Any) -> ShardIndex | None:
     out = open_store(out_uri, client)
+    _require_apart(found, out_uri)
     parent = out.root / ".work" if isinstance(out, LocalStore) else None  # same file system: a finished part is a rename
     if parent is not None:
         parent.mkdir(parents=True, exist_ok=True)
@@ -190,6 +192,16 @@ def _run(spec: DataSpec, found: Identified, *, out_uri: str, gates_uri: str, ins
             workers=spec.workers_per_instance or _cores(), instances=instances, say=_say, s3_client=client,
         )  # fmt: skip
         return prepare(job)
+
+
+def _require_apart(found: Identified, out_uri: str) -> None:
+    source = found.listing.uri
+    if "://" not in source.removeprefix("file://") and "://" not in out_uri:
+        require_apart(local_path(source), [item.key for item in found.listing.objects], local_path(out_uri))
+    elif source.startswith("s3://") and (out_uri.rstrip("/") + "/").startswith(source.rstrip("/") + "/"):
+        raise BadInput(
+            f"the shards' prefix {out_uri} lies below the source {source}: a second run would read its own output; choose another"
+        )
 
 
 def _cores() -> int:

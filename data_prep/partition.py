@@ -19,7 +19,7 @@ from data_prep.spec import DataSpec
 PARTS = 256  # aimed at: 64 cores with four parts each, so that the last one to finish keeps few waiting
 MIN_PART_TEXT = 4 << 20  # below this a part's fixed cost (two uploads, one record) shows
 MAX_PART_TEXT = 1 << 30  # about ten seconds of one core: what a kill costs at most
-TEXT_PER_BYTE: dict[Compression, int] = {"none": 1, "gz": 3, "zst": 3}  # typical of English text and code
+TEXT_PER_BYTE: dict[Compression, int] = {"none": 1, "gz": 3, "zst": 3, "xz": 4, "bz2": 4}  # typical of English text and code
 TEXT_PER_PARQUET_BYTE = 2  # snappy or zstd pages of text
 
 
@@ -80,7 +80,7 @@ def whole_object(spec: DataSpec, item: SourceObject) -> Segment:
         kind, compression = found
     else:
         kind, compression = spec.format, split_compression(item.key)[1]
-        compression = "none" if kind == "parquet" else compression
+        compression = "none" if kind in ("parquet", "arrow") else compression
     return Segment(item, kind, compression, 0, item.size)
 
 
@@ -91,7 +91,7 @@ def expected_text(segment: Segment) -> int:
 
 
 def _cut(segment: Segment, target: int) -> Iterable[Segment]:
-    if segment.compression != "none" or segment.kind == "text":
+    if segment.compression != "none" or segment.kind not in ("jsonl", "parquet"):
         return (segment,)
     count = max(1, round(expected_text(segment) / target))
     size = segment.item.size

@@ -141,13 +141,16 @@ def _finished(job: Job) -> ShardIndex | None:
 
 def _prepare(job: Job) -> ShardIndex | None:
     together = Together(job.instances, job.out, job.say, job.silence_seconds)
+    for left in job.listing.left_out:
+        names = ", ".join(left.first) + (" ..." if left.files > len(left.first) else "")
+        job.say(f"not read: {left.files:,} files below the source ({left.reason.replace('_', ' ')}: {names})")
     plan = make_plan(job.spec, job.listing)
     files, manifest = (_begin if job.instances.leads else _join)(job, plan, together)
     origins = _origins(plan, manifest)
     records = _kept_records(job, origins)
     if records:
         job.say(f"{len(records)} of {len(plan)} parts are finished already; going on with the others")
-    bound = memory_bound_mib(job.spec, files)
+    bound = memory_bound_mib(job.spec, files, {segment.compression for part in plan for segment in part.segments})
     job.say(f"{len(plan)} parts; a worker holds at most {bound} MiB (data.max_line_bytes and data.max_document_bytes bound it)")
     loss_free = lossless(files)
     definition_of.cache_clear()  # Llama 3's is 50 MB of dictionaries
@@ -352,6 +355,7 @@ def _finish(
         spec=manifest.settings,
         tokenizer_loss=sum(record.lost for record in records),
         skipped=skipped_counts(records),
+        left_out={left.reason: left.files for left in job.listing.left_out},
         parts_sha256=hashlib.sha256(parts).hexdigest(),
     )
     card = make_card(

@@ -33,5 +33,4 @@ def listed(spec: DataSpec, client: Any = None) -> SourceListing:
 def _from_hub(spec: DataSpec) -> SourceListing | None:
     if parse_hub(spec.source) is None:
         return None
-    objects = select(open_repository(spec.source).listing(), spec.source, spec.include, any_ending=spec.format != "auto")
-    return SourceListing(spec.source, tuple(sorted(objects)))
+    return select(open_repository(spec.source).listing(), spec.source, spec.include, any_ending=spec.format != "auto")

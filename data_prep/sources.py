@@ -6,27 +6,30 @@ answer is not the one Admit gave.
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from contracts.failure import BadInput
 from data_prep.failure_classes import AccessDenied, StoreUnavailable
-from data_prep.fingerprint import SourceListing, SourceObject, fingerprint
+from data_prep.fingerprint import LeftOut, SourceListing, SourceObject, fingerprint
+from data_prep.folder import walk
 from data_prep.spec import DataSpec, TokenizerSpec
 
-Kind = Literal["jsonl", "parquet", "text"]
-Compression = Literal["none", "gz", "zst"]
+Kind = Literal["jsonl", "parquet", "text", "csv", "tsv", "arrow"]
+Compression = Literal["none", "gz", "zst", "xz", "bz2"]
 
 ENDINGS: dict[str, Kind] = {
-    ".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".txt": "text", ".md": "text",
+    ".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".txt": "text", ".md": "text",
+    ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow",
 }  # fmt: skip
-COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst"}
+COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst", ".zstd": "zst", ".xz": "xz", ".bz2": "bz2"}
+ENDINGS_IN_WORDS = f"{', '.join(ENDINGS)} (the text formats plain or with {', '.join(COMPRESSIONS)})"
+NAMED_PER_REASON = 3
 EDGE_BYTES = 64 << 10
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
@@ -74,8 +77,8 @@ def resolve_uris(spec: DataSpec, bucket: str) -> DataSpec:
     """The spec with own-bucket prefixes spelled out as ``s3://bucket/...``."""
     tokenizer = spec.tokenizer
     if tokenizer.uri is not None:
-        tokenizer = dataclasses.replace(tokenizer, uri=resolve_uri(tokenizer.uri, bucket))
-    return dataclasses.replace(spec, source=resolve_uri(spec.source, bucket), tokenizer=tokenizer)
+        tokenizer = replace(tokenizer, uri=resolve_uri(tokenizer.uri, bucket))
+    return replace(spec, source=resolve_uri(spec.source, bucket), tokenizer=tokenizer)
 
 
 def resolve_uri(value: str, bucket: str) -> str:
@@ -96,35 +99,76 @@ def list_source(uri: str, include: Iterable[str] = (), s3_client: Any = None, *,
     """
     if parse_hub(uri) is not None:
         return SourceListing(uri)
-    found = _list_s3(uri, s3_client) if uri.startswith("s3://") else _list_folder(uri)
-    return SourceListing(uri, tuple(sorted(select(found, uri, include, any_ending=any_ending))))
+    if uri.startswith("s3://"):
+        return select(_list_s3(uri, s3_client), uri, include, any_ending=any_ending)
+    root = local_path(uri)
+    if not root.is_dir():
+        raise SourceEmpty(f"data.source {uri} is no folder; name the folder that holds the text files")
+    found = select(walk(root), uri, include, any_ending=any_ending)
+    return replace(found, objects=tuple(replace(item, etag=_readable_etag(root / item.key)) for item in found.objects))
 
 
-def select(objects: Iterable[SourceObject], uri: str, include: Iterable[str], *, any_ending: bool) -> list[SourceObject]:
-    """The objects that are text to read.
+def select(objects: Iterable[SourceObject], uri: str, include: Iterable[str], *, any_ending: bool) -> SourceListing:
+    """The objects that are text to read, and a count of the others.
 
     Raises:
         BadInput: none is left, or an included one has an ending that says nothing about its format.
     """
-    globs = tuple(include)
-    every = [item for item in objects if item.size and not _hidden(item.key)]
-    named = [item for item in every if any(fnmatch.fnmatchcase(item.key, glob) for glob in globs)] if globs else every
-    known = [item for item in named if any_ending or format_of(item.key) is not None]
-    endings = ", ".join(ENDINGS)
-    if globs and len(known) < len(named):
-        odd = next(item.key for item in named if format_of(item.key) is None)
-        raise BadInput(f'data.include takes "{odd}" under {uri}, whose ending is none of {endings} (.gz, .zst); set data.format')
+    globs, known, left = tuple(include), [], LeftOutCounts()
+    for item in objects:
+        if item.key.endswith("/"):
+            continue  # S3's markers of folders
+        if _hidden(item.key):
+            left.add("hidden", item.key)
+        elif globs and not any(fnmatch.fnmatchcase(item.key, glob) for glob in globs):
+            left.add("not_included", item.key)
+        elif not item.size:
+            left.add("empty_file", item.key)
+        elif not any_ending and format_of(item.key) is None:
+            left.add("unknown_ending", item.key)
+        else:
+            known.append(item)
+    odd = left.first.get("unknown_ending")
+    if globs and odd:
+        raise BadInput(f'data.include takes "{odd[0]}" under {uri}, whose ending is none of {ENDINGS_IN_WORDS}; set data.format')
     if not known:
-        what = f"matches data.include={list(globs)}" if globs else f"ends in {endings} (plain, .gz or .zst)"
-        raise SourceEmpty(f"data.source {uri} holds {len(every)} objects and none {what}; upload text there or change data.source")
-    return known
+        what = f"matches data.include={list(globs)}" if globs else f"ends in {ENDINGS_IN_WORDS}"
+        total = sum(count for reason, count in left.counts.items() if reason not in ("hidden", "empty_file"))
+        raise SourceEmpty(f"data.source {uri} holds {total} objects and none {what}; upload text there or change data.source")
+    return SourceListing(uri, tuple(sorted(known)), left.facts())
+
+
+class LeftOutCounts:
+    """Counts files by the reason why they are not read, and keeps the names of the first few."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.first: dict[str, list[str]] = {}
+
+    def add(self, reason: str, key: str) -> None:
+        """Count one."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        names = self.first.setdefault(reason, [])
+        if len(names) < NAMED_PER_REASON:
+            names.append(key)
+
+    def facts(self) -> tuple[LeftOut, ...]:
+        """By reason, sorted."""
+        return tuple(LeftOut(reason, count, tuple(self.first[reason])) for reason, count in sorted(self.counts.items()))
+
+
+def _readable_etag(path: Path) -> str:
+    try:
+        return local_etag(path)
+    except OSError as error:
+        raise AccessDenied(f"{path} cannot be read ({error.strerror}); grant access, or leave it out with data.include") from None
 
 
 def format_of(key: str) -> tuple[Kind, Compression] | None:
     """Format and compression by a key's ending, or None for an unknown one."""
     stem, compression = split_compression(key)
     kind = ENDINGS.get(Path(stem).suffix.lower())
-    if kind is None or (kind == "parquet" and compression != "none"):
+    if kind is None or (kind in ("parquet", "arrow") and compression != "none"):
         return None
     return kind, compression
 
@@ -223,15 +267,6 @@ def local_etag(path: Path) -> str:
 
 def _hidden(key: str) -> bool:
     return key.endswith("/") or any(part.startswith((".", "_")) for part in key.split("/"))
-
-
-def _list_folder(uri: str) -> Iterator[SourceObject]:
-    root = local_path(uri)
-    if not root.is_dir():
-        raise SourceEmpty(f"data.source {uri} is no folder; name the folder that holds the text files")
-    for path in root.rglob("*"):
-        if path.is_file():
-            yield SourceObject(path.relative_to(root).as_posix(), path.stat().st_size, local_etag(path))
 
 
 def _list_s3(uri: str, client: Any) -> Iterator[SourceObject]:

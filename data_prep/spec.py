@@ -67,10 +67,11 @@ class DataSpec:
     own bucket (``source/mytext/``)."""
     include: tuple[str, ...] = ()
     """Globs on the path below the source; empty takes every object with a known ending."""
-    format: Literal["auto", "jsonl", "parquet", "text"] = "auto"
-    """``auto`` goes by the ending: .jsonl .json .ndjson (plain, .gz, .zst), .parquet, .txt .md (plain, .gz, .zst: one document each)."""
+    format: Literal["auto", "jsonl", "parquet", "text", "csv", "tsv", "arrow"] = "auto"
+    """``auto`` goes by the ending: .jsonl .json .ndjson (one object per line), .csv .tsv (with a header), .txt .md (one document each), all
+    plain or with .gz .zst .zstd .xz .bz2; .parquet; .arrow .feather .ipc. Other files are left out and counted."""
     text_field: Annotated[str, one_or_more(256)] = "text"
-    """Field or column that holds the text (JSONL and parquet)."""
+    """Field or column that holds the text; ``meta.body`` is the field ``body`` inside ``meta``, unless a field has that very name."""
     id_field: str | None = None
     """Field or column that names a document in messages; null uses object and position."""
     tokenizer: TokenizerSpec

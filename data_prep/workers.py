@@ -11,7 +11,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from contracts.shard_index import Shard, TokenizerFacts
+from data_prep.decompress import WINDOW_BYTES
 from data_prep.encode import Assembler, EncoderName, HuggingFaceEncoder
 from data_prep.failure_classes import TokenizerUnusable, WorkerLost
 from data_prep.fidelity import Fidelity
@@ -32,6 +33,7 @@ from data_prep.patience import PATIENCE_SECONDS, Patience, ended
 from data_prep.preload import FOLDER_VARIABLE, fast_encoder
 from data_prep.progress import Counts
 from data_prep.source_access import open_source
+from data_prep.sources import Compression
 from data_prep.spec import DataSpec
 from data_prep.store import open_store
 from data_prep.tokenizer import TokenizerFiles
@@ -94,14 +96,15 @@ def _keep_sockets_short() -> None:
         tempfile.tempdir = before
 
 
-def memory_bound_mib(spec: DataSpec, files: TokenizerFiles) -> int:
+def memory_bound_mib(spec: DataSpec, files: TokenizerFiles, compressions: Collection[Compression] = ()) -> int:
     """What one worker holds at most, whatever the size of a file or document.
 
     Python and libraries, the encoder's tables (measured: 20 bytes per byte of tokenizer.json; fastokens' are shared by all
     workers), a line in its few forms (bytes as read, joined and cut out, text at up to four bytes a character), a document
-    likewise, batches and uploads.
+    likewise, batches and uploads; the window of zstd or xz where the source is compressed so.
     """
-    return 128 + (20 * len(files.tokenizer) + 8 * spec.max_line_bytes + 8 * spec.max_document_bytes) // (1 << 20)
+    window = WINDOW_BYTES >> 20 if {"zst", "xz"} & set(compressions) else 0
+    return 128 + window + (20 * len(files.tokenizer) + 8 * spec.max_line_bytes + 8 * spec.max_document_bytes) // (1 << 20)
 
 
 class WorkerPool:

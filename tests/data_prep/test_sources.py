@@ -9,6 +9,7 @@ import pytest
 from data_case import ROOT, job_environment
 
 from contracts.failure import BadInput
+from contracts.shard_index import read_index
 from data_prep.failure_classes import AccessDenied
 from data_prep.sources import SourceEmpty, identify, list_source, parse_hub, resolve_uris, tokenizer_reference
 
@@ -29,11 +30,13 @@ def test_importing_it_loads_no_compiled_package():
 
 
 def test_a_folder_lists_known_endings_sorted_and_leaves_hidden_ones_out(tmp_path: Path):
-    for name in ("b.jsonl", "a/x.parquet", "a/_SUCCESS", ".hidden.jsonl", "c.json.gz", "d.md.zst", "e.csv", "f.parquet.gz"):
+    for name in ("b.jsonl", "a/x.parquet", "a/_SUCCESS", ".hidden.jsonl", "c.json.gz", "d.md.zst", "e.csv", "f.parquet.gz", "g.txt.zip"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     (tmp_path / "empty.jsonl").touch()
-    assert [item.key for item in list_source(str(tmp_path)).objects] == ["a/x.parquet", "b.jsonl", "c.json.gz", "d.md.zst"]
+    assert [item.key for item in list_source(str(tmp_path)).objects] == [
+        *("a/x.parquet", "b.jsonl", "c.json.gz", "d.md.zst", "e.csv"),
+    ]
 
 
 def test_include_takes_globs_over_folders(tmp_path: Path):
@@ -45,16 +48,16 @@ def test_include_takes_globs_over_folders(tmp_path: Path):
 
 @pytest.mark.parametrize(("include", "sentence"), [((), "holds 1 objects and none ends in"), (("*.jsonl",), "none matches data.include")])
 def test_nothing_to_read_is_a_sentence(tmp_path: Path, include: tuple[str, ...], sentence: str):
-    (tmp_path / "x.csv").write_text("x")
+    (tmp_path / "x.dat").write_text("x")
     with pytest.raises(SourceEmpty, match=sentence):
         list_source(str(tmp_path), include)
 
 
 def test_an_included_object_of_unknown_format_asks_for_data_format(tmp_path: Path):
-    (tmp_path / "x.csv").write_text("x")
-    with pytest.raises(BadInput, match=r'takes "x.csv".*set data.format'):
-        list_source(str(tmp_path), ("*.csv",))
-    assert len(list_source(str(tmp_path), ("*.csv",), any_ending=True).objects) == 1
+    (tmp_path / "x.dat").write_text("x")
+    with pytest.raises(BadInput, match=r'takes "x.dat".*set data.format'):
+        list_source(str(tmp_path), ("*.dat",))
+    assert len(list_source(str(tmp_path), ("*.dat",), any_ending=True).objects) == 1
 
 
 def test_the_fingerprint_follows_the_text_and_the_settings_but_not_the_compute(tmp_path: Path, make_spec):
@@ -107,3 +110,97 @@ def test_a_hub_source_needs_no_network_to_be_named(make_spec):
     reference = parse_hub(uri)
     assert reference is not None
     assert (reference.name, reference.commit, reference.path) == ("allenai/c4", COMMIT, "en")
+
+
+# -- what is left out, and what must not be --------------------------------------------------------
+
+
+def test_everything_left_out_is_counted_by_reason_and_named(tmp_path: Path):
+    for name in ("a.jsonl", "b.xyz", "c.parquet.gz", ".git/x.jsonl", "_SUCCESS", "part-0000"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / "empty.txt").touch()
+    listing = list_source(str(tmp_path))
+    assert [item.key for item in listing.objects] == ["a.jsonl"]
+    assert [(left.reason, left.files, left.first) for left in listing.left_out] == [
+        ("empty_file", 1, ("empty.txt",)),
+        ("hidden", 2, (".git/x.jsonl", "_SUCCESS")),
+        ("unknown_ending", 3, ("b.xyz", "c.parquet.gz", "part-0000")),
+    ]
+    included = list_source(str(tmp_path), ("a*",)).left_out
+    assert ("not_included", 4) in [(left.reason, left.files) for left in included]
+
+
+def test_in_s3_too_but_for_the_markers_of_folders(s3):
+    s3.objects |= {"source/a.jsonl": b"1", "source/sub/": b"", "source/b.xyz": b"1", "source/_x/c.jsonl": b"1"}
+    left = list_source("s3://bucket/source", s3_client=client(s3)).left_out
+    assert [(item.reason, item.first) for item in left] == [("hidden", ("_x/c.jsonl",)), ("unknown_ending", ("b.xyz",))]
+
+
+def test_linked_folders_and_files_are_read(tmp_path: Path):
+    source, elsewhere = tmp_path / "source", tmp_path / "elsewhere"
+    for folder in (source, elsewhere / "deep"):
+        folder.mkdir(parents=True)
+    (elsewhere / "deep/b.jsonl").write_text("x")
+    (elsewhere / "c.jsonl").write_text("x")
+    (source / "more").symlink_to(elsewhere)
+    (source / "one.jsonl").symlink_to(elsewhere / "c.jsonl")
+    assert [item.key for item in list_source(str(source)).objects] == ["more/c.jsonl", "more/deep/b.jsonl", "one.jsonl"]
+
+
+@pytest.mark.parametrize(("target", "sentence"), [("..", "is a link to a folder that it lies in"), ("none", "is a link to nothing")])
+def test_links_that_lead_nowhere_are_sentences(tmp_path: Path, target: str, sentence: str):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/a.jsonl").write_text("x")
+    (tmp_path / "source/more").symlink_to(target if target == "none" else tmp_path / "source")
+    with pytest.raises(BadInput, match=sentence):
+        list_source(str(tmp_path / "source"))
+
+
+def test_a_folder_that_cannot_be_read_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import os
+
+    (tmp_path / "closed").mkdir()
+    real = os.scandir
+
+    def refused(path):  # root may read everything, so the refusal is made here
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(AccessDenied, match=r"closed below the source cannot be read \(Permission denied\)"):
+        list_source(str(tmp_path))
+
+
+def test_a_name_that_is_no_utf8_is_a_sentence(tmp_path: Path):
+    import os
+
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jsonl")).write_text("x")
+    with pytest.raises(BadInput, match="name is no UTF-8"):
+        list_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("out", ["source/out", "source", "elsewhere/out", "."])
+def test_a_destination_in_the_source_is_refused_at_once(run_job, tokenizer_folder, tmp_path: Path, out: str):
+    for name in ("source", "elsewhere"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jsonl").write_text('{"text": "a text"}\n')
+    (tmp_path / "source/more").symlink_to(tmp_path / "elsewhere")
+    source = tmp_path / ("source" if out != "." else "train")
+    if out == ".":
+        (tmp_path / "source").rename(source)
+    done = run_job("--source", str(source), "--out", str(tmp_path / out), "--tokenizer", str(tokenizer_folder))
+    assert "BadInput (stop): the shards' folder" in done.stderr
+    assert not list(tmp_path.rglob("*.tokens"))
+
+
+def test_the_destination_may_lie_beside_or_above(run_job, tokenizer_folder, tmp_path: Path):
+    (tmp_path / "out/text").mkdir(parents=True)
+    (tmp_path / "out/text/a.jsonl").write_text('{"text": "a text"}\n')
+    (tmp_path / "out/text/b.xyz").write_text("x")
+    done = run_job("--source", str(tmp_path / "out/text"), "--out", str(tmp_path / "out"), "--tokenizer", str(tokenizer_folder))
+    assert done.returncode == 0, done.stderr
+    assert "not read: 1 files below the source (unknown ending: b.xyz)" in done.stdout
+    assert read_index(tmp_path / "out").left_out == {"unknown_ending": 1}
+    assert "b.xyz" in (tmp_path / "out/card.html").read_text()
