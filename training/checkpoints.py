@@ -19,6 +19,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,11 @@ class LegCheckpoints(CheckpointManager):
         self.root = Path(self.folder)
         self.saved: list[Saved] = []
         self.passed_over: dict[int, str] = {}
+        self.write_seconds: list[float] = []
+        """From the start of each save of this attempt to its last file on disk."""
         self.on_held: Callable[[float], None] = lambda seconds: None
+        self.watched: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Around everything that may wait for a disk: the watchdog's limit for it."""
         self._whole: list[int] = []  # complete on every host, oldest first
         self._in_flight: int | None = None
 
@@ -168,7 +173,14 @@ class LegCheckpoints(CheckpointManager):
         """Save when due. Weights that are NaN or Inf are never written."""
         if not self._should_save(curr_step, last_step):
             return False
-        return self.save_now(curr_step, blocking=last_step)
+        with self.watched():
+            return self.save_now(curr_step, blocking=last_step)
+
+    def _maybe_wait_for_staging(self) -> None:
+        """The copy out of the device's memory, which the next optimiser step must not overtake."""
+        if self.staging_future is not None:
+            with self.watched():
+                super()._maybe_wait_for_staging()
 
     def save_now(self, step: int, *, blocking: bool) -> bool:
         """Save this step. ``blocking`` returns when the files are complete.
@@ -187,7 +199,16 @@ class LegCheckpoints(CheckpointManager):
             write_json(folder / LEG_FILE, self.leg)
         dist.barrier()
         self._in_flight = step
+        writing = time.perf_counter()
+
+        def written(_: object = None) -> None:
+            self.write_seconds.append(time.perf_counter() - writing)
+
         saved = bool(super()._save(step, last_step=blocking))
+        if self.save_future is None:
+            written()
+        else:
+            self.save_future.add_done_callback(written)
         if blocking:
             self._settle()
             self._purge_stale_checkpoints()

@@ -1,12 +1,16 @@
 """The trained model as Hugging Face safetensors: weights, config.json, generation_config.json, tokenizer, index.
 
-Weights are gathered one at a time, so that a device needs room for the largest only, and written by one rank per pipeline
-stage in files of at most 5 GB on its own host: hosts share no disk, but their /opt/ml/checkpoints sync to one S3 prefix.
+Each weight is gathered on all ranks of its pipeline stage, one at a time, so that a device needs room for the largest only.
+Files of at most 5 GB are dealt out to the ranks, to one of each host in turn; the rank that owns a file keeps its weights and
+writes it while the next ones are gathered. No rank holds more than two files, no host the whole model, and hosts share no
+disk: their /opt/ml/checkpoints sync to one S3 prefix. (torch's HuggingFaceStorageWriter joins its shards into whole files on
+a disk that all ranks share, which SageMaker's hosts do not have.)
 """
 
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,64 +42,114 @@ class Exported:
     dtype: str
 
 
-def export_model(trainer: Trainer, job: LegJob, index: ShardIndex) -> Exported:
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """Where one weight goes."""
+
+    name: str
+    """torchtitan's."""
+    hf_name: str
+    bytes: int
+    file: int
+    """Counted from 0 within the pipeline stage."""
+
+
+def export_model(trainer: Trainer, job: LegJob, index: ShardIndex, *, max_file_bytes: int = MAX_FILE_BYTES) -> Exported:
     """Write ``export/``. Collective: every rank calls it. A second call replaces the first export."""
     folder = job.work / EXPORT
     folder.mkdir(parents=True, exist_ok=True)
-    dims = trainer.parallel_dims
-    stage = dims.get_mesh("pp").get_local_rank() if dims.pp_enabled else 0
-    leads = dist.get_rank() % (dims.world_size // dims.pp) == 0
-    written = _write_weights(trainer, folder, stage, leads, getattr(torch, job.spec.export.dtype))
-    everyone: list[dict[str, tuple[str, int]] | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, written)
-    merged = {name: place for part in everyone if part for name, place in part.items()}
-    total = sum(size for _, size in merged.values())
+    for stale in folder.glob("model*.safetensors"):
+        stale.unlink(missing_ok=True)  # several ranks of a host clear one folder
+    stages = trainer.parallel_dims.pp
+    per_stage = dist.get_world_size() // stages
+    stage, rank = divmod(dist.get_rank(), per_stage)
+    state = trainer.checkpointer.states["model"].state_dict()
+    placed = plan(state, trainer.checkpointer.sd_adapter, getattr(torch, job.spec.export.dtype), max_file_bytes)
+    plans: list[list[Placed]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(plans, placed)
+    plans = plans[::per_stage]
+    counts = [1 + max((item.file for item in part), default=-1) for part in plans]
+    names = [file_name(sum(counts[:stage]) + number, sum(counts)) for number in range(counts[stage])]
+    owners = writers(per_stage, stage * per_stage, job.spec.processes_per_host)
+    mine = {number: folder / name for number, name in enumerate(names) if owners[number % per_stage] == rank}
+    _write_weights(state, trainer.checkpointer.sd_adapter, placed, mine, getattr(torch, job.spec.export.dtype))
+    total = sum(item.bytes for part in plans for item in part)
     if dist.get_rank() == 0:
-        weight_map = {name: file for name, (file, _) in sorted(merged.items())}
-        write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
-        write_json(folder / "config.json", _config(job, index))
-        write_json(folder / "generation_config.json", {"bos_token_id": index.tokenizer.bos_id, "eos_token_id": index.tokenizer.eos_id})
-        for name in index.tokenizer.files:
-            shutil.copy(job.tokens / name, folder / Path(name).name)
-        write_json(folder / "leg.json", trainer.checkpointer.leg)
-        (folder / "README.md").write_text(model_card(job, index, rows=trainer.metrics_processor.file.rows(), step=trainer.step))
-    return Exported(bytes=total, files=len({file for file, _ in merged.values()}), dtype=job.spec.export.dtype)
+        weight_map = {
+            item.hf_name: file_name(sum(counts[:number]) + item.file, sum(counts)) for number, part in enumerate(plans) for item in part
+        }
+        index_content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        write_json(folder / "model.safetensors.index.json", index_content)
+        _write_companions(trainer, job, index, folder)
+    return Exported(bytes=total, files=sum(counts), dtype=job.spec.export.dtype)
 
 
-def _config(job: LegJob, index: ShardIndex) -> dict[str, Any]:
-    tokenizer = index.tokenizer
-    return hugging_face_config(job.spec.model, dtype=job.spec.export.dtype, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
+def plan(state: dict[str, torch.Tensor], adapter: Any, dtype: torch.dtype, max_file_bytes: int) -> list[Placed]:
+    """Every weight of this pipeline stage and its file, from shapes alone: the same on all its ranks."""
+    placed: list[Placed] = []
+    file, filled = 0, 0
+    for name, value in state.items():
+        shaped = torch.empty(value.shape, dtype=dtype, device="meta")
+        for hf_name, hf_value in adapter.to_hf({name: shaped}).items():
+            if filled and filled + hf_value.nbytes > max_file_bytes:
+                file, filled = file + 1, 0
+            filled += hf_value.nbytes
+            placed.append(Placed(name=name, hf_name=hf_name, bytes=hf_value.nbytes, file=file))
+    return placed
+
+
+def file_name(number: int, count: int) -> str:
+    """Hugging Face's name of the file with this number, counted from 0."""
+    return f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+
+
+def writers(ranks: int, first: int, per_host: int) -> list[int]:
+    """Ranks of a stage (0 is its first, ``first`` in the world) in the order that files are dealt to them: one of each host in turn."""
+    return sorted(range(ranks), key=lambda rank: ((first + rank) % per_host, (first + rank) // per_host))
 
 
 @torch.no_grad()
-def _write_weights(trainer: Trainer, folder: Path, stage: int, leads: bool, dtype: torch.dtype) -> dict[str, tuple[str, int]]:
-    """Name of each Hugging Face weight of this stage to its file and bytes; empty on ranks that do not write."""
-    written: dict[str, tuple[str, int]] = {}
+def _write_weights(state: dict[str, torch.Tensor], adapter: Any, placed: list[Placed], mine: dict[int, Path], dtype: torch.dtype) -> None:
+    """Gather every weight, keep those of ``mine``, and write each file as soon as it is full."""
+    file_of = {item.hf_name: item.file for item in placed}
+    missing = {number: sum(item.file == number for item in placed) for number in mine}
     pending: dict[str, torch.Tensor] = {}
-    count = 0
+    writing: Future[None] | None = None
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="export") as disk:
+        for name in dict.fromkeys(item.name for item in placed):
+            value = state[name]
+            whole = value.full_tensor() if isinstance(value, DTensor) else value
+            if not any(item.file in mine for item in placed if item.name == name):
+                continue
+            for hf_name, hf_value in adapter.to_hf({name: whole}).items():
+                number = file_of[hf_name]
+                if number not in mine:
+                    continue
+                pending[hf_name] = hf_value.to(dtype).to("cpu").contiguous()
+                missing[number] -= 1
+                if missing[number] == 0:
+                    if writing is not None:
+                        writing.result()
+                    writing = disk.submit(_save, pending, mine[number])
+                    pending = {}
+        if writing is not None:
+            writing.result()
 
-    def flush() -> None:
-        nonlocal count
-        if not pending:
-            return
-        count += 1
-        file = f"model-stage{stage}-{count:05d}.safetensors"
-        temporary = folder / f".{file}.part"
-        save_file(pending, temporary, metadata={"format": "pt"})
-        temporary.replace(folder / file)
-        written.update({name: (file, value.nbytes) for name, value in pending.items()})
-        pending.clear()
 
-    if leads:
-        for stale in folder.glob(f"model-stage{stage}-*.safetensors"):
-            stale.unlink()
-    for name, value in trainer.checkpointer.states["model"].state_dict().items():
-        whole = value.full_tensor() if isinstance(value, DTensor) else value
-        if not leads:
-            continue
-        for hf_name, hf_value in trainer.checkpointer.sd_adapter.to_hf({name: whole}).items():
-            if pending and sum(v.nbytes for v in pending.values()) + hf_value.numel() * dtype.itemsize > MAX_FILE_BYTES:
-                flush()
-            pending[hf_name] = hf_value.to(device="cpu", dtype=dtype).contiguous()
-    flush()
-    return written
+def _save(weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Whole or not at all, since a sync may read the folder at any moment."""
+    temporary = path.with_name(f".{path.name}.part")
+    save_file(weights, temporary, metadata={"format": "pt"})
+    temporary.replace(path)
+
+
+def _write_companions(trainer: Trainer, job: LegJob, index: ShardIndex, folder: Path) -> None:
+    """Everything that is no weight."""
+    tokenizer, shape = index.tokenizer, job.spec.model
+    described = hugging_face_config(shape, dtype=job.spec.export.dtype, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
+    write_json(folder / "config.json", described)
+    write_json(folder / "generation_config.json", {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id})
+    for name in tokenizer.files:
+        shutil.copy(job.tokens / name, folder / Path(name).name)
+    write_json(folder / "leg.json", trainer.checkpointer.leg)
+    (folder / "README.md").write_text(model_card(job, index, rows=trainer.metrics_processor.file.rows(), step=trainer.step))

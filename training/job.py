@@ -22,8 +22,8 @@ from training.child_process import die_with_parent
 from training.cluster import network_environment, torchrun_arguments
 from training.cuda_driver import compat_environment
 from training.failure_classes import JobFailure, Preempted, Unexpected
-from training.leg_job import STOP_FILE, LegJob, read_job
-from training.rank_notes import cause, read_notes
+from training.leg_job import STOP_FILE, STOP_SECONDS, LegJob, read_job
+from training.rank_notes import cause, read_crash, read_notes
 from training.smoke import smoke_test
 
 CUDA_ENVIRONMENT = {
@@ -33,7 +33,6 @@ CUDA_ENVIRONMENT = {
 """The ranks' defaults on GPUs; what the container's environment says goes before."""
 
 STOPPED_EARLY = "stopped on request before training began"
-STOP_SECONDS = 110.0  # SageMaker kills the container 120 s after SIGTERM
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +82,10 @@ def run_job(job: LegJob) -> None:
             if code != 0:
                 raise Preempted(f"stopped on request, and ended before a step and its checkpoint were done ({STOP_SECONDS:.0f} s at most)")
         if code != 0:
-            raise cause(notes, job.cluster.current_host)
+            crash = read_crash(job.rank_notes)
+            if crash is not None:
+                print("".join(path.read_text() for path in sorted(job.rank_notes.glob("rank-*.crash"))), file=sys.stderr, flush=True)
+            raise cause(notes, job.cluster.current_host, crash)
 
 
 def rank_command(job: LegJob, module: str = "training.train") -> list[str]:

@@ -1,4 +1,4 @@
-"""One rank's work on a leg, in order: build, train, export, sample, result."""
+"""One rank's work on a leg, in order: build, train, export, result, and at last a sample that can cost none of them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import time
 import torch.distributed as dist
 from torchtitan.tools.logging import init_logger, logger
 
+from contracts.config import Json
 from contracts.files import CHECKPOINTS
 from contracts.shard_index import ShardIndex, read_index
 from training.export import export_model
 from training.failure_classes import BadInput
 from training.leg_job import LegJob
 from training.result import leg_result, write_result
-from training.sample import write_sample
+from training.sample import Sample, try_sample
 from training.titan_config import trainer_config
 from training.trainer import LegTrainer
+from training.watchdog import SAMPLE_SECONDS
 
 
 def train_leg(job: LegJob) -> None:
@@ -35,18 +37,34 @@ def train_leg(job: LegJob) -> None:
     trainer = trainer_config(job, validation_tokens=index.splits["validation"].tokens).build()
     try:
         trainer.train()
-        _finish(job, trainer, index, begin)
+        together = finish(job, trainer, index, begin)
     finally:
         trainer.close()
-    dist.destroy_process_group()
+    if together:
+        dist.destroy_process_group()
 
 
-def _finish(job: LegJob, trainer: LegTrainer, index: ShardIndex, begin: float) -> None:
-    sample = write_sample(trainer, job, index) if job.spec.export.enabled else None
-    exported = export_model(trainer, job, index) if job.spec.export.enabled else None
+def finish(job: LegJob, trainer: LegTrainer, index: ShardIndex, begin: float) -> bool:
+    """Export, result, sample; whether the ranks are still in step with each other."""
+    exports, exported = job.spec.export.enabled, None
+    if exports:
+        with trainer.watchdog.phase("the export", trainer.limits.export):
+            exported = export_model(trainer, job, index)
+            dist.barrier()
+    _note_result(job, trainer, leg_result(job, trainer, index, begin=begin, exported=exported))
+    if not exports or job.spec.export.sample_tokens == 0:
+        dist.barrier()
+        return True
+    dist.barrier()  # the result lies on its rank's disk before a sample can end any rank
+    with trainer.watchdog.phase("the sample", SAMPLE_SECONDS, optional=True):
+        sample = try_sample(trainer, job, index)
+    _note_result(job, trainer, leg_result(job, trainer, index, begin=begin, exported=exported, sample=sample))
+    return isinstance(sample, Sample)
+
+
+def _note_result(job: LegJob, trainer: LegTrainer, result: Json) -> None:
     if trainer.metrics_processor.writes:
-        write_result(job, leg_result(job, trainer, index, begin=begin, sample=sample, exported=exported))
-    dist.barrier()
+        write_result(job, result)
 
 
 def _check_resume(job: LegJob) -> None:

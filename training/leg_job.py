@@ -23,6 +23,7 @@ from training.failure_classes import BadInput
 from training.spec import TrainingSpec, tokens_per_step, total_steps
 
 STOP_FILE = "stop"  # in the folder of the ranks' notes: the job was asked to stop
+STOP_SECONDS = 110.0  # SageMaker kills the container 120 s after SIGTERM
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,13 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from contracts.failure import base_dir
 from training import failure_classes as classes
 from training.failure_classes import CollectiveHang, DeviceFault, HostLost, JobFailure, OutOfMemory, Unexpected
 
+_FATAL = "Fatal Python error: "  # faulthandler's first words
 _ECHOES = ("HostLost", "CollectiveHang")
 _LOST_PEER = (
     "Connection closed by peer",
@@ -70,15 +72,29 @@ def leave_failure(failure: JobFailure) -> None:
         return
 
 
+def crash_file(folder: Path) -> TextIO:
+    """Where faulthandler writes the signal that ends this rank, and its stacks. Open for the life of the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / f"rank-{os.environ.get('RANK', '0')}.crash").open("w")
+
+
+def read_crash(folder: Path) -> str | None:
+    """What the first rank that a signal ended left: "Bus error", "Segmentation fault", ..."""
+    texts = (path.read_text() for path in sorted(folder.glob("rank-*.crash"), key=lambda path: path.stat().st_mtime))
+    return next((text.partition(_FATAL)[2].partition("\n")[0] for text in texts if _FATAL in text), None)
+
+
 def read_notes(folder: Path) -> list[Note]:
     """All notes, earliest first."""
     notes = [Note(**json.loads(path.read_text())) for path in folder.glob("rank-*.json")]
     return sorted(notes, key=lambda note: note.time)
 
 
-def cause(notes: Iterable[Note], host: str) -> JobFailure:
-    """The failure that explains the host's end."""
+def cause(notes: Iterable[Note], host: str, crash: str | None = None) -> JobFailure:
+    """The failure that explains the host's end. ``crash`` is the signal that ended a rank."""
     notes = list(notes)
+    if crash is not None and all(note.failure in _ECHOES for note in notes):
+        return _crashed(crash, host)
     if not notes:
         return HostLost(
             f"the ranks on {host} exited without a message: killed (by the host's out-of-memory killer, most often) or crashed; "
@@ -87,6 +103,15 @@ def cause(notes: Iterable[Note], host: str) -> JobFailure:
     first = next((note for note in notes if note.failure not in _ECHOES), notes[0])
     named: type[JobFailure] = getattr(classes, first.failure, Unexpected)
     return named(first.sentence)
+
+
+def _crashed(signal: str, host: str) -> JobFailure:
+    if signal == "Bus error":
+        return DeviceFault(
+            f"a rank on {host} was killed by SIGBUS: a page of shared memory could not be backed, because /dev/shm is full or the host's "
+            "memory faulty. When it repeats, set training.checkpoint.async_mode=async, which stages checkpoints in ordinary memory"
+        )
+    return HostLost(f"a rank on {host} crashed ({signal}); its stack is in the log")
 
 
 def classify(error: BaseException) -> JobFailure:

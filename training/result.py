@@ -35,9 +35,9 @@ def versions() -> dict[str, str | None]:
 
 
 def leg_result(
-    job: LegJob, trainer: LegTrainer, index: ShardIndex, *, begin: float, sample: Sample | None, exported: Exported | None
+    job: LegJob, trainer: LegTrainer, index: ShardIndex, *, begin: float, exported: Exported | None, sample: Sample | str | None = None
 ) -> Json:
-    """The result as JSON; unknown values are null."""
+    """The result as JSON; unknown values are null. ``sample`` may be the reason why there is none."""
     metrics = trainer.metrics_processor
     rows = metrics.file.rows()
     losses = [row["loss"] for row in rows if "loss" in row]
@@ -61,26 +61,29 @@ def leg_result(
         "training_seconds": totals.seconds,
         "tokens_per_second_per_device": statistics.median(speeds) if speeds else None,
         "mfu": statistics.median(totals.mfu) if totals.mfu else None,
-        "mfu_formula": _mfu_formula(trainer, metrics.peak),
+        "mfu_formula": _mfu_formula(trainer, metrics.peak, job.spec.float8),
         "memory_gib": max([totals.memory_gib, *(row["memory_gib"] for row in rows if "memory_gib" in row)]),
         "checkpoints": [asdict(saved) for saved in trainer.checkpointer.saved],
         "attempt": job.attempt,
         "resumed_from": trainer.resumed_from or None,
         "checkpoints_passed_over": trainer.checkpointer.passed_over,
-        "sample": asdict(sample) if sample else None,
+        "checkpoint_staging": asdict(trainer.staging),
+        "sample": asdict(sample) if isinstance(sample, Sample) else None,
+        "sample_left_out": sample if isinstance(sample, str) else None,
         "export": asdict(exported) if exported else None,
         "environment": versions(),
     }
     return result
 
 
-def _mfu_formula(trainer: LegTrainer, peak: float | None) -> str:
+def _mfu_formula(trainer: LegTrainer, peak: float | None, float8: str) -> str:
     flops = trainer.metrics_processor.num_flops_per_token
     if peak is None:
         return f"none: the dense BF16 peak of this device is not known (known: {', '.join(known.name for known in ACCELERATORS)})"
+    also = "" if float8 == "off" else f"; this leg multiplies in FP8 ({float8}), whose own peak is about twice that"
     return (
         f"{flops:.4g} FLOPs per token (6 x parameters without the embedding + 6 x layers x heads x head size x 2 x sequence length "
-        f"for attention, recomputation not counted) x tokens/s per device / {peak:.4g} FLOP/s dense BF16"
+        f"for attention, recomputation not counted) x tokens/s per device / {peak:.4g} FLOP/s, the dense BF16 peak{also}"
     )
 
 

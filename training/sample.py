@@ -1,4 +1,8 @@
-"""A short text sample from the finished model, as a quick check by eye."""
+"""A short text sample from the finished model, as a quick check by eye.
+
+It comes after the export and the result and cannot endanger them: a forward pass sees WINDOW tokens at most, an exception is
+reported in the log and in result.json, and when the sample hangs the watchdog ends the process with success.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from contracts.files import EXPORT
 from contracts.shard_index import ShardIndex
 from training.leg_job import LegJob
 
-NEW_TOKENS = 64
+WINDOW = 256  # tokens of one forward pass: two blocks of FlexAttention's masks, and a multiple of 16 for FP8 products
 MIN_TOKENS = 32  # documents can be one sentence long; an end before this is not taken
 TEMPERATURE = 0.8  # low enough to stay on topic, high enough not to repeat one phrase
 
@@ -28,19 +32,28 @@ class Sample:
     """The continuation alone."""
 
 
-def write_sample(trainer: Trainer, job: LegJob, index: ShardIndex) -> Sample | None:
-    """Write ``export/sample.txt`` on rank 0. Collective. None where one forward pass on
-    one sample is not the model's own: tensor, context or pipeline parallelism. The export is complete all the same.
-    """
+def try_sample(trainer: Trainer, job: LegJob, index: ShardIndex) -> Sample | str:
+    """The sample, or why there is none. Collective; no rank may raise, and none may go on with collectives after a reason."""
     dims = trainer.parallel_dims
     if dims.pp_enabled or dims.cp_enabled or dims.tp_enabled:
-        logger.info("No sample: the model is split by tensor, context or pipeline parallelism")
-        return None
+        return "the model is split by tensor, context or pipeline parallelism"  # one forward pass on one sample is not its own
+    try:
+        return write_sample(trainer, job, index)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        logger.warning(f"No sample ({reason}); the export is complete all the same")
+        return reason
+
+
+def write_sample(trainer: Trainer, job: LegJob, index: ShardIndex) -> Sample:
+    """Write ``export/sample.txt`` on rank 0. Collective."""
     tokenizer = Tokenizer.from_file(str(job.tokens / "tokenizer.json"))
     prompt = job.spec.export.sample_prompt
     ids = tokenizer.encode(prompt, add_special_tokens=False).ids
     start = ([index.tokenizer.bos_id] if index.tokenizer.bos_id is not None else []) + ids
-    new = _continue(trainer, start, job.spec.sequence_length, index.tokenizer.eos_id, job.spec.seed)
+    length, new_tokens = min(job.spec.sequence_length, WINDOW), job.spec.export.sample_tokens
+    with torch.compiler.set_stance("force_eager"):  # another length than the training's would compile everything again
+        new = _continue(trainer, start, length, new_tokens, index.tokenizer.eos_id, job.spec.seed)
     sample = Sample(prompt=prompt, text=tokenizer.decode(new))
     if dist.get_rank() == 0:
         folder = job.work / EXPORT
@@ -50,15 +63,15 @@ def write_sample(trainer: Trainer, job: LegJob, index: ShardIndex) -> Sample | N
 
 
 @torch.no_grad()
-def _continue(trainer: Trainer, start: list[int], length: int, eos_id: int | None, seed: int) -> list[int]:
-    """New token ids. The input has the training length throughout, so that compiled code fits; what follows is not seen."""
+def _continue(trainer: Trainer, start: list[int], length: int, new_tokens: int, eos_id: int | None, seed: int) -> list[int]:
+    """New token ids. The input has ``length`` tokens throughout; what follows the text is not seen by it."""
     model = trainer.model_parts[0]
     model.eval()
     skipped, model._skip_lm_head = model._skip_lm_head, False
     generator = torch.Generator().manual_seed(seed)
-    ids = start[: length - 1]
+    ids = start[: max(1, length - new_tokens)]
     first = len(ids)
-    while len(ids) < min(length, first + NEW_TOKENS):
+    while len(ids) < min(length, first + new_tokens):
         tokens = torch.zeros((1, length), dtype=torch.long, device=trainer.device)
         tokens[0, : len(ids)] = torch.tensor(ids, device=trainer.device)
         batch = {"input": tokens}

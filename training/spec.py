@@ -102,11 +102,13 @@ class CheckpointSpec:
     """Distributed checkpoints: model, optimiser, schedule, data cursor, RNG, step."""
 
     interval_steps: Annotated[int, one_or_more()] = 500
-    """Steps between checkpoints; what a crash loses at most."""
+    """Steps between checkpoints: what a crash, a stop or a spot interruption loses at most. A stop tries one more, which
+    arrives only where writing and uploading it fits into the 110 s that a stop leaves."""
     keep_latest: Annotated[int, Bounds(2)] = 3
     """Complete checkpoints kept on disk; two at least, since the newest can be damaged."""
     async_mode: Literal["disabled", "async", "async_with_pinned_mem"] = "async_with_pinned_mem"
-    """``async`` saves while training goes on; pinned memory needs CUDA and copies faster."""
+    """``async`` saves while training goes on; pinned memory needs CUDA, copies faster, and stages 12 bytes per parameter and host
+    in /dev/shm: where they do not fit, the job uses ``async`` and says so."""
     resume: bool = True
     """Start from the newest usable checkpoint when there is one."""
 
@@ -131,6 +133,8 @@ class ExportSpec:
     """Type of the exported weights (checkpoints keep float32)."""
     sample_prompt: str = "The"
     """Start of the short sample that the finished model writes."""
+    sample_tokens: Annotated[int, Bounds(0, 192)] = 64
+    """Tokens of that sample, written after the export, which it cannot endanger; 0 for none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,14 +16,15 @@ from training import cpu_device, float8
 from training.checkpoints import LegCheckpoints
 from training.leg_job import STOP_FILE, LegJob
 from training.loader import ShardLoader
-from training.memory import LOSS_CHUNKS, chunks_loss
+from training.memory import LOSS_CHUNKS, checkpoint_bytes, chunks_loss, parameter_count
 from training.metrics import LegMetrics
 from training.model import model_spec
 from training.optimizer import LegSchedule, optimizer_config
-from training.spec import TrainingSpec
+from training.spec import TrainingSpec, data_parallel_ranks
 from training.token_shards import SplitName
 from training.trainer import LegTrainer
 from training.validation import LegValidator
+from training.watchdog import Limits
 
 
 def trainer_config(job: LegJob, *, validation_tokens: int) -> LegTrainer.Config:
@@ -71,6 +72,20 @@ def trainer_config(job: LegJob, *, validation_tokens: int) -> LegTrainer.Config:
         hang_after_median_steps=spec.hang_after_median_steps,
         diagnostics=str(job.diagnostics),
         stop_file=str(job.rank_notes / STOP_FILE),
+        limits=phase_limits(job, validation_tokens),
+    )
+
+
+def phase_limits(job: LegJob, validation_tokens: int) -> Limits:
+    """The watchdog's, from what one host writes and one rank validates. HSDP's replicas write nothing twice, so all hosts share it."""
+    spec, hosts = job.spec, job.cluster.size
+    a_pass = spec.local_batch_size * spec.sequence_length * data_parallel_ranks(spec, hosts)
+    element = 2 if spec.export.dtype == "bfloat16" else 4
+    return Limits.of(
+        checkpoint_bytes=checkpoint_bytes(spec) // hosts,
+        # Few files are dealt to few hosts, so that one host may write a small model alone.
+        export_bytes=element * parameter_count(spec.model),
+        validation_batches=spec.validation.batches or -(-validation_tokens // a_pass),
     )
 
 

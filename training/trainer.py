@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,10 +16,13 @@ from torchtitan.tools.logging import logger
 from torchtitan.trainer import Trainer
 
 from training.failure_classes import Preempted
+from training.leg_job import STOP_SECONDS
 from training.metrics import LegMetrics, diverged
 from training.positions import with_positions
-from training.watchdog import Watchdog
+from training.staging import Staging, agree_on_staging
+from training.watchdog import Limits, Watchdog
 
+ARRIVING_SHARE = 0.5  # of what a stop leaves: the files are written once and uploaded once, and an upload is no faster than the disk
 _NOT_FINITE = "Loss is not finite"  # how torchtitan's train_step begins that RuntimeError
 
 
@@ -32,11 +37,26 @@ class StopAgreement:
         self._stop_file = stop_file
         self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
         self._wanted = False
+        self._signalled_at = 0.0
         self._pending: tuple[torch.Tensor, dist.Work] | None = None
         signal.signal(signal.SIGTERM, self._on_signal)
 
     def _on_signal(self, number: int, frame: object) -> None:
-        self._wanted = True
+        self._wanted, self._signalled_at = True, time.time()
+
+    def seconds_left(self) -> float:
+        """Until this host's container is killed; all of it where the stop came to another host."""
+        try:
+            asked_at = self._stop_file.stat().st_mtime
+        except FileNotFoundError:
+            asked_at = self._signalled_at or time.time()
+        return asked_at + STOP_SECONDS - time.time()
+
+    def any(self, mine: bool) -> bool:
+        """Whether it is so on any rank. Collective, and waits."""
+        wish = torch.tensor(float(mine))
+        dist.all_reduce(wish, op=dist.ReduceOp.MAX, group=self._group)
+        return bool(wish.item())
 
     def ask(self) -> bool:
         """Call once per step, on every rank: true when any rank wished to stop by the step before."""
@@ -69,6 +89,8 @@ class LegTrainer(Trainer):
         """Folder for stacks and flight records of a hang."""
         stop_file: str
         """Its presence is a wish to stop; the job makes it on SIGTERM."""
+        limits: Limits
+        """How long what is no step may take."""
 
     config: Config
     metrics_processor: LegMetrics
@@ -77,21 +99,32 @@ class LegTrainer(Trainer):
         super().__init__(config)
         self.stopping = False
         self.resumed_from = 0
-        self.checkpointer.on_held = self._hold
         self._agreement = StopAgreement(Path(config.stop_file))
-        self._watchdog = Watchdog(Path(config.diagnostics), config.hang_after_median_steps)
+        self.watchdog = Watchdog(Path(config.diagnostics), config.hang_after_median_steps, load_seconds=config.limits.load)
+        self.limits = config.limits
+        self.staging: Staging = agree_on_staging(self.checkpointer)
+        self.checkpointer.on_held = self._hold
+        self.checkpointer.watched = lambda: self.watchdog.phase("saving a checkpoint", self.limits.save)
+        if config.validator.enable:
+            self.validator.watched = self._validation_phase
 
     def train(self) -> None:
-        """Train from the newest usable checkpoint.
+        """Train from the newest usable checkpoint. The watchdog watches from here to ``close``.
 
         Raises:
-            Preempted: stopped on request; a checkpoint of the last step is complete.
+            Preempted: stopped on request; the sentence says which checkpoint there is.
             LossDiverged: loss, gradient norm or a weight is NaN or Inf.
         """
-        with self._watchdog:
-            super().train()
-            if self.stopping:
-                self._stop()
+        self.watchdog.start()
+        super().train()
+        if self.stopping:
+            self._stop()
+
+    def close(self) -> None:
+        """Stop the watchdog, and what torchtitan closes."""
+        if hasattr(self, "watchdog"):
+            self.watchdog.stop()
+        super().close()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Step and tokens of the checkpoint this job goes on from."""
@@ -100,9 +133,9 @@ class LegTrainer(Trainer):
 
     def should_continue_training(self) -> bool:
         """False after the last step and when the ranks agreed to stop."""
-        if self._watchdog.steps == 0:
+        if self.watchdog.steps == 0:
             self.metrics_processor.begin(self.step)
-        self._watchdog.beat(self.step)
+        self.watchdog.beat(self.step)
         self.stopping = self._agreement.ask() and super().should_continue_training()
         return not self.stopping and super().should_continue_training()
 
@@ -128,11 +161,32 @@ class LegTrainer(Trainer):
     def _hold(self, seconds: float) -> None:
         self.metrics_processor.held.checkpoint += seconds
 
+    def _validation_phase(self) -> AbstractContextManager[None]:
+        first = not self.validator.validations
+        return self.watchdog.phase("validation", self.watchdog.validation_seconds(self.limits.validation_batches, first=first))
+
     def _stop(self) -> None:
-        if self.checkpointer.saved and self.checkpointer.saved[-1].step == self.step:
-            self.checkpointer.maybe_wait_for_saving()
+        """A last checkpoint when one can arrive, and the sentence that says what there is."""
+        saver, last = self.checkpointer, self.config.training.steps
+        made = [saved for saved in saver.saved if saved.step < self.step]
+        before = f"; step-{made[-1].step} was saved {time.time() - made[-1].time:.0f} s before" if made else ""
+        stored = f"step-{self.resumed_from}, which this attempt began from" if self.resumed_from else "none of this run's"
+        surely = f"known to be in S3: {stored}"
+        told = f"stopped on request after step {self.step} of {last}"
+        needed = max(saver.write_seconds, default=0.0)
+        if saver.saved and saver.saved[-1].step == self.step:
+            with saver.watched():
+                saver.maybe_wait_for_saving()
+        elif self._agreement.any(needed > ARRIVING_SHARE * self._agreement.seconds_left()):
+            with saver.watched():
+                saver.maybe_wait_for_saving()  # the one before may still be on its way to the disk
+            raise Preempted(
+                f"{told}; no checkpoint of it was begun: saving took {needed:.0f} s before, and writing and uploading have "
+                f"{STOP_SECONDS:.0f} s after a stop{before}; {surely}. training.checkpoint.interval_steps bounds what a stop loses"
+            )
         else:
-            self.checkpointer.save_now(self.step, blocking=True)
+            with saver.watched():
+                saver.save_now(self.step, blocking=True)
         if dist.get_rank() == 0:
             logger.info(f"Stopped on request after step {self.step}")
-        raise Preempted(f"stopped on request after step {self.step} of {self.config.training.steps}; a checkpoint of it is complete")
+        raise Preempted(f"{told}; its checkpoint is written to disk and SageMaker uploads it, unacknowledged{before}; {surely}")

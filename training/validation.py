@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +27,10 @@ class LegValidator(Validator):
 
     def __init__(self, config: Config, **rest: Any) -> None:
         super().__init__(config, **rest)
-        self.losses: dict[int, float] = {}
+        self.validations = 0
+        """Validations of this process."""
+        self.watched: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Around a validation: the watchdog's limit for it."""
 
     def should_validate(self, step: int) -> bool:
         """Every ``freq`` steps (0: never in between) and after the last."""
@@ -41,6 +46,8 @@ class LegValidator(Validator):
         """Log the mean loss; the time is kept out of the training speed."""
         metrics = self.metrics_processor
         tokens, begin = metrics.ntokens_since_last_log, time.perf_counter()
-        super().validate(model_parts, step)
+        with self.watched():
+            super().validate(model_parts, step)
+        self.validations += 1
         metrics.ntokens_since_last_log = tokens
         metrics.held.validation += time.perf_counter() - begin

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,10 @@ import torch
 import torch.distributed as dist
 
 from contracts.shard_index import read_index
+from training.export import export_model
 from training.failure_classes import JobFailure, LossDiverged
-from training.leg_job import read_job
+from training.leg import finish
+from training.leg_job import LegJob, read_job
 from training.titan_config import trainer_config
 from training.trainer import LegTrainer
 
@@ -23,6 +28,137 @@ def build(base: str, flex: bool = False) -> LegTrainer:
         job = dataclasses.replace(job, spec=dataclasses.replace(job.spec, attention="flex"))
     index = read_index(job.tokens)
     return trainer_config(job, validation_tokens=index.splits["validation"].tokens).build()
+
+
+def slow(owner: Any, name: str, seconds: float, *, once: bool = True) -> None:
+    """Make a function take so much longer; a negative time raises instead."""
+    original: Callable[..., Any] = getattr(owner, name)
+    calls = []
+
+    def slowed(*args: Any, **named: Any) -> Any:
+        if seconds < 0:
+            raise RuntimeError("made to fail")
+        if not (once and calls):
+            calls.append(name)
+            time.sleep(seconds)
+        return original(*args, **named)
+
+    setattr(owner, name, slowed)
+
+
+def slow_parts(trainer: LegTrainer, seconds: dict[str, float]) -> None:
+    """Slow down what is no step, by name."""
+    import training.export
+    import training.sample
+
+    places: dict[str, tuple[Any, str]] = {
+        "save": (trainer.checkpointer, "dcp_save"),
+        "validation": (trainer.validator, "post_dataloading_process"),
+        "export": (training.export, "_save"),
+        "sample": (training.sample, "_choose"),
+    }
+    for part, value in seconds.items():
+        slow(*places[part], value)
+
+
+def finish_slowly(base: str, seconds: dict[str, float], limits: dict[str, float] | None = None, sample_seconds: float = 60.0) -> Any:
+    """A whole leg under a watchdog that is strict about steps; the longest step that it saw."""
+    import training.leg
+
+    training.leg.SAMPLE_SECONDS = sample_seconds
+    trainer, job = build(base), read_job(Path(base))
+    trainer.watchdog.floor_seconds, trainer.watchdog.median_steps = 1.5, 2.0
+    trainer.limits = dataclasses.replace(trainer.limits, **(limits or {}))
+    if limits and "validation_batches" in limits:
+        trainer.watchdog.validation_seconds = lambda batches, *, first: 0.5 * batches
+    slow_parts(trainer, seconds)
+    trainer.train()
+    together = finish(job, trainer, read_index(job.tokens), time.time())
+    longest = max(trainer.watchdog._times)
+    trainer.close()
+    return {"together": together, "longest_step": longest}
+
+
+def finish_with_a_sample_that_fails_on(base: str, rank: int) -> bool:
+    """A whole leg whose sample raises on one rank; whether the ranks are still together."""
+    trainer, job = build(base), read_job(Path(base))
+    if dist.get_rank() == rank:
+        slow_parts(trainer, {"sample": -1})
+    trainer.train()
+    together = finish(job, trainer, read_index(job.tokens), time.time())
+    trainer.close()
+    return together
+
+
+def stop_with_saves_that_took(base: str, seconds: list[float]) -> str:
+    """Stopped before the first step ends, where earlier saves took so long on each rank."""
+    trainer, job = build(base), read_job(Path(base))
+    trainer.checkpointer.write_seconds.append(seconds[dist.get_rank()])
+    job.rank_notes.mkdir(parents=True, exist_ok=True)
+    (job.rank_notes / "stop").touch()
+    try:
+        trainer.train()
+    except JobFailure as failure:
+        return str(failure)
+    return "it trains"
+
+
+class OnHost(LegJob):
+    """The job as a rank sees it that has a disk of its own."""
+
+    @property
+    def work(self) -> Path:
+        return self.base / f"host-{dist.get_rank()}"
+
+
+def export_to_own_disks(base: str, max_file_bytes: int) -> dict[str, Any]:
+    """Export where each rank is a host; SHA-256 of every weight as one rank would write it."""
+    trainer, job = build(base), read_job(Path(base))
+    host = OnHost(**{field.name: getattr(job, field.name) for field in dataclasses.fields(job)})
+    exported = export_model(trainer, host, read_index(job.tokens), max_file_bytes=max_file_bytes)
+    expected = {}
+    for name, value in trainer.checkpointer.states["model"].state_dict().items():
+        whole = value.full_tensor() if hasattr(value, "full_tensor") else value
+        for hf_name, weight in trainer.checkpointer.sd_adapter.to_hf({name: whole}).items():
+            raw = weight.detach().to(device="cpu", dtype=getattr(torch, job.spec.export.dtype)).contiguous().view(torch.uint8)
+            expected[hf_name] = hashlib.sha256(raw.numpy().tobytes()).hexdigest()
+    trainer.close()
+    dist.destroy_process_group()
+    return {"exported": dataclasses.asdict(exported), "expected": expected}
+
+
+def train_pinned(base: str, free: int | None = None) -> dict[str, Any]:
+    """Train with ``async_with_pinned_mem``, whose code needs CUDA only to pin and to copy beside the kernels: both are left out
+    here; staging in shared memory, the staging thread, the writing process and its process group are the real ones.
+    """
+    import torchtitan.components.checkpointer.dcp as dcp
+    from torch.distributed.checkpoint.staging import StagingOptions
+
+    from training import staging
+
+    dcp.StagingOptions = lambda **_: StagingOptions(  # type: ignore[attr-defined]
+        use_pinned_memory=False, use_shared_memory=True, use_async_staging=True, use_non_blocking_copy=False
+    )
+    if free is not None:
+        staging.free_bytes = lambda: free
+    job = read_job(Path(base))
+    checkpoint = dataclasses.replace(job.spec.checkpoint, async_mode="async_with_pinned_mem")
+    job = dataclasses.replace(job, spec=dataclasses.replace(job.spec, checkpoint=checkpoint))
+    trainer = trainer_config(job, validation_tokens=0).build()
+    trainer.train()
+    trainer.checkpointer.maybe_wait_for_saving()
+    stager = trainer.checkpointer.stager
+    shared = [] if stager is None else list(stager._state_dict_stager._cached_storage_mapping.values())
+    assert all(storage.is_shared() for storage in shared)
+    result = {
+        "staging": dataclasses.asdict(trainer.staging),
+        "shared_bytes": sum(storage.nbytes() for storage in shared),
+        "staged_bytes": staging.staged_bytes(trainer.checkpointer),
+        "writes": len(trainer.checkpointer.write_seconds),
+    }
+    trainer.close()
+    dist.destroy_process_group()
+    return result
 
 
 def train(base: str, flex: bool = False) -> dict[str, Any]:

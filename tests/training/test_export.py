@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from leg_corpus import write_job
+from rank_group import RankServer
+from safetensors import safe_open
+from test_parallelism import BASE
 from torchtitan.models.llama3.model import Llama3Model
 from torchtitan.models.llama3.state_dict_adapter import Llama3StateDictAdapter
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from contracts.config import merge
+from training.export import writers
 from training.model import hugging_face_config, model_spec
 from training.spec import ModelShape
 
@@ -59,3 +70,49 @@ def test_rope_scaling_changes_the_logits_so_that_the_comparison_means_something(
         with torch.no_grad():
             logits.append(model(tokens))
     assert (logits[0] - logits[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("world", "changes"),
+    [
+        (2, {"local_batch_size": 2}),
+        (3, {"global_batch_size": None, "model": {"tie_embeddings": True}, "export": {"dtype": "bfloat16"}}),
+        (2, {"parallelism": {"pipeline": 2}}),
+    ],
+    ids=["fsdp", "tied", "pipeline"],
+)
+def test_ranks_without_a_common_disk_write_what_one_rank_would(
+    world: int, changes: dict[str, Any], ranks: RankServer, channel: Path, tmp_path: Path
+) -> None:
+    write_job(tmp_path, merge(BASE, merge(changes, {"processes_per_host": 1})), hosts=tuple(f"algo-{n + 1}" for n in range(world)))
+    (tmp_path / "input" / "data" / "tokens").symlink_to(channel)
+    answers = ranks.run("proofs:export_to_own_disks", world=world, base=str(tmp_path), max_file_bytes=30_000)
+    expected = {name: digest for answer in answers for name, digest in answer["expected"].items()}
+    files = answers[0]["exported"]["files"]
+    assert files > 2 * world
+    hosts = [sorted((tmp_path / f"host-{rank}" / "export").glob("*.safetensors")) for rank in range(world)]
+    names = [path.name for host in hosts for path in host]
+    assert sorted(names) == [f"model-{n + 1:05d}-of-{files:05d}.safetensors" for n in range(files)]
+    assert max(map(len, hosts)) <= -(-files // world) + 1  # dealt out evenly, on each pipeline stage by itself: no host has the whole
+    joined = tmp_path / "joined"
+    joined.mkdir()
+    for rank in range(world):
+        for path in (tmp_path / f"host-{rank}" / "export").iterdir():
+            shutil.copy(path, joined)
+    index = json.loads((joined / "model.safetensors.index.json").read_text())
+    found = {}
+    for path in joined.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118  it is no dictionary
+                assert index["weight_map"].pop(name) == path.name
+                found[name] = hashlib.sha256(file.get_tensor(name).view(torch.uint8).numpy().tobytes()).hexdigest()
+    assert found == expected
+    assert index["weight_map"] == {}
+    assert index["metadata"]["total_size"] == answers[0]["exported"]["bytes"]
+    loaded: Any = LlamaForCausalLM.from_pretrained(joined, output_loading_info=True)
+    assert not any(loaded[1][key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+
+
+def test_files_are_dealt_to_one_rank_of_each_host_in_turn() -> None:
+    assert writers(6, 0, 3) == [0, 3, 1, 4, 2, 5]
+    assert writers(4, 4, 4) == [0, 1, 2, 3]

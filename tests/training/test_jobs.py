@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from job_runs import TINY, JobRun, Leg, start_job
@@ -99,6 +100,8 @@ def test_sigterm_saves_the_running_step_and_says_that_a_retry_resumes(interrupte
     failure = read_failure(stopped.failure())
     assert failure is not None
     assert (failure.name, failure.retry) == ("Preempted", "retry")
+    assert "its checkpoint is written to disk and SageMaker uploads it, unacknowledged; step-5 was saved" in stopped.failure()
+    assert "known to be in S3: none of this run's" in stopped.failure()
     assert stopped.step() < 24
     assert f"step-{stopped.step()}" in checkpoints(stopped)
     assert f"step-{stopped.step()}" in checkpoints(interrupted.killed)  # it came along to the next attempt
@@ -127,6 +130,16 @@ def test_a_checkpoint_of_another_model_is_refused_in_a_sentence(whole: JobRun, r
     (failure,) = ranks.run("proofs:refusal", world=1, base=str(tmp_path))
     assert failure.startswith("CheckpointMismatch (stop): ")
     assert "model.ffn_dim was 192 there and is 256 here" in failure
+
+
+def test_a_rank_that_a_signal_ends_is_named_with_the_signal(channel: Path, tmp_path: Path) -> None:
+    run = Leg(tmp_path, channel, {"steps": 2000}).start()
+    assert run.wait_until(lambda: run.step() >= 2), run.log()
+    ranks = [child for child in psutil.Process(run.process.pid).children(recursive=True) if "training.train" in child.cmdline()[-1]]
+    ranks[-1].send_signal(signal.SIGBUS)
+    assert run.finish() == 1
+    assert run.failure().startswith("DeviceFault (retry): a rank on algo-1 was killed by SIGBUS: a page of shared memory")
+    assert "Fatal Python error: Bus error" in run.log()
 
 
 def test_two_hosts_train_one_leg_and_a_lost_one_ends_it_for_a_retry(channel: Path, tmp_path: Path) -> None:
