@@ -29,7 +29,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("lr", "1", "learning rate"),
     Metric("tokens", "tokens", "tokens seen since the run began, all devices, resumed steps counted once"),
     Metric("tokens_per_second_per_device", "tokens/s", "since the previous logged step, checkpoints and validation excluded"),
-    Metric("mfu", "%", "model FLOPs utilisation; null on a device whose peak is not known"),
+    Metric("mfu", "%", "model FLOPs utilisation over the dense BF16 peak, of FP8 legs too; null on a device whose peak is not known"),
     Metric("step_seconds", "s", "mean wall seconds of a step since the previous logged step"),
     Metric("data_wait_seconds", "s", "of those, seconds waiting for the loader"),
     Metric("memory_gib", "GiB", "largest memory reserved on a device since the previous logged step"),

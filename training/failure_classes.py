@@ -68,7 +68,7 @@ class HostLost(JobFailure):
 
 
 class Preempted(JobFailure):
-    """SIGTERM: a final checkpoint was written; the next attempt goes on from it."""
+    """SIGTERM: the sentence says which checkpoint was written; the next attempt goes on from the newest that arrived."""
 
     retry = "retry"
 

@@ -6,13 +6,13 @@ not an echo; if all are echoes, another host failed first.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 from contracts.failure import base_dir
 from training import failure_classes as classes
@@ -72,10 +72,13 @@ def leave_failure(failure: JobFailure) -> None:
         return
 
 
-def crash_file(folder: Path) -> TextIO:
-    """Where faulthandler writes the signal that ends this rank, and its stacks. Open for the life of the process."""
+def record_crashes(folder: Path) -> None:
+    """From now on a signal that ends this rank (SIGBUS, SIGSEGV) leaves its name and the stacks in ``folder``.
+
+    Called again when training begins: torchtitan's train() is wrapped in torch's ``record``, which sends them to stderr.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    return (folder / f"rank-{os.environ.get('RANK', '0')}.crash").open("w")
+    faulthandler.enable((folder / f"rank-{os.environ.get('RANK', '0')}.crash").open("a"))  # faulthandler holds the file open
 
 
 def read_crash(folder: Path) -> str | None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import sys
 import traceback
 
 from training.child_process import die_with_parent
 from training.leg_job import LegJob, read_job
-from training.rank_notes import classify, crash_file, leave_failure
+from training.rank_notes import classify, leave_failure, record_crashes
 
 
 def main() -> int:
     """Train the leg; on failure leave this rank's sentence and return 1."""
     die_with_parent()  # torchrun: no rank outlives its job
     job = read_job()
-    faulthandler.enable(crash_file(job.rank_notes))  # a signal such as SIGBUS ends Python without an exception
+    record_crashes(job.rank_notes)  # such as SIGBUS, which ends Python without an exception
     try:
         _train(job)
     except BaseException as error:

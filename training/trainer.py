@@ -19,6 +19,7 @@ from training.failure_classes import Preempted
 from training.leg_job import STOP_SECONDS
 from training.metrics import LegMetrics, diverged
 from training.positions import with_positions
+from training.rank_notes import record_crashes
 from training.staging import Staging, agree_on_staging
 from training.watchdog import Limits, Watchdog
 
@@ -135,6 +136,7 @@ class LegTrainer(Trainer):
         """False after the last step and when the ranks agreed to stop."""
         if self.watchdog.steps == 0:
             self.metrics_processor.begin(self.step)
+            record_crashes(Path(self.config.stop_file).parent)
         self.watchdog.beat(self.step)
         self.stopping = self._agreement.ask() and super().should_continue_training()
         return not self.stopping and super().should_continue_training()

@@ -20,7 +20,7 @@ FIGURES = (
     ("last loss", "loss_last", "{:.3f}"),
     ("validation loss", "validation_loss", "{:.3f}"),
     ("tokens/s/device", "tokens_per_second_per_device", "{:,.0f}"),
-    ("MFU %", "mfu", "{:.1f}"),
+    ("MFU % (BF16 peak)", "mfu", "{:.1f}"),
     ("memory GiB", "memory_gib", "{:.2f}"),
     ("attempts", "attempts", "{:.0f}"),
     ("USD", "usd", "{:,.2f}"),

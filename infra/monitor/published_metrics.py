@@ -34,5 +34,5 @@ BUDGET_SHARE = PublishedMetric(name="BudgetShare", unit="Percent", meaning="of b
 SPEED = PublishedMetric(name="TokensPerSecondPerDevice", unit="Count/Second", meaning="tokens/s per GPU at the last logged step")
 SPEED_SHARE = PublishedMetric(name="SpeedShare", unit="Percent", meaning="of the leg's expected tokens/s")
 LOSS = PublishedMetric(name="Loss", unit="None", meaning="training loss at the last logged step, nats per token")
-MFU = PublishedMetric(name="Mfu", unit="Percent", meaning="model FLOPs utilisation at the last logged step")
+MFU = PublishedMetric(name="Mfu", unit="Percent", meaning="model FLOPs utilisation over the dense BF16 peak at the last logged step")
 MISSING_QUOTAS = PublishedMetric(name="MissingQuotas", unit="Count", meaning="quotas too small for the enabled schedules, checked daily")

@@ -18,7 +18,7 @@ from infra.report.read import Json
 CHARTS: tuple[tuple[str, str, tuple[Json, ...]], ...] = (
     ("Loss", "nats per token", ({"name": "loss", "label": "training"}, {"name": "validation_loss", "label": "validation", "points": True})),
     ("Tokens per second and device", "tokens/s", ({"name": "tokens_per_second_per_device", "label": "tokens/s"},)),
-    ("Model FLOPs utilisation", "%", ({"name": "mfu", "label": "MFU"},)),
+    ("Model FLOPs utilisation, over the BF16 peak", "%", ({"name": "mfu", "label": "MFU (BF16 peak)"},)),
     ("Memory", "GiB, largest on a device", ({"name": "memory_gib", "label": "GiB"},)),
     ("Waiting for data", "s per step", ({"name": "data_wait_seconds", "label": "seconds"},)),
     ("Step time", "s", ({"name": "step_seconds", "label": "seconds"},)),

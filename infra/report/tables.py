@@ -83,7 +83,7 @@ FIGURES: tuple[tuple[str, str, int, str], ...] = (
     ("Tokens/s per device", "tokens_per_second_per_device", 0, ""),
     ("Against first leg", "ratio_to_baseline", 3, ""),
     ("Reference tokens/s", "reference_tokens_per_second", 0, ""),
-    ("MFU", "mfu", 1, "%"),
+    ("MFU (BF16 peak)", "mfu", 1, "%"),
     ("Memory", "memory_gib", 2, "GiB"),
     ("Attempts", "attempts", 0, ""),
     ("Cost", "usd", 2, "$"),
