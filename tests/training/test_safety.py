@@ -110,7 +110,7 @@ def test_a_hang_in_each_of_them_still_ends_the_job(
     part: str, limits: dict[str, float], words: str, ranks: RankServer, channel: Path, tmp_path: Path
 ) -> None:
     whole_leg(tmp_path, channel)
-    with pytest.raises(AssertionError, match="ended without a word"):
+    with pytest.raises(AssertionError, match="exited without a message"):
         environment = {"SAGEMAKER_BASE_DIR": str(tmp_path)}
         ranks.run("proofs:finish_slowly", world=1, base=str(tmp_path), seconds={part: 100}, limits=limits, environment=environment)
     note = json.loads((tmp_path / "output" / "ranks" / "rank-0.json").read_text())
@@ -124,7 +124,7 @@ def result_of(base: Path) -> dict[str, Any]:
 
 def test_a_sample_that_hangs_costs_neither_export_nor_result(ranks: RankServer, channel: Path, tmp_path: Path) -> None:
     whole_leg(tmp_path, channel)
-    with pytest.raises(AssertionError, match="ended without a word"):  # success: see the test of phases
+    with pytest.raises(AssertionError, match="exited without a message"):  # success: see the test of phases
         ranks.run("proofs:finish_slowly", world=1, base=str(tmp_path), seconds={"sample": 100}, sample_seconds=0.5)
     assert result_of(tmp_path)["export"]["files"] == 1
     assert (tmp_path / "checkpoints" / "export" / "model-00001-of-00001.safetensors").exists()
