@@ -12,6 +12,7 @@ from memory_tracker import spec_of
 from rank_group import RankServer
 
 from infra.run.recipes import RECIPES
+from infra.sagemaker.instance_types import ACCELERATORS
 from training.memory import device_bytes, estimate, parameter_count
 
 HERE = Path(__file__).resolve().parent
@@ -40,11 +41,14 @@ def test_estimate_is_what_the_tracker_measures_now(ranks: RankServer) -> None:
     assert estimate(spec_of(changes), 1, chunked=False).tensors == pytest.approx(measured, rel=TOLERANCE)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("recipe", "hosts", "billions"), [("llama3_8b", 1, 8.03), ("llama3_70b", 8, 70.55)])
-def test_recipes_for_p5_have_the_models_size_and_fit_80_gb(recipe: str, hosts: int, billions: float) -> None:
-    spec = RECIPES[recipe].training
-    assert parameter_count(spec.model) / 1e9 == pytest.approx(billions, abs=0.01)
-    assert device_bytes(spec, hosts) < 80e9
+SIZES = {"llama3_125m": 0.126, "llama3_1b": 1.236, "llama3_3b": 3.213, "llama3_8b": 8.03, "llama3_70b": 70.55}
+
+
+@pytest.mark.parametrize("recipe", SIZES)
+def test_recipes_have_the_models_size_and_fit_their_devices(recipe: str) -> None:
+    spec, compute = RECIPES[recipe].training, RECIPES[recipe].compute
+    assert parameter_count(spec.model) / 1e9 == pytest.approx(SIZES[recipe], abs=0.01)
+    assert device_bytes(spec, compute.instance_count) < 0.92 * ACCELERATORS[compute.instance_type].memory_gib * 2**30
 
 
 def test_what_cannot_fit_shows() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from infra.run.recipes import llama3_8b, llama3_70b, local
+from infra.run.recipes import llama3_1b, llama3_3b, llama3_8b, llama3_70b, llama3_125m, local
 from infra.run.recipes.recipe import AblationLeg, Recipe
 
 __all__ = ["RECIPES", "REFERENCE_ABLATION", "AblationLeg", "Recipe"]
 
 RECIPES: dict[str, Recipe] = {
     "local": local.RECIPE,
+    "llama3_125m": llama3_125m.RECIPE,
+    "llama3_1b": llama3_1b.RECIPE,
+    "llama3_3b": llama3_3b.RECIPE,
     "llama3_8b": llama3_8b.RECIPE,
     "llama3_70b": llama3_70b.RECIPE,
 }

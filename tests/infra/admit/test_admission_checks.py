@@ -11,6 +11,7 @@ from admission_values import DEPLOYMENT, Json, price, spec
 from infra.admit import checks as checks
 from infra.admit.estimate import estimate
 from infra.run.quota_requests import quota_requests
+from infra.run.recipes import RECIPES
 
 
 def test_p5_is_no_processing_type() -> None:
@@ -79,7 +80,13 @@ def test_a_training_plan_is_described_and_never_bought() -> None:
 
 
 def test_recipes_fit_their_devices() -> None:
-    assert [list(checks.device_problems(spec(recipe=name))) for name in ("llama3_8b", "llama3_70b")] == [[], []]
+    assert [list(checks.device_problems(spec(recipe=name))) for name in RECIPES] == [[]] * len(RECIPES)
+
+
+def test_recipes_cost_no_more_than_their_own_budget() -> None:
+    for name in RECIPES:
+        chosen = spec(recipe=name)
+        assert list(checks.budget_problems(chosen, estimate(chosen, price, prepared=False))) == []
 
 
 def test_a_batch_that_does_not_fit_is_refused_with_need_limit_and_fix() -> None:

@@ -263,7 +263,7 @@ def test_completion_knows_commands_and_recipes(monkeypatch):
         return CliRunner().invoke(app, prog_name="pretrain").output
 
     assert completed("pretrain wa", 1).split() == ["watch"]
-    assert completed("pretrain plan llama3", 2).split() == ["llama3_8b", "llama3_70b"]
+    assert completed("pretrain plan llama3", 2).split() == ["llama3_125m", "llama3_1b", "llama3_3b", "llama3_8b", "llama3_70b"]
 
 
 def test_checkout_is_found_from_a_folder_in_it_and_never_a_strangers_local(monkeypatch, tmp_path):
