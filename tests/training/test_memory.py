@@ -12,7 +12,7 @@ from memory_tracker import spec_of
 from rank_group import RankServer
 
 from infra.run.recipes import RECIPES
-from infra.sagemaker.instance_types import ACCELERATORS
+from infra.sagemaker.instance_types import accelerators_of
 from training.memory import device_bytes, estimate, parameter_count
 
 HERE = Path(__file__).resolve().parent
@@ -48,7 +48,9 @@ SIZES = {"llama3_125m": 0.126, "llama3_1b": 1.236, "llama3_3b": 3.213, "llama3_8
 def test_recipes_have_the_models_size_and_fit_their_devices(recipe: str) -> None:
     spec, compute = RECIPES[recipe].training, RECIPES[recipe].compute
     assert parameter_count(spec.model) / 1e9 == pytest.approx(SIZES[recipe], abs=0.01)
-    assert device_bytes(spec, compute.instance_count) < 0.92 * ACCELERATORS[compute.instance_type].memory_gib * 2**30
+    devices = accelerators_of(compute.instance_type)
+    assert devices is not None
+    assert device_bytes(spec, compute.instance_count) < 0.92 * devices.memory_gib * 2**30
 
 
 def test_what_cannot_fit_shows() -> None:
