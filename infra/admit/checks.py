@@ -1,15 +1,18 @@
-"""Admit's checks, one function for each reason to refuse a run. Every check yields problems and none of them stops the others."""
+"""Admit's checks: facts -> problems, one function for each reason to refuse a run. Pure; `doctor` and `plan` show the same problems.
+
+Every check yields problems and none of them stops the others. A fact that is not known (None) is not judged.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
-from contracts.config import Problem, suggestion
+from contracts.config import Json, Problem, suggestion
 from data_prep.spec import DataSpec
 from infra.admit.estimate import Estimate
-from infra.edge.transient import is_transient
+from infra.admit.gather import LOCAL, Facts, Topic
 from infra.run.compute import CapacitySource
 from infra.run.run_spec import SINGLE_LEG, RunSpec
 from infra.sagemaker.instance_types import GIB, INSTANCE_TYPES, accelerators_of
@@ -20,10 +23,49 @@ GATED = ("meta-llama/", "mistralai/", "google/gemma")
 """Openings of Hugging Face repositories that ask for a token; others are tried without one."""
 
 
+@dataclass(frozen=True)
+class Finding:
+    """A problem, and the line of `doctor` that it belongs to."""
+
+    topic: Topic
+    problem: Problem
+
+
+def check(facts: Facts) -> list[Finding]:
+    """Every reason to refuse the run."""
+    spec, found = facts.spec, list[Finding]()
+
+    def note(topic: Topic, problems: Iterable[Problem]) -> None:
+        found.extend(Finding(topic, problem) for problem in problems)
+
+    types: list[Problem] = []
+    if facts.deployed is not None:
+        note("Data", local_path_problems(spec.data, facts.deployed.bucket))
+    if facts.source_refused is not None:
+        note("Data", [Problem("data", facts.source_refused)])
+    if facts.earlier is not None:
+        note("Earlier run", facts.earlier.problems(facts.source.fingerprint if facts.source else None))
+    if facts.training_types is not None and facts.processing_types is not None:
+        types = list(type_problems(spec, facts.training_types, facts.processing_types))
+        note("Instance types", types)
+    note("Devices", device_problems(spec))
+    note("Devices", network_problems(spec))
+    if facts.deployed is not None and facts.token is not None and not facts.prepared:
+        note("Hub token", secret_problems(spec.data, facts.deployed.secret_arn, has_value=facts.token))
+    if facts.training_plans is not None:
+        note("Capacity", training_plan_problems(spec, facts.training_plans))
+    # A type that SageMaker does not have for this use has no quota and no price either: one sentence about it is enough.
+    lacking = [quota for quota in facts.quotas or [] if not quota.enough and not (types and quota.limit is None)]
+    note("Quotas", [Problem(quota.request.path, quota.message(facts.region)) for quota in lacking])
+    if facts.costs.usd is not None or not types:
+        note("Budget", budget_problems(spec, facts.costs))
+    return found
+
+
 def local_path_problems(data: DataSpec, bucket: str) -> Iterator[Problem]:
     """A job on SageMaker sees no folder of the machine that the input was written on."""
     for path, value in (("data.source", data.source), ("data.tokenizer.uri", data.tokenizer.uri or "")):
-        if value.startswith(("/", "./", "file://")):
+        if value.startswith(LOCAL):
             yield Problem(path, f'"{value}" is a path on one machine; upload it to s3://{bucket}/source/ and name that')
 
 
@@ -97,29 +139,16 @@ def secret_problems(data: DataSpec, secret_arn: str, *, has_value: bool) -> Iter
         )
 
 
-def secret_has_value(secrets: Any, secret_arn: str) -> bool:
-    """Whether somebody has put a value into the secret, which the stack creates empty. The value is never read; this role may not."""
-    described = secrets.describe_secret(SecretId=secret_arn)
-    labels = {label for names in (described.get("VersionIdsToStages") or {}).values() for label in names}
-    created, changed = described.get("CreatedDate"), described.get("LastChangedDate")
-    # A secret without a value has no current version; one that was never changed since its creation has none either,
-    # whatever an implementation says about versions.
-    return "AWSCURRENT" in labels and not (created is not None and changed == created)
-
-
-def training_plan_problems(spec: RunSpec, sagemaker: Any) -> Iterator[Problem]:
-    """The reserved capacity exists, serves training jobs, has the type and enough instances. None is ever bought."""
+def training_plan_problems(spec: RunSpec, plans: Mapping[str, Json | str]) -> Iterator[Problem]:
+    """The reserved capacity exists, serves training jobs, has the type and enough instances. ``plans``: see ``Facts``."""
     for number, source in enumerate(spec.compute.capacity):
         if source.training_plan_arn is None:
             continue
         path = f"compute.capacity[{number}].training_plan_arn"
         name = source.training_plan_arn.rsplit("/", 1)[-1]
-        try:
-            plan = sagemaker.describe_training_plan(TrainingPlanName=name)
-        except sagemaker.exceptions.ClientError as error:
-            if is_transient(error):
-                raise
-            yield Problem(path, f'the training plan "{name}" cannot be described: {error.response["Error"]["Message"]}')
+        plan = plans[source.training_plan_arn]
+        if isinstance(plan, str):
+            yield Problem(path, f'the training plan "{name}" cannot be described: {plan}')
             continue
         kinds = {capacity["InstanceType"] for capacity in plan.get("ReservedCapacitySummaries", [])}
         if plan["Status"] not in ("Active", "Scheduled"):

@@ -6,7 +6,9 @@ Event (pipeline.asl.yaml): {"input": the execution's input, "execution": {"arn",
 from __future__ import annotations
 
 from contracts.config import Json, parse
-from infra.admit.admission import Clients, Execution, Refused, admit
+from infra.admit.admission import Refused, admit
+from infra.admit.commit import Execution
+from infra.admit.gather import Clients
 from infra.edge import log
 from infra.edge.function import Container, lambda_function
 from infra.run.deployment import Deployment

@@ -1,9 +1,8 @@
-"""The plan that Admit hands to the state machine: image, preparation, legs, every request as a value. Pure but for ECR."""
+"""The plan that Admit hands to the state machine: preparation and legs, every request as a value. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from contracts.config import Json, to_json
 from infra.admit.estimate import LegEstimate
@@ -88,18 +87,3 @@ def _attempts(limits: Limits, sources: tuple[Source, ...]) -> Json:
         "sources": [to_json(source) for source in sources],
         "attempt": write_attempt(first_attempt(limits, sources)),
     }
-
-
-def image(ecr: Any, deployment: Deployment) -> Json:
-    """Digests of the two images when both tags exist; else the build makes them."""
-    found: Json = {"tag": deployment.image_tag, "exists": True}
-    for name in ("data_prep", "training"):
-        try:
-            tag = {"imageTag": f"{name}-{deployment.image_tag}"}
-            details = ecr.describe_images(repositoryName=deployment.repository, imageIds=[tag])["imageDetails"]
-        except ecr.exceptions.ImageNotFoundException:
-            details = []
-        if not details:
-            return {"tag": deployment.image_tag, "exists": False}
-        found[name] = f"{deployment.repository_uri}@{details[0]['imageDigest']}"
-    return found

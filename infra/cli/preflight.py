@@ -1,27 +1,31 @@
-"""Checks before a run: `doctor` shows them as a table, `plan` beside the cost. Starts and changes nothing."""
+"""Checks before a run: `doctor` shows them as a table, `plan` beside the cost. Starts and changes nothing.
+
+The look-ups and the checks are Admit's own (infra/admit/gather.py, checks.py), made with this person's role; here they become lines.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from contracts.failure import JobFailure
-from data_prep.sources import Identified, identify, resolve_uris
-from infra.admit import checks as admit_checks
-from infra.admit.estimate import Estimate, estimate
+from contracts.config import Problem
+from data_prep.sources import Identified
+from infra.admit.checks import Finding, check, needs_token
+from infra.admit.estimate import Estimate
+from infra.admit.gather import Clients, Deployed, Facts, Topic, gather
 from infra.cli.exits import CommandError
 from infra.cli.target import STACKS, Target
-from infra.run.layout import index_key
+from infra.run.layout import RunLayout
 from infra.run.quota_requests import quota_requests
 from infra.run.run_spec import RunSpec
 from infra.sagemaker.instance_types import PRICES_AS_OF
 from infra.sagemaker.prices import PriceReader
-from infra.sagemaker.quotas import QuotaRequest, quota_statuses
 
+T = TypeVar("T")
 State = Literal["good", "warning", "bad"]
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AccessDeniedError")
 
@@ -35,6 +39,10 @@ class Check:
     found: str
     fix: str = ""
     """What to do about it; a command where one does it."""
+
+
+TOPICS: tuple[Topic, ...] = (*("Image", "Data", "Hub token", "Earlier run", "Instance types", "Devices", "Quotas", "Capacity", "Budget"),)
+"""Order of the lines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,155 +62,182 @@ class Preflight:
 
 
 def preflight(target: Target, spec: RunSpec) -> Preflight:
-    """Check everything that Admit checks, after credentials and stacks."""
-    checks: list[Check] = []
-    reached = _look(checks, "Account", lambda: _account(target))
-    deployed = reached and _look(checks, "Stacks", lambda: _stacks(target))
-    image = data = False
-    if deployed:
-        image = _look(checks, "Image", lambda: _image(target))
-        data = _look(checks, "Data", lambda: _data(target, spec))
-        _look(checks, "Hub token", lambda: _secret(target, spec))
-    if reached:
-        for request in quota_requests(spec, prepared=data):
-            _look(checks, f"Quota: {request.quota}", lambda request=request: _quota(target, request))  # type: ignore[misc]
-        _look(checks, "Capacity", lambda: _capacity(target, spec))
+    """Gather and check what Admit does, after credentials and stacks."""
+    lines: list[Check] = []
+    missed: dict[str, Check] = {}
+
+    def look(topic: str, call: Callable[[], T]) -> T | None:
+        """Make a look-up; a denied or unanswered one becomes the topic's line."""
+        try:
+            return call()
+        except (CommandError, ClientError, BotoCoreError) as error:
+            missed[topic] = _missed(topic, error)
+            return None
+
+    def skip(topic: str, call: Callable[[], T]) -> T | None:
+        return None
+
+    account = look("Account", lambda: _account(target))
+    lines += [line for line in (account, missed.get("Account")) if line is not None]
+    reached = account is not None and account.state == "good"
+    deployed = look("Stacks", lambda: _deployed(target)) if reached else None
+    if deployed is not None:
+        lines.append(_good(f"{', '.join(f'{target.settings.name}-{s}' for s in STACKS)}: {len(target.outputs)} outputs", "Stacks"))
+        deployed = dataclasses.replace(deployed, image_tag=look("Image", lambda: _image_tag(target)))
+    lines += [missed["Stacks"]] if "Stacks" in missed else []
+    layout = RunLayout(spec.run_id) if spec.run_id else None
     prices = PriceReader(target.client("pricing") if reached else None, target.region)
-    costs = estimate(spec, prices, prepared=data)
-    _look(checks, "Budget", lambda: _budget(spec, costs, prices.failure))
-    return Preflight(checks=tuple(checks), spec=spec, estimate=costs, image_exists=image, data_exists=data)
+    facts = gather(spec, layout, deployed, _clients(target, prices), target.region, look if reached else skip)
+    found = check(facts)
+    for topic in TOPICS:
+        about = [finding for finding in found if finding.topic == topic]
+        lines.extend(_budget(facts, about, prices.failure) if topic == "Budget" else _lines(topic, facts, about, missed.get(topic), target))
+    return Preflight(
+        checks=tuple(lines),
+        spec=facts.spec,
+        estimate=facts.costs,
+        image_exists=facts.image is not None and bool(facts.image["exists"]),
+        data_exists=facts.prepared,
+    )
 
 
-def _look(checks: list[Check], name: str, work: Callable[[], tuple[bool, Check]]) -> bool:
-    """Run one check; a denied call becomes a line of its own. Returns whether the resource exists."""
-    try:
-        there, check = work()
-    except CommandError as error:
-        there, check = False, Check(name=name, state="bad", found=error.sentence)
-    except ClientError as error:
-        detail = error.response["Error"]
-        denied = str(detail.get("Code")) in DENIED
-        fix = f"grant {error.operation_name} to your role to see it; the run itself uses roles of its own" if denied else ""
-        there, check = (
-            False,
-            Check(name=name, state="warning" if denied else "bad", found=f"{detail.get('Code')}: {detail.get('Message')}", fix=fix),
-        )
-    except BotoCoreError as error:
-        there, check = (
-            False,
-            Check(name=name, state="bad", found=str(error), fix="name a profile (--profile) and a region (--region), or use --local"),
-        )
-    checks.append(dataclasses.replace(check, name=name))
-    return there
+def _clients(target: Target, prices: PriceReader) -> Clients:
+    return Clients(
+        s3=target.client("s3"),
+        ecr=target.client("ecr"),
+        states=target.client("stepfunctions"),
+        sagemaker=target.client("sagemaker"),
+        quotas=target.client("service-quotas"),
+        secrets=target.client("secretsmanager"),
+        price=prices,
+    )
 
 
-def _account(target: Target) -> tuple[bool, Check]:
+def _missed(name: str, error: CommandError | ClientError | BotoCoreError) -> Check:
+    """The line of a look-up that could not be made."""
+    if isinstance(error, CommandError):
+        return _bad(error.sentence, "", name)
+    if isinstance(error, BotoCoreError):
+        return _bad(str(error), "name a profile (--profile) and a region (--region), or use --local", name)
+    detail = error.response["Error"]
+    denied = str(detail.get("Code")) in DENIED
+    fix = f"grant {error.operation_name} to your role to see it; the run itself uses roles of its own" if denied else ""
+    return Check(name=name, state="warning" if denied else "bad", found=f"{detail.get('Code')}: {detail.get('Message')}", fix=fix)
+
+
+def _account(target: Target) -> Check:
     identity = target.client("sts").get_caller_identity()
     who = str(identity["Arn"]).rsplit(":", 1)[-1]
     expected = target.settings.account
     if expected and expected != identity["Account"]:
-        return False, _bad(
-            f"{identity['Account']} as {who}", f"cdk.json's environment is for account {expected}: choose its profile with --profile"
+        return _bad(
+            f"{identity['Account']} as {who}",
+            f"cdk.json's environment is for account {expected}: choose its profile with --profile",
+            "Account",
         )
     where = "the embedded AWS" if target.embedded else target.region
-    return True, _good(f"{identity['Account']} in {where}, as {who}")
+    return _good(f"{identity['Account']} in {where}, as {who}", "Account")
 
 
-def _stacks(target: Target) -> tuple[bool, Check]:
-    count = len(target.outputs)
-    return True, _good(f"{', '.join(f'{target.settings.name}-{stack}' for stack in STACKS)}: {count} outputs")
+def _deployed(target: Target) -> Deployed:
+    """The stacks' resources, from their outputs."""
+    return Deployed(
+        bucket=target.bucket, repository_uri=target.output("RepositoryUri"), image_tag=None, secret_arn=target.output("SecretArn")
+    )
 
 
-def _image(target: Target) -> tuple[bool, Check]:
-    repository = target.output("RepositoryUri").rsplit("/", 1)[-1]
+def _image_tag(target: Target) -> str:
+    """The tag that the deployed build project makes."""
     project = target.client("codebuild").batch_get_projects(names=[target.output("BuildProjectName")])["projects"][0]
-    variables = {item["name"]: item["value"] for item in project["environment"]["environmentVariables"]}
-    tag = variables["IMAGE_TAG"]
-    for name in ("data_prep", "training"):
-        try:
-            asked = [{"imageTag": f"{name}-{tag}"}]
-            there = bool(target.client("ecr").describe_images(repositoryName=repository, imageIds=asked)["imageDetails"])
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "ImageNotFoundException":
-                raise
-            there = False
-        if not there:  # ministack answers with an empty list where ECR raises
-            return False, Check(name="", state="good", found=f"{tag} is not built yet: the first run builds it")
-    return True, _good(f"{tag} is built: the run skips this stage")
+    return str({item["name"]: item["value"] for item in project["environment"]["environmentVariables"]}["IMAGE_TAG"])
 
 
-def _data(target: Target, spec: RunSpec) -> tuple[bool, Check]:
-    try:
-        source: Identified = identify(resolve_uris(spec.data, target.bucket), target.client("s3"))
-    except JobFailure as failure:
-        return False, _bad(failure.sentence, f"upload text under s3://{target.bucket}/source/ or name another data.source")
-    size = (
-        f"{len(source.listing.objects):,} objects, {source.listing.total_bytes / 1e6:,.1f} MB"
-        if source.listing.objects
-        else source.listing.uri
-    )
-    try:
-        target.client("s3").head_object(Bucket=target.bucket, Key=index_key(source.fingerprint))
-    except ClientError as error:
-        if error.response["Error"]["Code"] not in ("404", "NoSuchKey", "NotFound"):
-            raise
-        return False, _good(f"{size}; not tokenised yet: the run does it (fingerprint {source.fingerprint[:12]})")
-    return True, _good(f"{size}; tokenised already: the run skips this stage (fingerprint {source.fingerprint[:12]})")
+def _lines(topic: Topic, facts: Facts, found: list[Finding], missed: Check | None, target: Target) -> Iterator[Check]:
+    """The lines of one topic: the look-up that was missed, the problems, else the good news where there is any."""
+    if topic == "Quotas":
+        yield from _quotas(facts, found, missed)
+        return
+    if missed is not None:
+        yield missed
+    if found:
+        yield _bad("; ".join(_said(finding.problem, topic) for finding in found), _fix(topic, facts), topic)
+    elif topic == "Image" and facts.image is not None:
+        there = "is built: the run skips this stage" if facts.image["exists"] else "is not built yet: the first run builds it"
+        yield _good(f"{facts.image['tag']} {there}", topic)
+    elif topic == "Data" and facts.source is not None:
+        yield _data(facts.source, prepared=facts.prepared)
+    elif topic == "Hub token" and facts.token is not None:
+        gated = needs_token(facts.spec.data)
+        asked = f"; {' and '.join(gated)} ask for it" if gated else ""
+        yield _good(f"set{asked}" if facts.token else "not set, and not needed by this run", topic)
+    elif topic == "Capacity" and facts.training_plans is not None:
+        yield _capacity(facts.spec, target)
 
 
-def _secret(target: Target, spec: RunSpec) -> tuple[bool, Check]:
-    gated = admit_checks.needs_token(spec.data)
-    secret = target.output("SecretArn")
-    if admit_checks.secret_has_value(target.client("secretsmanager"), secret):
-        return True, _good("set" + (f"; {' and '.join(gated)} ask for it" if gated else ""))
-    if not gated:
-        return False, _good("not set, and not needed by this run")
-    return False, _bad(
-        f"{' and '.join(gated)} ask for a Hugging Face token, and none is set",
-        f"accept the licence on the Hub, then: aws secretsmanager put-secret-value --secret-id {secret} --secret-string hf_...",
+def _said(problem: Problem, topic: Topic) -> str:
+    """Where the line's name does not already say which setting is meant, its path too."""
+    return problem.message if topic in ("Data", "Hub token") else str(problem)
+
+
+def _fix(topic: Topic, facts: Facts) -> str:
+    return (
+        f"upload text under s3://{facts.deployed.bucket}/source/ or name another data.source" if topic == "Data" and facts.deployed else ""
     )
 
 
-def _quota(target: Target, request: QuotaRequest) -> tuple[bool, Check]:
-    (quota,) = quota_statuses([request], target.client("service-quotas"), target.client("sagemaker"))
-    if quota.enough:
-        return True, _good(f"{quota.limit:g} allowed, {quota.used} in use, {request.count} wanted")
-    return False, _bad(
-        quota.message(target.region), "request it early: AWS reviews requests for p5 by hand" if "p5" in request.instance_type else ""
-    )
+def _data(source: Identified, *, prepared: bool) -> Check:
+    listing = source.listing
+    size = f"{len(listing.objects):,} objects, {listing.total_bytes / 1e6:,.1f} MB" if listing.objects else listing.uri
+    there = "tokenised already: the run skips this stage" if prepared else "not tokenised yet: the run does it"
+    return _good(f"{size}; {there} (fingerprint {source.fingerprint[:12]})", "Data")
 
 
-def _capacity(target: Target, spec: RunSpec) -> tuple[bool, Check]:
-    """A quota is no guarantee of capacity, and no AWS call tells on-demand capacity; reservations can be described."""
-    problems = list(admit_checks.training_plan_problems(spec, target.client("sagemaker")))
-    if problems:
-        return False, _bad("; ".join(str(problem) for problem in problems), "")
+def _quotas(facts: Facts, found: list[Finding], missed: Check | None) -> Iterator[Check]:
+    """A line for each quota that the run counts against."""
+    if missed is not None:
+        for request in quota_requests(facts.spec, prepared=facts.prepared):
+            yield dataclasses.replace(missed, name=f"Quota: {request.quota}")
+    problems = {finding.problem.message for finding in found}
+    for quota in facts.quotas or []:
+        message, name = quota.message(facts.region), f"Quota: {quota.request.quota}"
+        if message in problems:
+            yield _bad(
+                message, "request it early: AWS reviews requests for p5 by hand" if "p5" in quota.request.instance_type else "", name
+            )
+        elif quota.enough:
+            yield _good(f"{quota.limit:g} allowed, {quota.used} in use, {quota.request.count} wanted", name)
+
+
+def _capacity(spec: RunSpec, target: Target) -> Check:
+    """A quota is no guarantee of capacity, and no AWS call tells on-demand capacity; reservations were described."""
     kinds = ", ".join(f"{source.kind} {spec.compute.instance_type_of(source)}" for source in spec.compute.capacity)
     if all(source.kind == "training_plan" for source in spec.compute.capacity):
-        return True, _good(kinds)
+        return _good(kinds, "Capacity")
     state: State = "good" if target.embedded or ".p" not in spec.compute.instance_type else "warning"
     fix = "" if state == "good" else "a training plan reserves instances; list several compute.capacity sources to fall back"
-    return True, Check(name="", state=state, found=f"{kinds}; whether instances are free shows only when the job asks", fix=fix)
+    return Check(name="Capacity", state=state, found=f"{kinds}; whether instances are free shows only when the job asks", fix=fix)
 
 
-def _budget(spec: RunSpec, costs: Estimate, failure: str | None) -> tuple[bool, Check]:
-    """Admit's own check, at the same prices. ``failure``: why the Pricing API could not be read; Admit reads it with a role of its own."""
-    problems = list(admit_checks.budget_problems(spec, costs))
-    if problems and costs.usd is None and failure is not None:
-        fix = "Admit reads the Pricing API with a role of its own: the run's first state tells"
-        return False, Check(name="", state="warning", found=f"{problems[0].message} ({failure})", fix=fix)
-    if problems:
-        return False, _bad(problems[0].message, "" if costs.usd is None else "raise budget.max_usd, or train fewer steps")
-    prices = "prices of the Pricing API" if failure is None else f"price table of {PRICES_AS_OF}"
-    return True, _good(f"${costs.usd or 0:,.2f} estimated of ${spec.budget.max_usd:,.2f} allowed ({prices})")
+def _budget(facts: Facts, found: list[Finding], failure: str | None) -> Iterator[Check]:
+    """``failure``: why the Pricing API could not be read; Admit reads it with a role of its own."""
+    costs = facts.costs
+    for problem in (finding.problem for finding in found):
+        if costs.usd is None and failure is not None:
+            fix = "Admit reads the Pricing API with a role of its own: the run's first state tells"
+            yield Check(name="Budget", state="warning", found=f"{problem.message} ({failure})", fix=fix)
+        else:
+            yield _bad(problem.message, "" if costs.usd is None else "raise budget.max_usd, or train fewer steps", "Budget")
+    if not found and costs.usd is not None:
+        prices = "prices of the Pricing API" if failure is None else f"price table of {PRICES_AS_OF}"
+        yield _good(f"${costs.usd:,.2f} estimated of ${facts.spec.budget.max_usd:,.2f} allowed ({prices})", "Budget")
 
 
-def _good(found: str) -> Check:
-    return Check(name="", state="good", found=found)
+def _good(found: str, name: str) -> Check:
+    return Check(name=name, state="good", found=found)
 
 
-def _bad(found: str, fix: str) -> Check:
-    return Check(name="", state="bad", found=found, fix=fix)
+def _bad(found: str, fix: str, name: str) -> Check:
+    return Check(name=name, state="bad", found=found, fix=fix)
 
 
 def as_value(check: Check) -> dict[str, Any]:

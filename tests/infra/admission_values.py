@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from infra.admit.admission import Execution
+from infra.admit.commit import Execution
 from infra.run.deployment import Deployment
 from infra.run.run_spec import RunSpec, resolve
+from infra.sagemaker.instance_types import INSTANCE_TYPES
 from infra.sagemaker.prices import table_usd_per_hour
 
 DEPLOYMENT = Deployment(
@@ -55,3 +56,9 @@ class Jobs:
 
     def describe_training_job(self, TrainingJobName: str) -> Json:
         return {"ResourceConfig": {"InstanceType": "ml.p5.48xlarge", "InstanceCount": 2}}
+
+
+class SageMaker(Jobs):
+    """The same, with the types of our table as SageMaker's own."""
+
+    meta = SimpleNamespace(service_model=SimpleNamespace(shape_for=lambda name: SimpleNamespace(enum=sorted(INSTANCE_TYPES))))

@@ -41,8 +41,17 @@ class SmallS3:
             body = body[-int(Range.removeprefix("bytes=-")) :]
         return {"Body": io.BytesIO(body), "ETag": self.etag(Key)}
 
+    def head_object(self, *, Bucket: str, Key: str) -> Any:
+        if Key not in self.objects:
+            raise ClientError({"Error": {"Code": "404", "Message": "Not Found"}}, "HeadObject")
+        return {"ETag": self.etag(Key)}
+
     def list_objects_v2(self, *, Bucket: str, Prefix: str = "", **_: Any) -> Any:
-        found = [{"Key": key, "LastModified": when} for key, (_, when) in sorted(self.objects.items()) if key.startswith(Prefix)]
+        found = [
+            {"Key": key, "LastModified": when, "Size": len(body), "ETag": self.etag(key)}
+            for key, (body, when) in sorted(self.objects.items())
+            if key.startswith(Prefix)
+        ]
         return {"KeyCount": len(found), "Contents": found}
 
     def get_paginator(self, name: str) -> Any:

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 from admission_values import DEPLOYMENT, Json, price, spec
 
-from infra.admit import checks as checks
+from infra.admit import checks
 from infra.admit.estimate import estimate
+from infra.admit.gather import secret_has_value
 from infra.run.quota_requests import quota_requests
 from infra.run.recipes import RECIPES
 
@@ -42,7 +43,7 @@ def test_a_gated_tokenizer_needs_a_token() -> None:
     ],
 )
 def test_whether_a_token_is_set_is_known_without_reading_it(described: Json, has_value: bool) -> None:
-    assert checks.secret_has_value(SimpleNamespace(describe_secret=lambda SecretId: described), "arn") is has_value
+    assert secret_has_value(SimpleNamespace(describe_secret=lambda SecretId: described), "arn") is has_value
 
 
 def test_a_run_above_its_budget_is_refused_with_its_price() -> None:
@@ -72,8 +73,7 @@ def test_a_training_plan_is_described_and_never_bought() -> None:
     arn = "arn:aws:sagemaker:us-east-1:111122223333:training-plan/p"
     chosen = spec({"compute": {"capacity": [{"kind": "training_plan", "training_plan_arn": arn}]}})
     plan = {"Status": "Expired", "ReservedCapacitySummaries": [{"InstanceType": "ml.p4d.24xlarge"}]}
-    sagemaker = SimpleNamespace(describe_training_plan=lambda TrainingPlanName: plan)
-    messages = [problem.message for problem in checks.training_plan_problems(chosen, sagemaker)]
+    messages = [problem.message for problem in checks.training_plan_problems(chosen, {arn: plan})]
     assert any("is Expired" in message for message in messages)
     assert any("reserves ml.p4d.24xlarge, not ml.p5.48xlarge" in message for message in messages)
     assert quota_requests(chosen, prepared=True) == []

@@ -6,9 +6,11 @@ import datetime as dt
 import json
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from botocore.exceptions import ClientError
+from botocore.session import get_session
 
 from infra.settings import Settings
 
@@ -101,7 +103,9 @@ class States:
 
 
 class Denied:
-    """A service that this person's role may not read."""
+    """A service that this person's role may not read; what boto3 itself knows of SageMaker it says without a call."""
+
+    meta = SimpleNamespace(service_model=get_session().get_service_model("sagemaker"))
 
     def __getattr__(self, operation: str) -> Any:
         def refuse(*arguments: Any, **options: Any) -> None:

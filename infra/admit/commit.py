@@ -1,0 +1,74 @@
+"""Commit: take the run's lock, write run.json, hand the plan to the state machine. Reached only when no check has a problem."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from contracts.config import Json
+from infra.admit.gather import Clients, Facts
+from infra.admit.plan import Planner
+from infra.run import run_lock
+from infra.run.deployment import Deployment
+from infra.run.job_requests import needs_hugging_face
+from infra.run.layout import RunLayout, tokens_prefix, uri
+from infra.run.run_spec import as_input
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """The execution that asks."""
+
+    arn: str
+    name: str
+    started: str
+    """ISO 8601."""
+
+    @property
+    def region(self) -> str:
+        """Region, from the ARN."""
+        return self.arn.split(":")[3]
+
+
+def commit(facts: Facts, layout: RunLayout, execution: Execution, deployment: Deployment, clients: Clients) -> Json:
+    """The plan. Committing again for the same execution writes the same and changes nothing.
+
+    Raises:
+        RunIsActive: another execution owns the run.
+    """
+    spec, source, image = facts.spec, facts.source, facts.image
+    if source is None or image is None or facts.quotas is None:
+        raise ValueError("commit needs facts that are complete and that check has passed")
+    run_lock.acquire(clients.s3, clients.states, deployment.bucket, layout, execution.arn)
+    tokens = {"fingerprint": source.fingerprint, "uri": uri(deployment.bucket, tokens_prefix(source.fingerprint))}
+    admitted = {
+        "execution_arn": execution.arn,
+        "time": execution.started,
+        "estimate": facts.costs.as_value(),
+        "quotas": [quota.row(facts.region) for quota in facts.quotas],
+        "source": {"uri": source.listing.uri, "objects": len(source.listing.objects), "bytes": source.listing.total_bytes},
+    }
+    content = as_input(spec) | {"run_id": layout.run_id, "tokens": tokens, "image": {"tag": deployment.image_tag}, "admitted": admitted}
+    body = json.dumps(content, indent=1).encode()
+    clients.s3.put_object(Bucket=deployment.bucket, Key=layout.run_json, Body=body, ContentType="application/json")
+    planner = Planner(
+        spec=spec,
+        layout=layout,
+        deployment=deployment,
+        price=clients.price,
+        execution_arn=execution.arn,
+        tokens_uri=tokens["uri"],
+        source_bytes=source.listing.total_bytes,
+        token=bool(facts.token) and needs_hugging_face(spec.data),
+    )
+    return {
+        "run_id": layout.run_id,
+        "run_uri": uri(deployment.bucket, layout.prefix),
+        "recipe": spec.recipe,
+        "admitted": admitted,
+        "image": image,
+        "tokens": tokens | {"exist": facts.prepared},
+        "prepare": planner.prepare(),
+        "train": planner.train(),
+        "legs": [planner.leg(leg, cost) for leg, cost in zip(spec.legs, facts.costs.legs, strict=True)],
+    }

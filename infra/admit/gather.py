@@ -1,0 +1,210 @@
+"""Gather: every look-up that Admit needs, made once and before anything is written. `doctor` and `plan` make the same ones.
+
+``check`` (infra/admit/checks.py) judges these facts without another call, ``commit`` (infra/admit/commit.py) acts on them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+from botocore.exceptions import ClientError
+
+from contracts.config import Json
+from contracts.failure import JobFailure
+from data_prep.sources import Identified, identify, resolve_uris
+from data_prep.spec import DataSpec
+from infra.admit.continued import Continued, continued
+from infra.admit.estimate import Estimate, estimate
+from infra.edge.transient import is_transient, transient_cause
+from infra.run.layout import RunLayout, index_key
+from infra.run.quota_requests import quota_requests
+from infra.run.run_spec import RunSpec
+from infra.sagemaker.prices import PriceOf
+from infra.sagemaker.quotas import QuotaStatus, quota_statuses
+
+T = TypeVar("T")
+Topic = Literal["Instance types", "Earlier run", "Image", "Data", "Hub token", "Devices", "Capacity", "Quotas", "Budget"]
+"""What a look-up or a problem is about: a line of `doctor`."""
+LOCAL = ("/", "./", "file://")
+"""How a path on one machine begins."""
+
+
+class Look(Protocol):
+    """Makes one look-up. Admit's lets errors through; `doctor`'s makes a line of them and answers None."""
+
+    def __call__(self, topic: Topic, call: Callable[[], T]) -> T | None:
+        """The look-up's answer; None when it could not be made."""
+
+
+def strictly(topic: Topic, call: Callable[[], T]) -> T | None:
+    """Every look-up must be answered."""
+    return call()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clients:
+    """AWS clients of Admit, and the prices."""
+
+    s3: Any
+    ecr: Any
+    states: Any
+    sagemaker: Any
+    quotas: Any
+    secrets: Any
+    price: PriceOf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployed:
+    """The stacks' resources that are looked at."""
+
+    bucket: str
+    """Data bucket."""
+    repository_uri: str
+    """ECR repository."""
+    image_tag: str | None
+    """Tag of the deployed build context; None when it is not known."""
+    secret_arn: str
+    """Secret with the Hugging Face token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known before a run. None: not known, since it was not to be looked at (`doctor`); no check judges it then."""
+
+    spec: RunSpec
+    """The run as this execution would carry it on, with full URIs."""
+    region: str
+    deployed: Deployed | None
+    training_types: frozenset[str] | None
+    """SageMaker's instance types for training jobs."""
+    processing_types: frozenset[str] | None
+    """The same for processing jobs."""
+    earlier: Continued | None
+    """The run's earlier execution."""
+    source: Identified | None
+    """The data set and its fingerprint."""
+    source_refused: str | None
+    """Why the source cannot be used."""
+    prepared: bool
+    """Whether its tokens exist."""
+    image: Json | None
+    """``tag``, ``exists`` and, when it does, the digests of ``data_prep`` and ``training``."""
+    token: bool | None
+    """Whether the secret has a value."""
+    training_plans: dict[str, Json | str] | None
+    """ARN -> description, or why it cannot be described."""
+    quotas: list[QuotaStatus] | None
+    costs: Estimate
+
+
+def gather(
+    spec: RunSpec, layout: RunLayout | None, deployed: Deployed | None, clients: Clients, region: str, look: Look = strictly
+) -> Facts:
+    """Look everything up.
+
+    Args:
+        spec: the resolved input.
+        layout: the run's keys; None when its id is not known yet, so that nothing earlier can be there.
+        deployed: None where nothing is deployed.
+        clients: whose role is used.
+        region: whose quotas are meant.
+        look: makes each look-up.
+    """
+    earlier = source = refused = None
+    prepared = False
+    if deployed is not None:
+        if layout is not None:
+            earlier = look("Earlier run", lambda: continued(spec, layout, clients.s3, deployed.bucket))
+            spec = earlier.spec if earlier is not None else spec
+        spec = dataclasses.replace(spec, data=resolve_uris(spec.data, deployed.bucket))
+        source, refused, prepared = look("Data", lambda: _source(spec.data, deployed, clients.s3)) or (None, None, False)
+    types = look("Instance types", lambda: [_types(clients.sagemaker, use) for use in ("Training", "Processing")]) or (None, None)
+    return Facts(
+        spec=spec,
+        region=region,
+        deployed=deployed,
+        training_types=types[0],
+        processing_types=types[1],
+        earlier=earlier,
+        source=source,
+        source_refused=refused,
+        prepared=prepared,
+        image=look("Image", lambda: image(clients.ecr, deployed)) if deployed is not None and deployed.image_tag is not None else None,
+        token=look("Hub token", lambda: secret_has_value(clients.secrets, deployed.secret_arn)) if deployed is not None else None,
+        training_plans=look("Capacity", lambda: _training_plans(spec, clients.sagemaker)),
+        quotas=look("Quotas", lambda: quota_statuses(quota_requests(spec, prepared=prepared), clients.quotas, clients.sagemaker)),
+        costs=estimate(spec, clients.price, prepared=prepared, done_steps=earlier.done_steps if earlier is not None else 0),
+    )
+
+
+def _source(data: DataSpec, deployed: Deployed, s3: Any) -> tuple[Identified | None, str | None, bool]:
+    """The data set, or why there is none, and whether its tokens exist."""
+    if any(value.startswith(LOCAL) for value in (data.source, data.tokenizer.uri or "")):
+        return None, None, False  # a path on one machine: check says so, and this machine's folder says nothing about it
+    try:
+        source = identify(data, s3)
+    except JobFailure as failure:
+        if transient_cause(failure):
+            raise
+        return None, failure.sentence, False
+    return source, None, _exists(s3, deployed.bucket, index_key(source.fingerprint))
+
+
+def _exists(s3: Any, bucket: str, key: str) -> bool:
+    try:
+        s3.head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
+            return False
+        raise
+    return True
+
+
+def _types(sagemaker: Any, use: str) -> frozenset[str]:
+    """SageMaker's own list, from the service model that boto3 ships."""
+    return frozenset(sagemaker.meta.service_model.shape_for(f"{use}InstanceType").enum)
+
+
+def image(ecr: Any, deployed: Deployed) -> Json:
+    """Digests of the two images when both tags exist; else the build makes them."""
+    repository = deployed.repository_uri.split("/", 1)[-1]
+    found: Json = {"tag": deployed.image_tag, "exists": True}
+    for name in ("data_prep", "training"):
+        try:
+            tag = {"imageTag": f"{name}-{deployed.image_tag}"}
+            details = ecr.describe_images(repositoryName=repository, imageIds=[tag])["imageDetails"]
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ImageNotFoundException":
+                raise
+            details = []
+        if not details:  # ministack answers with an empty list where ECR raises
+            return {"tag": deployed.image_tag, "exists": False}
+        found[name] = f"{deployed.repository_uri}@{details[0]['imageDigest']}"
+    return found
+
+
+def secret_has_value(secrets: Any, secret_arn: str) -> bool:
+    """Whether somebody has put a value into the secret, which the stack creates empty. The value is never read; this role may not."""
+    described = secrets.describe_secret(SecretId=secret_arn)
+    labels = {label for names in (described.get("VersionIdsToStages") or {}).values() for label in names}
+    created, changed = described.get("CreatedDate"), described.get("LastChangedDate")
+    # A secret without a value has no current version; one that was never changed since its creation has none either,
+    # whatever an implementation says about versions.
+    return "AWSCURRENT" in labels and not (created is not None and changed == created)
+
+
+def _training_plans(spec: RunSpec, sagemaker: Any) -> dict[str, Json | str]:
+    """The training plans that the capacity sources name. None is ever bought."""
+    found: dict[str, Json | str] = {}
+    for arn in (source.training_plan_arn for source in spec.compute.capacity if source.training_plan_arn is not None):
+        try:
+            found[arn] = sagemaker.describe_training_plan(TrainingPlanName=arn.rsplit("/", 1)[-1])
+        except ClientError as error:
+            if is_transient(error):
+                raise
+            found[arn] = str(error.response["Error"]["Message"])
+    return found
