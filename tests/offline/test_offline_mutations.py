@@ -22,6 +22,8 @@ TRIED = (
     "something gated and no token",
     "image and data there",
     "a run with the longest name fails",
+    "Triage is throttled for a moment",
+    "Triage is lost, and the job had said why it failed",
 )
 
 

@@ -255,6 +255,8 @@ def _drop(key: str) -> Change:
 MACHINE_FAULTS = (
     Mutation(name="Prepare data: Catch dropped", definition=state("Prepare data", _drop("Catch"))),
     Mutation(name="Train: Catch dropped", definition=state("Train", _drop("Catch"))),
+    Mutation(name="Triage: Catch dropped", definition=state("Triage", _drop("Catch"))),
+    Mutation(name="Report: TransientFault not retried", definition=state("Report", lambda s: s["Retry"][0]["ErrorEquals"].pop(0))),
     Mutation(name="Train legs: Catch dropped", definition=state("Train legs", _drop("Catch"))),
     Mutation(name="Report: Retry dropped", definition=state("Report", _drop("Retry"))),
     Mutation(name="Notify: goes to a state that is not there", definition=state("Notify", _set("Next", "Faild"))),
@@ -311,6 +313,10 @@ def _request(function: str, change_request: Change) -> Callable[[], AbstractCont
 
 
 CODE_FAULTS = (
+    Mutation(
+        name="functions: a throttled call keeps boto3's name",
+        code=lambda: mock.patch("infra.edge.function.transient_cause", lambda error: None),
+    ),
     Mutation(name="training request: network isolation off", code=_request("training_request", _set("EnableNetworkIsolation", False))),
     Mutation(
         name="training request: token in the environment",

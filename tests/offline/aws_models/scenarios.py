@@ -369,7 +369,7 @@ def _throttled() -> dict[str, Path]:
             visits=("Wait",),
             avoids=("Leg failed",),
         ),
-        "Report's S3 fails for a moment": Path(
+        "S3 fails for a moment": Path(
             scenario=Scenario(input=LOCAL, tokens=True, world=refusing("PutObject", 5, "InternalError", 500)), avoids=("Explain",)
         ),
         "Admit is throttled for good": failed(
