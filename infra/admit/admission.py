@@ -6,8 +6,6 @@ last check has passed, but for the lock by which a schedule's firing gives way t
 
 from __future__ import annotations
 
-import re
-
 from contracts.config import Json, Problem, SpecError
 from contracts.failure import JobFailure
 from infra.admit.checks import check
@@ -17,7 +15,8 @@ from infra.edge import log
 from infra.run import run_lock
 from infra.run.deployment import Deployment
 from infra.run.layout import RunLayout
-from infra.run.run_spec import RunSpec, resolve
+from infra.run.run_id import run_id_of
+from infra.run.run_spec import resolve
 
 
 class Refused(JobFailure):
@@ -26,17 +25,6 @@ class Refused(JobFailure):
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         self.problems = problems
         super().__init__("; ".join(f"({n}) {p}" for n, p in enumerate(problems, 1)) if len(problems) > 1 else str(problems[0]))
-
-
-def run_id_of(spec: RunSpec, execution: Execution) -> str:
-    """The input's run_id, else the schedule's name and minute, else the execution's name, in the letters that a run id may have."""
-    if spec.run_id:
-        return spec.run_id
-    name = execution.name
-    if spec.schedule is not None:
-        minute = "" if spec.schedule.resume == "latest" else re.sub(r"[^0-9T]", "", spec.schedule.time[:16])
-        name = f"{spec.schedule.name}-{minute}"
-    return re.sub(r"[^a-zA-Z0-9]+", "-", name).strip("-")[:80].rstrip("-")
 
 
 def admit(value: object, execution: Execution, deployment: Deployment, clients: Clients) -> Json:
@@ -49,7 +37,7 @@ def admit(value: object, execution: Execution, deployment: Deployment, clients: 
         spec = resolve(value, default_recipe=deployment.default_recipe)
     except SpecError as error:
         raise Refused(error.problems) from None
-    layout = RunLayout(run_id_of(spec, execution))
+    layout = RunLayout(run_id_of(value, execution.name))
     log.about(run_id=layout.run_id)
     if spec.schedule is not None and spec.schedule.concurrency == "skip":
         # The schedule itself is locked like a run of its name, so that firings give way whatever run they would make.

@@ -12,20 +12,23 @@ import typer
 
 from infra.cli import compare as comparing
 from infra.cli.exits import CommandError, Exit
+from infra.cli.find_run import describe, find_run, run_of_execution
 from infra.cli.logs import Stage, shown, stage_log
 from infra.cli.observe import Observer
 from infra.cli.plan_screen import plan_value, show_checks, show_plan, show_resolved
 from infra.cli.preflight import preflight
-from infra.cli.results import download_prefix, fetch_report, show_outcome
+from infra.cli.results import download_export, fetch_report, show_outcome
 from infra.cli.runs import list_runs, show_runs
 from infra.cli.screen import output
-from infra.cli.start import find_execution, read_input, resolve_input, start_execution, stop_execution
+from infra.cli.start import read_input, resolve_input, start_execution, stop_execution
 from infra.cli.target import Target
-from infra.cli.watch import AWS_SECONDS, EMBEDDED_SECONDS
+from infra.cli.watch import AWS_SECONDS, EMBEDDED_SECONDS, watch_lines
 from infra.cli.watch import watch as watch_run
 from infra.cli.where import on_target
 from infra.run.layout import RunLayout
 from infra.run.recipes import RECIPES
+from infra.run.run_id import run_id_of
+from infra.run.run_lock import ACTIVE
 
 NAMES = ", ".join(RECIPES)
 
@@ -45,6 +48,7 @@ InputFile = Annotated[
     Path | None, typer.Option("--input", metavar="FILE", help="JSON input, as in docs/runs/.", exists=True, dir_okay=False)
 ]
 Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of a live screen; the default when piped.")]
+AsJsonLines = Annotated[bool, typer.Option("--json", help="JSON lines on stdout, one for each change, for scripts.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON value on stdout, for scripts.")]
 
 
@@ -100,19 +104,25 @@ def start(
     resolve_input(value, target)
     execution = start_execution(target, value)
     name = execution.rsplit(":", 1)[-1]
+    run_id = run_id_of(value, name)
     if as_json:
-        _echo({"execution": name, "execution_arn": execution, "run_id": value.get("run_id") or name})
+        started = {"execution": name, "execution_arn": execution, "run_id": run_id}
+        if watch:
+            _line({"event": "started", **started})
+        else:
+            _echo(started)
     else:
         where = " --local" if target.embedded else ""
-        output().print(f"started {name}" + ("" if watch else f"; watch it: pretrain watch {name}{where}"), highlight=False, soft_wrap=True)
+        hint = "" if watch else f"; watch it: pretrain watch {run_id}{where}"
+        output().print(f"started run {run_id} (execution {name}){hint}", highlight=False, soft_wrap=True)
     if watch:
-        _follow(target, execution, plain=plain or as_json)
+        _follow(target, execution, plain=plain, as_json=as_json)
 
 
 @on_target
-def watch(target: Target, run: Run = None, plain: Plain = False) -> None:
+def watch(target: Target, run: Run = None, plain: Plain = False, as_json: AsJsonLines = False) -> None:
     """Follow a run: stages, steps, loss, tokens/s, MFU, dollars so far. Ctrl-C ends watching, not the run."""
-    _follow(target, find_execution(target, run), plain=plain)
+    _follow(target, find_run(target, run).execution, plain=plain, as_json=as_json)
 
 
 @on_target
@@ -125,7 +135,7 @@ def logs(
 ) -> None:
     """Print the log of a run's stage."""
     say = functools.partial(typer.echo, err=True)
-    for line in stage_log(target, find_execution(target, run), stage, follow=follow, say=say):
+    for line in stage_log(target, find_run(target, run).execution, stage, follow=follow, say=say):
         typer.echo(shown(line, raw))
 
 
@@ -142,17 +152,25 @@ def list_(
 
 
 @on_target
-def stop(target: Target, run: Run = None, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
+def stop(
+    target: Target,
+    run: Run = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Stop a run; its training job writes a checkpoint first, and the same run id resumes from it."""
-    execution = find_execution(target, run)
-    name = execution.rsplit(":", 1)[-1]
-    status = target.client("stepfunctions").describe_execution(executionArn=execution)["status"]
-    if status != "RUNNING":
-        raise CommandError(f"{name} is not running, it has {str(status).lower()}", Exit.NOT_FOUND)
-    if not yes and not typer.confirm(f"Stop {name}? Its training job writes a checkpoint first; starting the same run id again resumes."):
+    found = find_run(target, run)
+    execution, name = found.execution, found.run_id
+    status = (describe(target, execution) or {}).get("status", "been forgotten by Step Functions")
+    if status not in ACTIVE:
+        raise CommandError(f"run {name} is not running, it has {str(status).lower()}", Exit.NOT_FOUND)
+    if not yes and not typer.confirm(f"Stop run {name}? Its training job writes a checkpoint first; starting the run id again resumes."):
         raise typer.Exit(int(Exit.DONE))
     stop_execution(target, execution, "pretrain stop")
-    output().print(f"stopping {name}", highlight=False)
+    if as_json:
+        _echo({"run_id": name, "execution_arn": execution, "stopping": True})
+    else:
+        output().print(f"stopping {name}", highlight=False)
 
 
 @on_target
@@ -176,7 +194,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Fetch a run's report.html and report.json; on AWS, also print the links to the run's console pages."""
-    run_id = _run_id(target, run)
+    run_id = find_run(target, run).run_id
     page = fetch_report(target, run_id, folder or Path.cwd() / "runs" / run_id)
     links = json.loads(page.with_name("report.json").read_text())["links"]
     if as_json:
@@ -196,18 +214,22 @@ def export(
     directory: Annotated[Path, typer.Argument(help="Folder for the model.", file_okay=False)],
     run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="The run; the newest when left out.")] = None,
     leg: Annotated[str | None, typer.Option("--leg", metavar="NAME", help="The leg, when there are several.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch a run's exported model: Hugging Face safetensors, config and tokenizer."""
-    run_id = _run_id(target, run)
+    run_id = find_run(target, run).run_id
     legs = _legs(target, run_id)
     if (leg is None and len(legs) > 1) or (leg is not None and legs and leg not in legs):
         raise CommandError(f"run {run_id} has the legs {', '.join(legs)}: choose one with --leg", Exit.USAGE)
     name = leg or (legs[0] if legs else "main")
-    files = download_prefix(target, RunLayout(run_id).leg_folder(name, "export"), directory)
+    files = download_export(target, run_id, name, directory)
     if not files:
         raise CommandError(f"run {run_id} has no exported model for leg {name}; it is written when the leg ends", Exit.NOT_FOUND)
     size = sum(path.stat().st_size for path in files)
-    typer.echo(f"{directory}: {len(files)} files, {size / 1e6:,.1f} MB")
+    if as_json:
+        _echo({"run_id": run_id, "leg": name, "folder": str(directory), "files": [str(path) for path in files], "bytes": size})
+    else:
+        typer.echo(f"{directory}: leg {name} of run {run_id}, {len(files)} files, {size / 1e6:,.1f} MB")
 
 
 EXAMPLES = {
@@ -235,26 +257,21 @@ def _input(recipe: str | None, settings: list[str] | None, run: str | None, file
     return read_input(recipe, settings or [], run, file.read_bytes() if file else None)
 
 
-def _follow(target: Target, execution: str, *, plain: bool) -> None:
+def _follow(target: Target, execution: str, *, plain: bool, as_json: bool = False) -> None:
     """Watch to the end and print the outcome; a failed run ends with exit code 1."""
-    console = output()
+    console = output(stderr=as_json)
     every = EMBEDDED_SECONDS if target.embedded else AWS_SECONDS
     try:
-        view = watch_run(Observer(target, execution), console, every=every, plain=plain)
+        observer = Observer(target, execution)
+        view = watch_lines(observer, _line, every=every) if as_json else watch_run(observer, console, every=every, plain=plain)
     except KeyboardInterrupt:
-        name = execution.rsplit(":", 1)[-1] + (" --local" if target.embedded else "")
+        name = (run_of_execution(target, execution) or execution) + (" --local" if target.embedded else "")
         console.print(f"\nNo longer watching; the run goes on. Stop it with: pretrain stop {name}", highlight=False)
         raise
-    show_outcome(view, console)
+    if not as_json:
+        show_outcome(view, console)
     if view.status != "SUCCEEDED":
         raise typer.Exit(int(Exit.FAILED))
-
-
-def _run_id(target: Target, run: str | None) -> str:
-    """The run id for a run id, execution name or ARN; run ids are found by their S3 folder, because reports outlive executions."""
-    if run and not run.startswith("arn:") and _legs(target, run):
-        return run
-    return Observer(target, find_execution(target, run)).look().run_id
 
 
 def _legs(target: Target, run_id: str) -> list[str]:
@@ -263,7 +280,16 @@ def _legs(target: Target, run_id: str) -> list[str]:
         body = s3.get_object(Bucket=target.bucket, Key=RunLayout(run_id).run_json)["Body"].read()
     except s3.exceptions.NoSuchKey:
         return []
-    return [str(leg["name"]) for leg in json.loads(body)["legs"]]
+    try:
+        return [str(leg["name"]) for leg in json.loads(body)["legs"]]
+    except (ValueError, KeyError, TypeError):
+        key = RunLayout(run_id).run_json
+        raise CommandError(f"s3://{target.bucket}/{key} cannot be read; restore its version before (the bucket keeps versions)") from None
+
+
+def _line(value: Any) -> None:
+    """One JSON line, at once."""
+    typer.echo(json.dumps(value))
 
 
 def _echo(value: Any) -> None:

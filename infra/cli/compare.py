@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.cli.exits import CommandError, Exit
+from infra.cli.find_run import find_run
 from infra.cli.target import Target
 from infra.report.tables import changed_settings
 from infra.run.layout import RunLayout
@@ -27,19 +28,22 @@ FIGURES = (
 )
 
 
-def read_reports(target: Target, run_ids: list[str]) -> list[dict[str, Any]]:
-    """report.json of each run.
+def read_reports(target: Target, runs: list[str]) -> list[dict[str, Any]]:
+    """report.json of each run, named in any way that `find_run` understands.
 
     Raises:
         CommandError: a run has none.
     """
     s3, reports = target.client("s3"), []
-    for run_id in run_ids:
+    for run_id in dict.fromkeys(find_run(target, run).run_id for run in runs):
         try:
             body = s3.get_object(Bucket=target.bucket, Key=RunLayout(run_id).report_json)["Body"].read()
         except s3.exceptions.NoSuchKey:
             raise CommandError(f'run "{run_id}" has no report; pretrain list shows the runs', Exit.NOT_FOUND) from None
-        reports.append(json.loads(body))
+        try:
+            reports.append(json.loads(body))
+        except ValueError:
+            raise CommandError(f"{RunLayout(run_id).report_json} cannot be read; restore its version before", Exit.NOT_FOUND) from None
     return reports
 
 

@@ -17,12 +17,11 @@ from rich.markup import escape
 from infra.cli.exits import CommandError, Exit
 from infra.cli.observe import Observer
 from infra.cli.progress import RunView
-from infra.cli.results import download_prefix, fetch_report, show_outcome, show_samples
+from infra.cli.results import download_export, fetch_report, show_outcome, show_samples
 from infra.cli.screen import duration, say
 from infra.cli.start import read_input, resolve_input, start_execution, stop_execution
 from infra.cli.target import Target, embedded_target, explained, read_settings
 from infra.cli.watch import EMBEDDED_SECONDS, watch
-from infra.run.layout import RunLayout
 from local_aws import embedded as embedded_aws
 from local_aws.corpus import CorpusSummary
 from local_aws.embedded import Embedded
@@ -152,7 +151,7 @@ def _finish(console: Console, target: Target, view: RunView, root: Path, seconds
         raise CommandError("the embedded AWS stays up, for pretrain logs --local, until make local-down", Exit.FAILED)
     for leg in view.legs:
         export = folder / leg.name / "export"
-        if download_prefix(target, RunLayout(view.run_id).leg_folder(leg.name, "export"), export):
+        if download_export(target, view.run_id, leg.name, export):
             console.print(f"Exported model  {_shown(export, root)}/", highlight=False, soft_wrap=True)
     skipped = [stage.name for stage in view.stages if stage.state == "skipped"]
     if skipped:

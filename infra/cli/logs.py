@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar
 from botocore.exceptions import ClientError
 
 from infra.cli.exits import CommandError, Exit
+from infra.cli.find_run import run_of
 from infra.cli.progress import ENDED
-from infra.cli.start import admitted_run_id
 from infra.cli.target import Target
 
 T = TypeVar("T")
@@ -127,8 +127,7 @@ def stage_log(target: Target, execution_arn: str, stage: Stage, *, follow: bool,
         return str(steps.describe_execution(executionArn=execution_arn)["status"]) in ENDED
 
     def job() -> str:
-        run_id = admitted_run_id(target, execution_arn) or execution_arn.rsplit(":", 1)[-1]
-        return job_name(target, execution_arn, stage, run_id)
+        return job_name(target, execution_arn, stage, run_of(execution))
 
     def reached(look: Callable[[], T]) -> T:
         return _reached(look, lambda: not follow or ended(), lambda: say(f"waiting for the {stage} stage ..."), _pause(target))

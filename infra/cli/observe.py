@@ -13,9 +13,9 @@ from contracts.config import SpecError, parse
 from contracts.files import METRICS_FILE
 from contracts.metric_line import parse_line
 from infra.cli.exits import CommandError, Exit
+from infra.cli.find_run import run_of
 from infra.cli.logs import job_name
 from infra.cli.progress import RunView, StageView, failure_sentence, read_leg, read_stages
-from infra.cli.start import admitted_run_id
 from infra.cli.target import Target
 from infra.run.layout import RunLayout, index_key
 from infra.sagemaker.prices import admitted_usd_per_hour
@@ -51,8 +51,7 @@ class Observer:
             raise
         status = str(description["status"])
         stages = read_stages(self._history(), status)
-        if not self._run:
-            self._run_id = _given_run_id(description) or admitted_run_id(self.target, self._arn) or self._run_id
+        self._run_id = run_of(description)
         if stages[0].state == "done":  # before Admit has written run.json, the file there is that of the run's previous execution
             self._load_run()
         self._read_metrics()
@@ -154,14 +153,6 @@ def _steps(training: dict[str, Any], hosts: int) -> int:
         return total_steps(parse(TrainingSpec, training), hosts)
     except SpecError:
         return int(training.get("steps") or 0)
-
-
-def _given_run_id(description: dict[str, Any]) -> str | None:
-    for text in (description.get("output"), description.get("input")):
-        run_id = _json(text).get("run_id")
-        if isinstance(run_id, str) and run_id:
-            return run_id
-    return None
 
 
 def _json(text: Any) -> dict[str, Any]:

@@ -10,29 +10,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from infra.cli.exits import CommandError, Exit
+from infra.cli.model_folder import PART, Source, fetch_model
 from infra.cli.progress import RunView
 from infra.cli.screen import say
 from infra.cli.target import Target
 from infra.run.layout import RunLayout
 
 
-def download_prefix(target: Target, prefix: str, folder: Path) -> list[Path]:
-    """Every object below ``prefix`` into ``folder``; a file of the same size is taken as fetched already."""
-    s3, bucket = target.client("s3"), target.bucket
-    written: list[Path] = []
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        for item in page.get("Contents", []):
-            name = str(item["Key"])[len(prefix) :]
-            path = folder / name
-            if not name or name.endswith("/") or not path.resolve().is_relative_to(folder.resolve()):
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.exists() or path.stat().st_size != item["Size"]:
-                partial = path.with_name(path.name + ".part")
-                s3.download_file(bucket, item["Key"], str(partial))
-                partial.replace(path)
-            written.append(path)
-    return written
+def download_export(target: Target, run_id: str, leg: str, folder: Path) -> list[Path]:
+    """A leg's exported model into ``folder``; nothing while there is none."""
+    return fetch_model(target, Source(run_id=run_id, leg=leg, prefix=RunLayout(run_id).leg_folder(leg, "export")), folder)
 
 
 def download_file(target: Target, key: str, path: Path) -> Path | None:
@@ -44,7 +31,9 @@ def download_file(target: Target, key: str, path: Path) -> Path | None:
         if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
             return None
         raise
-    path.write_bytes(body)
+    partial = path.with_name(path.name + PART)
+    partial.write_bytes(body)
+    partial.replace(path)
     return path
 
 

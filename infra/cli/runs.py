@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from infra.cli.find_run import executions
 from infra.cli.screen import duration
-from infra.cli.start import executions
 from infra.cli.target import Target
 
 STYLES = {"SUCCEEDED": "green", "RUNNING": "cyan", "FAILED": "red", "TIMED_OUT": "red", "ABORTED": "yellow"}

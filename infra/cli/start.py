@@ -1,10 +1,9 @@
-"""Starting, finding and stopping executions: what `start`, `watch`, `stop` and `local run` share."""
+"""Starting and stopping executions: what `start`, `stop` and `local run` share."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-import re
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -16,24 +15,56 @@ from infra.cli.exits import CommandError, Exit
 from infra.cli.target import Target
 from infra.run.run_spec import RunSpec, resolve
 
+MAX_EXECUTION_NAME = 80  # StartExecution
+
 
 def read_input(recipe: str | None, settings: Sequence[str], run_id: str | None, file_text: str | bytes | None) -> Json:
-    """An execution's input from the command line: the file first, then recipe, run id and every ``--set``."""
+    """An execution's input from the command line: the file first, then recipe, run id and every ``--set``.
+
+    Raises:
+        CommandError: the file is no JSON object, or two settings contradict each other.
+    """
     value: Json = {}
     if file_text is not None:
         try:
-            value = json.loads(file_text)
+            value = json.loads(file_text, object_pairs_hook=_unique)
+        except RecursionError:
+            raise CommandError("the input file is nested too deeply to be an input; docs/runs/ has examples", Exit.REFUSED) from None
         except ValueError as error:
             raise CommandError(f"the input file is no JSON: {error}", Exit.REFUSED) from error
         if not isinstance(value, dict):
             raise CommandError("the input file must hold one JSON object", Exit.REFUSED)
-    if recipe:
-        value["recipe"] = recipe
-    if run_id:
-        value["run_id"] = run_id
-    for setting in settings:
-        value = merge(value, _setting(setting))
+    given = [("recipe", recipe, {"recipe": recipe})] if recipe else []
+    given += [("--run", run_id, {"run_id": run_id})] if run_id else []
+    given += [(f"--set {setting}", setting, _setting(setting)) for setting in settings]
+    said: dict[tuple[str, ...], tuple[str, Any]] = {}
+    for option, _, changes in given:
+        for path, leaf in _leaves(changes):
+            for other, (earlier, old) in said.items():
+                shorter = min(len(path), len(other))
+                if path[:shorter] == other[:shorter] and (path != other or leaf != old):
+                    raise CommandError(f"{earlier} and {option} contradict each other; give {'.'.join(path[:shorter])} once", Exit.USAGE)
+            said[path] = (option, leaf)
+        value = merge(value, changes)
     return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Json:
+    """An object of JSON whose keys are different; Python's parser would keep the last of two."""
+    found: Json = {}
+    for key, item in pairs:
+        if key in found:
+            raise CommandError(f'the key "{key}" is given twice in one object; keep one', Exit.REFUSED)
+        found[key] = item
+    return found
+
+
+def _leaves(value: Json, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    """Paths and values of the settings in ``value``; an empty object is one."""
+    found: list[tuple[tuple[str, ...], Any]] = []
+    for key, item in value.items():
+        found += _leaves(item, (*path, key)) if isinstance(item, dict) and item else [((*path, key), item)]
+    return found
 
 
 def resolve_input(value: Json, target: Target) -> RunSpec:
@@ -44,6 +75,8 @@ def resolve_input(value: Json, target: Target) -> RunSpec:
     """
     try:
         return resolve(value, default_recipe=target.settings.default_recipe)
+    except RecursionError:
+        raise CommandError("this input is nested too deeply; docs/runs/ has examples", Exit.REFUSED) from None
     except SpecError as error:
         lines = "\n".join(f"  {problem}" for problem in error.problems)
         count = len(error.problems)
@@ -53,66 +86,20 @@ def resolve_input(value: Json, target: Target) -> RunSpec:
 def start_execution(target: Target, value: Json) -> str:
     """Start the state machine; returns the execution's ARN.
 
-    The execution is named after the run, so that the console's list reads like `pretrain list`; a run that is started
-    again gets a suffix, since an execution's name is taken for 90 days.
+    The execution is named after the run (or its recipe), so that the console's list reads like `pretrain list`, with the second
+    and four random digits, since an execution's name is taken for 90 days. What has to be cut is the run's part.
     """
-    recipe = str(value.get("recipe") or target.settings.default_recipe).replace("_", "-")
-    stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S")
-    run_id = value.get("run_id")
-    name = f"{run_id}-{stamp}" if run_id else f"{recipe}-{stamp}-{secrets.token_hex(2)}"
+    what = str(value.get("run_id") or value.get("recipe") or target.settings.default_recipe).replace("_", "-")
+    suffix = f"-{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    name = what[: MAX_EXECUTION_NAME - len(suffix)].rstrip("-") + suffix
     client = target.client("stepfunctions")
     try:
-        started: str = client.start_execution(stateMachineArn=target.state_machine, name=name[:80], input=json.dumps(value))["executionArn"]
+        started: str = client.start_execution(stateMachineArn=target.state_machine, name=name, input=json.dumps(value))["executionArn"]
     except ClientError as error:
         raise CommandError(
             f"Step Functions refused to start the run: {error.response['Error'].get('Message')}", Exit.UNREACHABLE
         ) from error
     return started
-
-
-def find_execution(target: Target, run: str | None) -> str:
-    """The ARN of the named run's newest execution, or of the newest one of all.
-
-    ``run`` is a run id, an execution's name, or an execution's ARN.
-    """
-    if run and run.startswith("arn:"):
-        return run
-    newest: str | None = None
-    for execution in executions(target):
-        name = str(execution["name"])
-        if run is None or name == run or re.fullmatch(rf"{re.escape(run)}-\d{{8}}-\d{{6}}", name):
-            newest = str(execution["executionArn"])
-            break
-    if newest is None:
-        what = f'no run "{run}"' if run else "no run yet"
-        raise CommandError(
-            f"there is {what} in {target.settings.name}; pretrain list shows them, pretrain start starts one", Exit.NOT_FOUND
-        )
-    return newest
-
-
-def admitted_run_id(target: Target, execution_arn: str) -> str | None:
-    """The run id that Admit gave an execution, from its output; None before that. A schedule's run is not named like its execution."""
-    client = target.client("stepfunctions")
-    events = client.get_execution_history(executionArn=execution_arn, maxResults=30, includeExecutionData=True)["events"]
-    for event in events:
-        left = event.get("stateExitedEventDetails") or {}
-        if left.get("name") == "Admit":
-            try:
-                run_id = json.loads(left.get("output") or "{}").get("run_id")
-            except ValueError:
-                return None
-            return str(run_id) if run_id else None
-    return None
-
-
-def executions(target: Target, limit: int = 1000) -> list[dict[str, Any]]:
-    """Executions of the state machine, newest first."""
-    pages = target.client("stepfunctions").get_paginator("list_executions")
-    found: list[dict[str, Any]] = []
-    for page in pages.paginate(stateMachineArn=target.state_machine, PaginationConfig={"MaxItems": limit}):
-        found.extend(page["executions"])
-    return sorted(found, key=lambda execution: execution["startDate"], reverse=True)
 
 
 def stop_execution(target: Target, execution_arn: str, cause: str) -> None:
@@ -126,7 +113,9 @@ def _setting(text: str) -> Json:
     if not equals or not all(path.split(".")):
         raise CommandError(f'--set {text}: must be PATH=VALUE, for example "training.steps=2000"', Exit.USAGE)
     try:
-        value: Any = json.loads(raw)
+        value: Any = json.loads(raw, object_pairs_hook=_unique)
+    except RecursionError:
+        raise CommandError(f"--set {path}: its value is nested too deeply", Exit.REFUSED) from None
     except ValueError:
         value = raw
     for key in reversed(path.split(".")):

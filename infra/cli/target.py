@@ -154,12 +154,12 @@ def aws_target(*, environment: str, profile: str | None, region: str | None, roo
     """The deployment in an AWS account; an AWS_ENDPOINT_URL in the environment is honoured as by every AWS tool."""
     settings = read_settings(environment, root)
     try:
-        session = boto3.Session(profile_name=profile, region_name=region or settings.region)
+        session = boto3.Session(profile_name=profile, region_name=region or settings.region or os.environ.get("AWS_REGION"))
     except BotoCoreError as error:
         raise unreachable(error, "AWS") from error
     if not session.region_name:
         raise CommandError(
-            "no region: give --region, set AWS_REGION, or region in cdk.json's environment; --local means the embedded AWS",
+            "no region: give --region, region in cdk.json's environment, or set AWS_REGION; --local means the embedded AWS",
             Exit.UNREACHABLE,
         )
     return Target(session=session, region=session.region_name, settings=settings, endpoint=os.environ.get("AWS_ENDPOINT_URL") or None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
@@ -40,6 +42,22 @@ def watch(
         return _follow(
             observer, every, pause, lambda view: live.update(screen.render(view)), lambda text: live.console.print(text, style="yellow")
         )
+
+
+def watch_lines(
+    observer: Observer, write: Callable[[dict[str, Any]], None], *, every: float, pause: Callable[[float], None] = time.sleep
+) -> RunView:
+    """Write one JSON object for each change of the run until it ends; ``event`` is progress, message or ended."""
+    before: list[dict[str, Any]] = [{}]
+
+    def show(view: RunView) -> None:
+        value = {key: item for key, item in dataclasses.asdict(view).items() if key not in ("now", "output")}
+        if value != before[0]:
+            before[0] = value
+            outcome = {"output": view.output} if view.ended else {}
+            write({"event": "ended" if view.ended else "progress", "time": view.now, **value, **outcome})
+
+    return _follow(observer, every, pause, show, lambda text: write({"event": "message", "time": time.time(), "message": text}))
 
 
 def _plain_show(console: Console) -> Callable[[RunView], None]:

@@ -3,6 +3,7 @@
 source/...                                        text that people upload
 tokens/<fingerprint>/{train,validation}/...       token shards; tokens/<fingerprint>/index.json is written last
 runs/<run>/{run.json,lock.json,report.html,report.json}
+runs/<run>/executions/{<execution>.json,<execution>/report.html,<execution>/report.json}
 runs/<run>/<leg>/{checkpoints,metrics,tensorboard,export}/
 jobs/                                             what SageMaker uploads by itself (output.tar.gz)
 """
@@ -48,6 +49,15 @@ class RunLayout:
     def lock(self) -> str:
         """Names the execution that owns the run."""
         return f"{self.prefix}lock.json"
+
+    @property
+    def executions_prefix(self) -> str:
+        """Folder of the run's executions: a record of each, and the reports of those that were refused."""
+        return f"{self.prefix}executions/"
+
+    def execution_record(self, execution: str) -> str:
+        """What an execution of this name asked for, and Admit's answer (infra/run/run_record.py)."""
+        return f"{self.executions_prefix}{execution}.json"
 
     @property
     def report_html(self) -> str:

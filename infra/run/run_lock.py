@@ -11,6 +11,8 @@ from typing import Any
 
 from infra.run.layout import RunLayout
 
+ACTIVE = ("RUNNING", "PENDING_REDRIVE")
+"""Statuses of an execution that has not ended."""
 _LOST_RACE = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
@@ -51,8 +53,20 @@ def acquire(s3: Any, states: Any, bucket: str, layout: RunLayout, execution_arn:
     raise RunIsActive(layout.run_id, "that started at the same moment")
 
 
+def owner_of(s3: Any, bucket: str, layout: RunLayout) -> str | None:
+    """ARN of the execution that the run's lock names, ended or not; None when no lock is there or it cannot be read."""
+    try:
+        content = json.loads(s3.get_object(Bucket=bucket, Key=layout.lock)["Body"].read())
+    except s3.exceptions.NoSuchKey:
+        return None
+    except (ValueError, RecursionError):
+        return None
+    owner = content.get("execution_arn") if isinstance(content, dict) else None
+    return owner if isinstance(owner, str) else None
+
+
 def _is_running(states: Any, execution_arn: str) -> bool:
     try:
-        return str(states.describe_execution(executionArn=execution_arn)["status"]) in ("RUNNING", "PENDING_REDRIVE")
+        return str(states.describe_execution(executionArn=execution_arn)["status"]) in ACTIVE
     except states.exceptions.ExecutionDoesNotExist:
         return False  # Step Functions deletes executions 90 days after they end

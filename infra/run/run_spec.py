@@ -20,10 +20,11 @@ from contracts.config_schema import json_schema
 from data_prep.spec import DataSpec
 from infra.run.compute import BudgetSpec, ComputeSpec
 from infra.run.recipes import RECIPES, REFERENCE_ABLATION, Recipe
+from infra.run.run_id import RUN_ID_REGEX
 from training.spec import TrainingSpec, cluster_problems
 
 # A job name is <run>-<leg>-<attempt> in 63 characters of [a-zA-Z0-9-] (SageMaker); job_requests shortens what is longer.
-RUN_ID = Pattern(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,79}", "a run id: 1 to 80 letters, digits and single hyphens inside")
+RUN_ID = Pattern(RUN_ID_REGEX, "a run id: 1 to 80 letters, digits and single hyphens inside")
 SCHEDULED_TIME = Pattern(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?Z", 'a time in UTC such as "2026-01-31T06:00:00Z"')
 LEG_NAME = Pattern(r"[a-z0-9]([a-z0-9_-]{0,22}[a-z0-9])?", "a leg name: 1 to 24 lower-case letters, digits, _ and -")
 MAX_LEGS = 16  # each leg's request is about 4 KB of the 256 KiB that a state may hold, and each is paid for

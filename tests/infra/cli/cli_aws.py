@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 from io import BytesIO
 from pathlib import Path
@@ -26,8 +27,8 @@ class Pages:
     def __init__(self, pages: list[dict[str, Any]]) -> None:
         self.pages = pages
 
-    def paginate(self, **arguments: Any) -> list[dict[str, Any]]:
-        return self.pages
+    def paginate(self, *, statusFilter: str | None = None, **arguments: Any) -> list[dict[str, Any]]:
+        return [{"executions": [one for one in page["executions"] if statusFilter in (None, one["status"])]} for page in self.pages]
 
 
 class S3:
@@ -38,13 +39,17 @@ class S3:
         self.objects = objects
         self.ranges: list[str] = []
 
+    def put_object(self, *, Bucket: str, Key: str, Body: bytes, **rest: Any) -> None:
+        self.objects[Key] = Body
+
     def get_object(self, *, Bucket: str, Key: str, Range: str | None = None) -> dict[str, Any]:
         if Key not in self.objects:
             raise NoSuchKey({"Error": {"Code": "NoSuchKey", "Message": "no such key"}}, "GetObject")
         body = self.objects[Key]
         if Range:
             self.ranges.append(Range)
-            body = body[int(Range.removeprefix("bytes=").removesuffix("-")) :]
+            first, _, last = Range.removeprefix("bytes=").partition("-")
+            body = body[int(first) : int(last) + 1 if last else None]
             if not body:
                 raise ClientError({"Error": {"Code": "InvalidRange", "Message": "nothing there"}}, "GetObject")
         return {"Body": BytesIO(body)}
@@ -54,7 +59,15 @@ class S3:
 
         class Listing:
             def paginate(self, *, Bucket: str, Prefix: str) -> list[dict[str, Any]]:
-                return [{"Contents": [{"Key": k, "Size": len(v)} for k, v in objects.items() if k.startswith(Prefix)]}]
+                return [
+                    {
+                        "Contents": [
+                            {"Key": k, "Size": len(v), "ETag": hashlib.md5(v).hexdigest()}
+                            for k, v in objects.items()
+                            if k.startswith(Prefix)
+                        ]
+                    }
+                ]
 
         return Listing()
 

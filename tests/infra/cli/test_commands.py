@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 from infra.cli import commands, watch, where
 from infra.cli.commands import EXAMPLES
+from infra.cli.exits import CommandError
+from infra.cli.find_run import find_run
 from infra.cli.main import app
 from infra.cli.observe import Observer
-from infra.cli.target import PROJECT
+from infra.cli.target import PROJECT, aws_target
 from infra.report.handler import write_report
 from infra.report.read import read_run
 
@@ -197,8 +199,11 @@ def test_compare_shows_ratios_and_the_settings_that_differ(aws, pretrain):
 
 def test_compare_with_a_run_without_report_says_which(aws, pretrain):
     put_report(aws, "evening", 9000.0, 0.003)
+    put_run(aws, run_json("morning"), {})
+    result = pretrain("compare", "evening", "morning")
+    assert result.code == 4 and '"morning" has no report' in result.out
     result = pretrain("compare", "evening", "nosuch")
-    assert result.code == 4 and '"nosuch" has no report' in result.out
+    assert result.code == 4 and 'no run "nosuch"' in result.out
 
 
 def test_report_is_fetched_beside_its_data(aws, pretrain, tmp_path):
@@ -229,7 +234,7 @@ def test_export_of_several_legs_asks_which(aws, pretrain, tmp_path):
 
 
 def test_every_command_has_an_example_that_parses(aws, monkeypatch, pretrain):
-    monkeypatch.setattr(commands, "_follow", lambda target, execution, plain: None)
+    monkeypatch.setattr(commands, "_follow", lambda target, execution, **options: None)
     reached: list[str] = []
     for name, (_, example) in EXAMPLES.items():
         shown = pretrain(name, "--help", columns=140)
@@ -301,11 +306,44 @@ def test_ctrl_c_while_watching_leaves_the_run_alone(aws, monkeypatch, capsys):
 
 def test_scheduled_run_is_found_under_the_id_that_admit_gave_it(aws):
     put_run(aws, run_json("weekly-20260921T0600"), {"main": metrics_lines(20, 5)})
-    admitted = {
-        "type": "TaskStateExited",
-        "timestamp": BEGAN,
-        "stateExitedEventDetails": {"name": "Admit", "output": '{"run_id": "weekly-20260921T0600"}'},
-    }
-    arn = aws.states.add("4f0c-scheduled", events=[DONE[0], admitted, *DONE[1:4]])
+    fired = json.dumps({"schedule": {"name": "weekly", "time": "2026-09-21T06:00:00Z"}})
+    arn = aws.states.add("4f0c-scheduled", events=DONE[:4], input=fired)
+    assert find_run(aws, "weekly-20260921T0600").execution == arn
     view = Observer(aws, arn).look()
     assert view.run_id == "weekly-20260921T0600" and view.legs[0].step == 20
+
+
+def test_start_and_watch_as_json_print_json_lines_only(aws, pretrain, monkeypatch):
+    put_run(aws, run_json(), {"main": metrics_lines(150, 5)})
+    events = [*DONE, {"type": "ExecutionSucceeded", "timestamp": BEGAN}]
+    real = aws.states.add
+    monkeypatch.setattr(aws.states, "add", lambda name, **fields: real(name, "SUCCEEDED", events, output=json.dumps(OUTPUT), **fields))
+    result = pretrain("start", "--run", "evening", "--json", "--watch")
+    lines = [json.loads(line) for line in result.out.splitlines()]
+    assert result.code == 0
+    assert [line["event"] for line in lines] == ["started", "ended"]
+    assert lines[0]["run_id"] == "evening" and lines[1]["output"]["headline"] == OUTPUT["headline"]
+    assert lines[1]["legs"][0]["step"] == 150
+
+
+def test_watch_as_json_prints_a_failure_as_its_last_line_and_exits_with_one(aws, pretrain):
+    put_run(aws, run_json(), {})
+    events = [*DONE[:4], entered("Explain", 30), {"type": "ExecutionFailed", "timestamp": BEGAN}]
+    aws.states.add("evening", "FAILED", events, error="LossDiverged", cause="LossDiverged (stop): NaN at step 7")
+    result = pretrain("watch", "evening", "--json")
+    assert result.code == 1
+    assert json.loads(result.out.splitlines()[-1])["sentence"] == "LossDiverged (stop): NaN at step 7"
+
+
+def test_the_region_of_the_environment_is_used(monkeypatch, tmp_path):
+    for name in ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    (tmp_path / "cdk.json").write_text('{"context": {"environments": {"default": {}, "fixed": {"region": "us-west-2"}}}}')
+    chosen = {"environment": "default", "profile": None, "region": None, "root": tmp_path}
+    with pytest.raises(CommandError, match="AWS_REGION"):
+        aws_target(**chosen)
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    assert aws_target(**chosen).region == "eu-west-1"
+    assert aws_target(**chosen | {"region": "eu-west-3"}).region == "eu-west-3"
+    assert aws_target(**chosen | {"environment": "fixed"}).region == "us-west-2"

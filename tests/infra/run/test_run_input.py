@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
-from admission_values import EXECUTION, Json, spec
+from admission_values import Json, spec
 
 from contracts.config import SpecError
-from infra.admit.admission import run_id_of
 from infra.constructs.assets import ROOT
 from infra.run.recipes import RECIPES, REFERENCE_ABLATION
+from infra.run.run_id import run_id_of
 from infra.run.run_spec import input_schema
 from infra.settings import load_settings
 
@@ -58,7 +57,7 @@ def test_the_written_schema_is_current() -> None:
     ],
 )
 def test_the_run_id_comes_from_input_schedule_or_execution(value: Json, name: str, run_id: str) -> None:
-    assert run_id_of(spec(value), dataclasses.replace(EXECUTION, name=name)) == run_id
+    assert run_id_of(value, name) == run_id
 
 
 def test_a_schedules_input_is_checked_at_synth() -> None:
