@@ -7,7 +7,6 @@ Executing a run again goes on from its checkpoints, so its tokens and its model 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from contracts.config import Json, Problem, to_json
 from contracts.files import RESULT_FILE
 from infra.run.layout import RunLayout
 from infra.run.run_spec import Leg, RunSpec
+from infra.run.stored import read_json
 from training.schedule import schedule_problems
 from training.spec import total_steps
 
@@ -54,8 +54,8 @@ class Continued:
 
 def continued(spec: RunSpec, layout: RunLayout, s3: Any, bucket: str) -> Continued:
     """Read what an earlier execution of the run left; without one, ``spec`` as it is."""
-    previous = _json(s3, bucket, layout.run_json)
-    if previous is None or not _any_checkpoint(s3, bucket, layout, spec):
+    previous = read_json(s3, bucket, layout.run_json)
+    if not previous or not _any_checkpoint(s3, bucket, layout, spec):
         return Continued(spec, layout.run_id)
     done = min(_done_steps(s3, bucket, layout, leg) for leg in spec.legs)
     if spec.schedule is not None and spec.schedule.resume == "latest":
@@ -75,19 +75,10 @@ def _extended(leg: Leg, previous: Json, done: int, hosts: int) -> Leg:
 
 
 def _done_steps(s3: Any, bucket: str, layout: RunLayout, leg: Leg) -> int:
-    result = _json(s3, bucket, layout.leg_folder(leg.name, "metrics") + RESULT_FILE)
-    return int((result or {}).get("steps") or 0)
+    result = read_json(s3, bucket, layout.leg_folder(leg.name, "metrics") + RESULT_FILE)
+    return int(result.get("steps") or 0)
 
 
 def _any_checkpoint(s3: Any, bucket: str, layout: RunLayout, spec: RunSpec) -> bool:
     prefixes = (layout.leg_folder(leg.name, "checkpoints") for leg in spec.legs)
     return any(s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("KeyCount") for prefix in prefixes)
-
-
-def _json(s3: Any, bucket: str, key: str) -> Json | None:
-    try:
-        body = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
-    except s3.exceptions.NoSuchKey:
-        return None
-    content: Json = json.loads(body)
-    return content

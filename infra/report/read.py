@@ -7,21 +7,17 @@ no metrics (a job died early), no result.json (a leg did not finish).
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from botocore.exceptions import ClientError
-
 from contracts.files import METRICS_FILE, RESULT_FILE
 from contracts.metric_line import parse_line
 from infra.run.layout import RunLayout
+from infra.run.stored import read_json, read_text
 
 Json = dict[str, Any]
 Row = dict[str, float]
-
-_MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +100,7 @@ def read_run(event: Mapping[str, Any], *, bucket: str, region: str, s3: Any, now
     """
     run_id = str(event["run_id"])
     layout = RunLayout(run_id)
-    run = _read_json(s3, bucket, layout.run_json)
+    run = read_json(s3, bucket, layout.run_json)
     attempts = {str(leg["name"]): list(_jobs(leg.get("attempts"))) for leg in _items(event.get("legs"))}
     legs = tuple(_leg(leg, attempts, layout, bucket, s3) for leg in run.get("legs", []))
     fingerprint = (run.get("tokens") or {}).get("fingerprint")
@@ -120,7 +116,7 @@ def read_run(event: Mapping[str, Any], *, bucket: str, region: str, s3: Any, now
         run=run,
         image=event.get("image") or {},
         data=event.get("data") or {},
-        index=_read_json(s3, bucket, f"tokens/{fingerprint}/index.json") if fingerprint else {},
+        index=read_json(s3, bucket, f"tokens/{fingerprint}/index.json") if fingerprint else {},
         legs=legs,
         explanation=event.get("explanation") or None,
     )
@@ -157,12 +153,12 @@ def _jobs(value: Any) -> Iterator[Json]:
 def _leg(leg: Json, attempts: Mapping[str, list[Json]], layout: RunLayout, bucket: str, s3: Any) -> LegFacts:
     name = str(leg["name"])
     folder = layout.leg_folder(name, "metrics")
-    lines = _read_text(s3, bucket, folder + METRICS_FILE).splitlines()
+    lines = read_text(s3, bucket, folder + METRICS_FILE).splitlines()
     return LegFacts(
         name=name,
         training=leg.get("training", {}),
         rows=tuple(row for row in map(parse_line, lines) if row is not None),
-        result=_read_json(s3, bucket, folder + RESULT_FILE),
+        result=read_json(s3, bucket, folder + RESULT_FILE),
         attempts=tuple(_attempt(job) for job in attempts.get(name, [])),
     )
 
@@ -183,22 +179,3 @@ def _attempt(job: Mapping[str, Any]) -> Attempt:
         spot=bool(job.get("EnableManagedSpotTraining")),
         failure=job.get("FailureReason") or None,
     )
-
-
-def _read_json(s3: Any, bucket: str, key: str) -> Json:
-    text = _read_text(s3, bucket, key)
-    if not text:
-        return {}
-    value = json.loads(text)
-    return value if isinstance(value, dict) else {}
-
-
-def _read_text(s3: Any, bucket: str, key: str) -> str:
-    """The object's text, "" when there is none."""
-    try:
-        body: bytes = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
-    except ClientError as error:
-        if error.response.get("Error", {}).get("Code") in _MISSING:
-            return ""
-        raise
-    return body.decode("utf-8", errors="replace")
