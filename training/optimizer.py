@@ -2,6 +2,7 @@
 
 AdamW decays matrices; norms and biases are not decayed, and embeddings only by a setting
 (as OLMo-core and nanochat do). With ``muon``, the matrices of the transformer blocks follow torch.optim.Muon, the rest AdamW.
+torchtitan's Llama keeps q, k and v in one matrix, and Muon takes it as one.
 """
 
 from __future__ import annotations

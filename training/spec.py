@@ -57,7 +57,8 @@ class OptimizerSpec:
     """AdamW, or Muon for the matrices of the transformer blocks and AdamW for the rest."""
 
     name: Literal["adamw", "muon"] = "adamw"
-    """``muon`` orthogonalises each block matrix's momentum (torch.optim.Muon, scaled so that ``lr`` means AdamW's)."""
+    """``muon`` orthogonalises each block matrix's momentum (torch.optim.Muon, scaled so that ``lr`` means AdamW's). Every step
+    gathers those matrices over FSDP's ranks; proven against one rank on CPUs, its speed on GPUs is not measured."""
     lr: Annotated[float, Bounds(0.0, 10.0)] = 3e-4
     """Peak learning rate."""
     beta1: Annotated[float, Bounds(0.0, 1.0)] = 0.9
@@ -188,7 +189,8 @@ class TrainingSpec:
     deterministic: bool = False
     """Deterministic kernels: slower, bitwise repeatable on one kind of device."""
     hang_after_median_steps: Annotated[float, Bounds(2.0)] = 50.0
-    """No step for this many median step times (and 60 s at least) counts as a hang; the job ends so that the next attempt resumes."""
+    """No step for this many median step times (and 60 s at least) counts as a hang; the job ends so that the next attempt resumes.
+    Saving, validation and the export have limits of their own: 60 s and their bytes at 64 MB/s, or two median steps per batch."""
     min_all_reduce_gbps: Annotated[float, Bounds(0.0)] = 0.0
     """Floor of the start-up fabric check on several hosts, in GB/s bus bandwidth; 0 measures without a floor."""
     expected_tokens_per_second_per_device: Annotated[float, Bounds(0.0)] | None = None

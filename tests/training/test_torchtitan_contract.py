@@ -8,9 +8,11 @@ import inspect
 import torch
 import torchtitan.models.llama3 as llama3
 import torchtitan.tools.utils as titan_utils
+from torch.distributed.elastic.multiprocessing.errors import ErrorHandler
 from torchao.float8.fsdp_utils import WeightWithDynamicFloat8CastTensor
 from torchtitan.components.checkpoint import CheckpointManager
 from torchtitan.components.loss import IGNORE_INDEX
+from torchtitan.components.optimizer import OptimizersContainer
 from torchtitan.trainer import Trainer
 
 from training.token_shards import IGNORE_INDEX as LOADERS_IGNORE_INDEX
@@ -51,3 +53,21 @@ def test_fp8_weights_keep_their_plain_tensor_and_scale_where_we_look() -> None:
 
 def test_masked_labels_are_the_losses_own() -> None:
     assert LOADERS_IGNORE_INDEX == IGNORE_INDEX
+
+
+def test_optimisers_are_made_by_name_from_groups_that_a_subclass_may_choose() -> None:
+    assert list(inspect.signature(OptimizersContainer._build_param_groups).parameters) == ["model", "param_group_configs", "impl_kwargs"]
+    assert OptimizersContainer._resolve_optimizer_factory("AdamW") is torch.optim.AdamW
+    assert "match_rms_adamw" in inspect.getsource(torch.optim._muon._adjust_lr)
+
+
+def test_the_staging_mode_is_read_at_each_save_and_the_write_is_a_future() -> None:
+    source = inspect.getsource(CheckpointManager._save)
+    assert "self.async_mode == AsyncMode.ASYNC_WITH_PINNED_MEM" in source
+    assert "self.save_future = result.upload_completion" in source
+    assert "use_shared_memory=True" in source
+    assert "self.checkpointer.maybe_wait_for_staging()" in inspect.getsource(Trainer.train_step)
+
+
+def test_torchs_record_around_train_takes_faulthandler_to_itself() -> None:
+    assert "faulthandler.enable" in inspect.getsource(ErrorHandler.initialize)  # so the ranks enable theirs again
