@@ -19,8 +19,8 @@ from typing import Any
 import botocore.exceptions
 
 LIMIT_BYTES = 262_144
-PATIENCE_SECONDS = 30.0
-"""An input ends within 5 s on a machine of its own; tests share two cores."""
+PATIENCE_SECONDS = 120.0
+"""An input ends within 5 s where nothing else runs; this tells a hang from two cores shared with much else."""
 NOWHERE = "source/nothing/"
 VALID: dict[str, Any] = {
     "recipe": "local",
