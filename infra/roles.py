@@ -16,6 +16,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
+from contracts.files import ATTEMPTS, CHECKPOINTS, METRICS, RESULT_FILE
 from infra.constructs.policy import Statement, allow, new_role
 from infra.monitor.published_metrics import NAMESPACE
 from infra.run.layout import JOBS_PREFIX, RUNS_PREFIX, TOKENS_PREFIX
@@ -26,6 +27,8 @@ JOB_NAMES = "job names are made per run, so there is no narrower prefix"
 WHOSE_EVER_JOB = "the quota is used up by every job of the account, whoever started it"
 NO_RESOURCES = "the action has no resources to name"
 ACCOUNT_TOKEN = "the token is the account's; ECR offers no resource for it"
+CHECKPOINTS_OF_ATTEMPTS = f"{RUNS_PREFIX}*/{ATTEMPTS}/*/{CHECKPOINTS}/*"
+RESULTS_OF_ATTEMPTS = f"{RUNS_PREFIX}*/{ATTEMPTS}/*/{METRICS}/{RESULT_FILE}"
 READ_IMAGE = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
 
 
@@ -118,8 +121,8 @@ def admit_role(scope: Construct, shared: Shared, source_buckets: Sequence[str], 
     )
 
 
-def triage_role(scope: Construct, log_group_arn: str, build_log_group_arn: str) -> iam.Role:
-    """Triage and Explain: read job descriptions, find jobs' log streams, read the build's log."""
+def triage_role(scope: Construct, shared: Shared, log_group_arn: str, build_log_group_arn: str) -> iam.Role:
+    """Triage and Explain: read job descriptions, find jobs' log streams, read the build's log, choose the checkpoint to go on from."""
     groups = [_arn(scope, "logs", "log-group", f"/aws/sagemaker/{kind}Jobs:*", colon=True) for kind in ("Training", "Processing")]
     training, processing = _jobs(scope)
     return _function(
@@ -131,6 +134,10 @@ def triage_role(scope: Construct, log_group_arn: str, build_log_group_arn: str) 
             allow("sagemaker:DescribeProcessingJob", on=processing, because=JOB_NAMES),
             allow("logs:DescribeLogStreams", on=groups, because="the streams of SageMaker's two log groups"),
             allow("logs:GetLogEvents", on=build_log_group_arn),
+            # No prefix condition: see report_role.
+            allow("s3:ListBucket", on=shared.bucket_arn),
+            allow("s3:GetObject", on=shared.objects(f"{CHECKPOINTS_OF_ATTEMPTS}manifest.json", RESULTS_OF_ATTEMPTS), because=PREFIX),
+            _key_through_s3(scope, shared, "kms:Decrypt"),
         ],
     )
 
@@ -151,9 +158,8 @@ def report_role(scope: Construct, shared: Shared, log_group_arn: str) -> iam.Rol
     )
 
 
-def monitor_role(scope: Construct, shared: Shared, log_group_arn: str, *, prunes: bool) -> iam.Role:
-    """Monitor: reads jobs, runs and quotas, publishes metrics; deletes old checkpoints only where a setting asks for it."""
-    prune = [allow("s3:DeleteObject", on=shared.objects(f"{RUNS_PREFIX}*/checkpoints/*"), because=PREFIX)] if prunes else []
+def monitor_role(scope: Construct, shared: Shared, log_group_arn: str) -> iam.Role:
+    """Monitor: reads jobs, runs and quotas, publishes metrics, deletes checkpoints that are no longer kept."""
     publish = {"StringEquals": {"cloudwatch:namespace": NAMESPACE}}
     return _function(
         scope,
@@ -162,7 +168,7 @@ def monitor_role(scope: Construct, shared: Shared, log_group_arn: str, *, prunes
         [
             allow("s3:ListBucket", on=shared.bucket_arn),
             allow("s3:GetObject", on=shared.objects(f"{RUNS_PREFIX}*"), because=PREFIX),
-            *prune,
+            allow("s3:DeleteObject", on=shared.objects(CHECKPOINTS_OF_ATTEMPTS), because=PREFIX),
             _key_through_s3(scope, shared, "kms:Decrypt"),
             *_see_quotas(scope),
             allow("cloudwatch:PutMetricData", on="*", when=publish, because="metrics have no resources; the condition names our namespace"),
@@ -218,9 +224,9 @@ def prepare_role(scope: Construct, shared: Shared, source_buckets: Sequence[str]
 def training_role(scope: Construct, shared: Shared, *, in_vpc: bool) -> iam.Role:
     """Train: SageMaker itself reads the channels and syncs the checkpoints for the job; the isolated container calls nothing.
 
-    It writes legs' folders only: run.json, lock.json and the report lie one level higher.
+    It writes attempts' folders only: run.json, lock.json and the report lie two levels higher.
     """
-    legs = f"{RUNS_PREFIX}*/*/*"
+    attempts = f"{RUNS_PREFIX}*/*/{ATTEMPTS}/*"
     return new_role(
         scope,
         "TrainingRole",
@@ -228,8 +234,8 @@ def training_role(scope: Construct, shared: Shared, *, in_vpc: bool) -> iam.Role
         [
             *_job_basics(scope, shared, "/aws/sagemaker/TrainingJobs", in_vpc=in_vpc),
             allow("s3:GetObject", on=shared.objects(f"{TOKENS_PREFIX}*", f"{RUNS_PREFIX}*"), because=PREFIX),
-            allow("s3:PutObject", "s3:AbortMultipartUpload", on=shared.objects(legs, f"{JOBS_PREFIX}*"), because=PREFIX),
-            allow("s3:DeleteObject", on=shared.objects(legs), because=PREFIX),
+            allow("s3:PutObject", "s3:AbortMultipartUpload", on=shared.objects(attempts, f"{JOBS_PREFIX}*"), because=PREFIX),
+            allow("s3:DeleteObject", on=shared.objects(attempts), because=PREFIX),
             _key_through_s3(scope, shared, "kms:Decrypt", "kms:GenerateDataKey"),
         ],
     )

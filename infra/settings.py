@@ -80,6 +80,8 @@ class AlarmSettings:
     """No logged step for this long. A hang ends the job by itself much earlier; this is for what that misses."""
     checkpoint_age_minutes: Annotated[int, Bounds(5, 10_080)] = 180
     """Newest checkpoint older than this."""
+    sync_minutes: Annotated[int, Bounds(5, 1440)] = 30
+    """Nothing of a running attempt has arrived in S3 for this long: SageMaker's sync stands still."""
     slow_percent: Annotated[float, Bounds(1.0, 100.0)] = 70.0
     """Below this share of the leg's expected tokens/s: a lost fabric or a throttled device shows itself this way."""
     pending_minutes: Annotated[int, Bounds(5, 10_080)] = 120
@@ -131,7 +133,8 @@ class Settings:
     """Fail the deployment when the account's quotas do not allow the default recipe or an enabled schedule. Without it the output
     ``QuotaCheck`` and a daily check say so."""
     checkpoint_days: Annotated[int, Bounds(1, 3650)] | None = None
-    """Delete checkpoints this many days after they were written, the newest of each leg excepted; null keeps all."""
+    """Delete checkpoints this many days after they were written, the newest whole one of each leg excepted; null keeps the newest
+    ``training.checkpoint.keep_latest`` of each leg for ever."""
     cold_storage_days: Annotated[int, Bounds(30, 3650)] | None = 30
     """Move what lies under runs/ to S3 Intelligent-Tiering after this many days; null leaves it in the standard class."""
     network: NetworkSettings | None = None

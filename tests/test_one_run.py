@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from contracts.metric_line import parse_line
+from infra.report.series import once_per_step
+from infra.run.layout import RunLayout
+from infra.run.leg_files import attempt_folders, metrics_keys
 
 if TYPE_CHECKING:  # the name conftest is not unique at run time
     from conftest import EmbeddedStacks
@@ -28,7 +31,7 @@ pytestmark = pytest.mark.embedded
 T = TypeVar("T")
 PREFIX = "source/stdlib/"
 STEPS = 24
-KILL_AFTER_STEP = 12  # past the checkpoint of step 8, before the last step
+KILL_AFTER_STEP = 12  # past more checkpoints than are kept, before the last step
 DATA = {
     "source": PREFIX,
     "tokenizer": {"train": {"vocab_size": 1024, "sample_bytes": 1 << 20}},
@@ -41,7 +44,7 @@ TRAINING = {
     "sequence_length": 128,
     "local_batch_size": 4,
     "schedule": {"warmup_steps": 2},
-    "checkpoint": {"interval_steps": 8, "async_mode": "async"},
+    "checkpoint": {"interval_steps": 2, "async_mode": "async"},
     "validation": {"interval_steps": 0, "batches": 2},
     "log_interval_steps": 1,
 }
@@ -79,11 +82,15 @@ def keys(stacks: EmbeddedStacks, prefix: str) -> set[str]:
     return {item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", [])}
 
 
+def attempts(stacks: EmbeddedStacks, run: str) -> list[str]:
+    return attempt_folders(stacks.client("s3"), stacks.bucket, RunLayout(run), "main")
+
+
 def metrics(stacks: EmbeddedStacks, run: str) -> list[dict[str, float]]:
-    key = f"runs/{run}/main/metrics/metrics.jsonl"
-    if key not in {f"runs/{run}/{name}" for name in keys(stacks, f"runs/{run}/")}:
-        return []
-    return [line for text in read(stacks, key).splitlines() if (line := parse_line(text))]
+    """Lines of all attempts; of a step that was trained twice the later attempt's."""
+    there = keys(stacks, "")
+    texts = [read(stacks, key) for key in metrics_keys(attempts(stacks, run)) if key in there]
+    return once_per_step([line for text in texts for row in text.splitlines() if (line := parse_line(row))])
 
 
 def processes_of(run: str, mark: bytes = b"") -> list[int]:
@@ -99,9 +106,20 @@ def processes_of(run: str, mark: bytes = b"") -> list[int]:
     return found
 
 
+def run_spec(stacks: EmbeddedStacks) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(read(stacks, "runs/whole/run.json"))
+    return content
+
+
 def jobs(stacks: EmbeddedStacks, run: str) -> list[str]:
     listed = stacks.client("sagemaker").list_training_jobs(NameContains=run)["TrainingJobSummaries"]
     return sorted(job["TrainingJobName"] for job in listed)
+
+
+def reasons(stacks: EmbeddedStacks, run: str) -> list[str]:
+    """Why each of a run's jobs ended."""
+    described = (stacks.client("sagemaker").describe_training_job(TrainingJobName=job) for job in jobs(stacks, run))
+    return [str(job.get("FailureReason")) for job in described]
 
 
 def describe_failure(stacks: EmbeddedStacks, ended: dict[str, Any]) -> str:
@@ -125,22 +143,36 @@ def test_run_survives_a_killed_job_and_leaves_everything_it_promises(stacks: Emb
     assert order == sorted(order)
     image = stacks.client("sagemaker").describe_training_job(TrainingJobName=jobs(stacks, "whole")[0])["AlgorithmSpecification"]
     assert "@sha256:" in image["TrainingImage"]  # built by this session's first run, whichever test that was
-    assert states.count("Train") == 2
-    assert len(jobs(stacks, "whole")) == 2  # a fresh name for the second attempt
+    assert len(jobs(stacks, "whole")) == states.count("Train") == 2, reasons(stacks, "whole")  # a fresh name for the second attempt
 
     rows = metrics(stacks, "whole")
     steps = [int(row["step"]) for row in rows if "loss" in row]
     assert steps == list(range(1, STEPS + 1))  # every step once, killed and resumed
-    result = json.loads(read(stacks, "runs/whole/main/metrics/result.json"))
-    assert result["resumed_from"] >= 8
-    assert result["loss_last"] < result["loss_first"] - 0.5
+    first, second = attempts(stacks, "whole")
+    result = json.loads(read(stacks, f"{second}metrics/result.json"))
+    assert result["resumed_from"] == result["restored"]["step"] >= 8
+    report = json.loads(read(stacks, "runs/whole/report.json"))
+    (leg,) = report["legs"]
+    assert (leg["figures"]["steps"], leg["figures"]["attempts"]) == (STEPS, 2)
+    assert leg["figures"]["loss_last"] < leg["figures"]["loss_first"] - 0.5  # the first is the first attempt's
+    assert leg["export"] == f"s3://{stacks.bucket}/{second}export/"
 
-    left = keys(stacks, "runs/whole/")
-    assert {"run.json", "report.html", "report.json"} <= left
-    assert any(re.fullmatch(r"main/export/.*\.safetensors", key) for key in left)
-    assert {"main/export/config.json", "main/export/tokenizer.json"} <= left
-    assert any(key.startswith("main/tensorboard/") for key in left)
-    run = json.loads(read(stacks, "runs/whole/run.json"))
+    given = stacks.client("sagemaker").describe_training_job(TrainingJobName=jobs(stacks, "whole")[1])
+    assert given["CheckpointConfig"]["S3Uri"] == f"s3://{stacks.bucket}/{second}"
+    (channel,) = (channel for channel in given["InputDataConfig"] if channel["ChannelName"] == "checkpoint")
+    source = channel["DataSource"]["S3DataSource"]["S3Uri"]
+    assert (channel["InputMode"], source) == ("FastFile", f"s3://{stacks.bucket}/{first}checkpoints/step-{result['resumed_from']}/")
+
+    assert {"run.json", "report.html", "report.json"} <= keys(stacks, "runs/whole/")
+    left = keys(stacks, second)
+    assert any(re.fullmatch(r"export/.*\.safetensors", key) for key in left)
+    assert {"export/config.json", "export/tokenizer.json"} <= left
+    assert any(key.startswith("tensorboard/") for key in left)
+    keep_latest = run_spec(stacks)["legs"][0]["training"]["checkpoint"]["keep_latest"]
+    for attempt in (first, second):  # what a job deleted on its disk is gone from S3; one more may have been on its way when it was killed
+        whole = [key for key in keys(stacks, attempt) if re.fullmatch(r"checkpoints/step-\d+/manifest\.json", key)]
+        assert len(whole) <= keep_latest + 1, whole
+    run = run_spec(stacks)
     index = json.loads(read(stacks, f"tokens/{run['tokens']['fingerprint']}/index.json"))
     assert index["fingerprint"] == run["tokens"]["fingerprint"]
 

@@ -1,24 +1,17 @@
-"""Checkpoints on top of torchtitan's manager: which ones are whole, which one a job resumes from, which ones are kept.
+"""Checkpoints on top of torchtitan's manager: where a job goes on from, what it saves, what it keeps on its disk.
 
-    checkpoints/step-150/
-        leg.json            what was trained: model, data, batch; written first
-        __0_0.distcp ...    each rank's part, in files of its own
-        .metadata           written last, by rank 0, and says how long every part is
-
-SageMaker's sync copies single files in any order, and a kill can come at any moment, so a folder counts as a checkpoint
-only when .metadata can be read and every part has the length that it names. A job resumes from the newest one that loads,
-and says which newer ones it passed over.
+A job goes on from one checkpoint, the channel ``checkpoint``, which Admit or Triage chose before the job was created; without
+that channel it starts afresh. What it saves lies in a folder of its own attempt (contracts/checkpoint_manifest.py), which was
+empty when it began. A damaged checkpoint ends the job in one sentence, and Triage takes the one before it.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import pickle
 import re
-import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,15 +20,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
-from torchtitan.components.checkpoint import CheckpointManager
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType, AsyncSaveResponse, async_save, save
+from torchtitan.components.checkpoint import AsyncMode, CheckpointManager
 from torchtitan.tools.logging import logger
+from torchtitan.tools.utils import GarbageCollection
 
 from contracts.config import Json
-from contracts.files import CHECKPOINT_METADATA, LEG_FILE
-from training.failure_classes import CheckpointMismatch, CheckpointUnusable
-from training.metrics import diverged, write_json
+from contracts.files import CHECKPOINT_MANIFEST
+from training.checkpoint_reader import Checkpoint, CheckpointPlanner, CheckpointReader, DamagedCheckpoint, open_checkpoint
+from training.checkpoint_writer import CheckpointWriter
+from training.failure_classes import CheckpointDamaged, CheckpointMismatch
+from training.metrics import diverged
 
-CUT_OFF = "saving was cut off"
 _STEP = re.compile(r"step-(\d+)")
 
 
@@ -47,28 +44,8 @@ def step_folders(folder: Path) -> dict[int, Path]:
     return {int(match[1]): path for match, path in found if match is not None}
 
 
-def damage(folder: Path) -> str | None:
-    """What a step folder lacks to be a checkpoint, in words, or None when it is whole."""
-    try:
-        metadata = pickle.loads((folder / CHECKPOINT_METADATA).read_bytes())
-    except FileNotFoundError:
-        return f"it has no {CHECKPOINT_METADATA}: {CUT_OFF}"
-    except Exception as error:
-        return f"its {CHECKPOINT_METADATA} cannot be read ({type(error).__name__})"
-    needed: dict[str, int] = {}
-    for part in metadata.storage_data.values():
-        needed[part.relative_path] = max(needed.get(part.relative_path, 0), part.offset + part.length)
-    for name, length in sorted(needed.items()):
-        path = folder / name
-        if not path.exists():
-            return f"{name} is missing"
-        if path.stat().st_size < length:
-            return f"{name} has {path.stat().st_size} bytes of {length}"
-    return None
-
-
 def mismatch(saved: Json, wanted: Json) -> str | None:
-    """Why a checkpoint's leg.json does not fit this leg, or None. Only what changes the meaning of its numbers counts."""
+    """Why a checkpoint of leg ``saved`` does not fit this leg, or None. Only what changes the meaning of its numbers counts."""
     for section in ("model", "data", "optimizer"):
         old, new = saved.get(section, {}), wanted.get(section, {})
         for key in sorted(old.keys() | new.keys()):
@@ -88,22 +65,38 @@ class Saved:
     """How long the step was held back."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """The checkpoint that this attempt went on from."""
+
+    step: int
+    bytes: int
+    """Size of the whole checkpoint."""
+    host_bytes: tuple[int, ...]
+    """What each host has read of it."""
+    seconds: float
+    """From the first byte to the last tensor in place."""
+
+
 class LegCheckpoints(CheckpointManager):
-    """torchtitan's manager with leg.json, whole checkpoints only, a fallback to older ones, and no weights that are NaN or Inf."""
+    """torchtitan's manager with a verified source, checksums and a manifest in what it saves, and no weights that are NaN or Inf."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(CheckpointManager.Config):
         """torchtitan's, and what the checkpoints are of."""
 
         leg: Json
-        """Content of leg.json: ``model`` and ``data`` must match to resume."""
+        """What is trained, for the manifest: ``model`` and ``data`` must match to go on."""
+        source: str
+        """Folder of the checkpoint to go on from; it does not exist when the job starts afresh."""
 
     def __init__(self, config: Config, **rest: Any) -> None:
         super().__init__(config, **rest)
         self.leg = config.leg
         self.root = Path(self.folder)
+        self.source = Path(config.source)
         self.saved: list[Saved] = []
-        self.passed_over: dict[int, str] = {}
+        self.restored: Restored | None = None
         self.write_seconds: list[float] = []
         """From the start of each save of this attempt to its last file on disk."""
         self.on_held: Callable[[float], None] = lambda seconds: None
@@ -111,63 +104,98 @@ class LegCheckpoints(CheckpointManager):
         """Around everything that may wait for a disk: the watchdog's limit for it."""
         self._whole: list[int] = []  # complete on every host, oldest first
         self._in_flight: int | None = None
+        self._saving: int = 0
 
+    @torch.no_grad()
     def _load(self, step: int = -1) -> bool:
-        """Load the newest checkpoint that every host finds whole and that loads.
+        """Load the checkpoint of the channel; False when there is none.
 
         Raises:
-            CheckpointMismatch: the newest whole one is of another model or data order.
-            CheckpointUnusable: there are checkpoints, and none can be used.
+            CheckpointDamaged: a rank cannot read what it needs of it.
+            CheckpointMismatch: it is of another model or data order.
         """
-        candidates = self._find_whole()
-        for newest in sorted(candidates, reverse=True):
-            self._refuse_other_leg(newest)
-            try:
-                loaded = bool(super()._load(newest))
-            except CheckpointException as error:  # raised on every rank when one rank cannot read its part
-                reason = next(iter(error.failures.values()))[0]
-                self._pass_over(newest, f"it does not load ({type(reason).__name__}: {str(reason)[:200]})")
-                continue
-            self._whole = [step for step in sorted(candidates) if step <= newest]
-            return loaded
-        # One that was cut off, or whose parts a sync had not brought up yet, is what any crash leaves behind, and the first
-        # checkpoint of a run can be that one: the run starts again. Several finished ones that are all damaged are no crash.
-        if len([reason for reason in self.passed_over.values() if CUT_OFF not in reason]) > 1:
-            raise CheckpointUnusable(
-                f"none of the {len(self.passed_over)} checkpoints can be used: "
-                + "; ".join(f"step-{step}: {reason}" for step, reason in sorted(self.passed_over.items()))
-                + ". Restore an older version of one from S3 (the bucket keeps versions), or delete them to start again"
-            )
-        return False
+        if not self.source.is_dir():
+            logger.info("No checkpoint was given: training begins at step 1")
+            return False
+        begin = time.perf_counter()
+        found = self._open()
+        self._refuse_other_leg(found)
+        reader = CheckpointReader(found)
+        states = self._states_to_load(False)
+        try:
+            load(states, storage_reader=reader, planner=CheckpointPlanner())
+        except CheckpointException as error:  # raised on every rank when one rank cannot read its part
+            reason = next(iter(error.failures.values()))[0]
+            words = str(reason) if isinstance(reason, DamagedCheckpoint) else f"it does not load ({type(reason).__name__}: {reason})"
+            raise self._damaged(words[:300]) from error
+        self.states["model"].load_state_dict(states)
+        GarbageCollection.collect("GC collection for checkpoint loading.")
+        self._account(found, reader.bytes_read, time.perf_counter() - begin)
+        return True
 
-    def _find_whole(self) -> list[int]:
-        """Steps that all hosts find whole; the others are passed over, and said so."""
-        damaged: dict[int, str | None] = {step: damage(path) for step, path in step_folders(self.root).items()}
-        per_rank: list[dict[int, str | None] | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(per_rank, damaged)
-        views = [view for view in per_rank if view is not None]
-        steps = set().union(*views)
-        for step in sorted(steps):
-            reasons = [view.get(step, "it is missing on a host") for view in views]
-            reason = next((reason for reason in reasons if reason), None)
-            if reason is not None:
-                self._pass_over(step, reason)
-        return [step for step in steps if step not in self.passed_over]
+    def _open(self) -> Checkpoint:
+        """The verified indexes, when every rank finds them so."""
+        found, reason = None, None
+        try:
+            found = open_checkpoint(self.source)
+        except DamagedCheckpoint as error:
+            reason = str(error)
+        reasons: list[str | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(reasons, reason)
+        said = next((text for text in reasons if text is not None), None)
+        if said is not None or found is None:
+            raise self._damaged(said or "it cannot be read")
+        return found
 
-    def _pass_over(self, step: int, reason: str) -> None:
-        self.passed_over[step] = reason
-        if dist.get_rank() == 0:
-            logger.warning(f"Checkpoint step-{step} is passed over: {reason}")
+    def _damaged(self, reason: str) -> CheckpointDamaged:
+        return CheckpointDamaged(f"the checkpoint to go on from is passed over: {reason}")
 
-    def _refuse_other_leg(self, step: int) -> None:
-        path = self.root / f"step-{step}" / LEG_FILE
-        saved = json.loads(path.read_text()) if path.exists() else {}
-        difference = mismatch(saved, self.leg) if saved else f"it has no {LEG_FILE} to say what it holds"
+    def _refuse_other_leg(self, found: Checkpoint) -> None:
+        difference = mismatch(found.manifest.leg, self.leg)
         if difference is not None:
             raise CheckpointMismatch(
-                f"checkpoint step-{step} does not belong to this leg: {difference}. "
+                f"checkpoint step-{found.manifest.step} does not belong to this leg: {difference}. "
                 "Start under another run_id, or give the settings it was made with"
             )
+
+    def _account(self, found: Checkpoint, bytes_read: int, seconds: float) -> None:
+        """Say what each host has read."""
+        ranks: list[int] = [0] * dist.get_world_size()
+        dist.all_gather_object(ranks, bytes_read)
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        hosts = tuple(sum(ranks[first : first + local]) for first in range(0, len(ranks), local))
+        manifest = found.manifest
+        self.restored = Restored(step=manifest.step, bytes=manifest.bytes, host_bytes=hosts, seconds=seconds)
+        shares = ", ".join(f"{count:,}" for count in hosts)
+        logger.info(f"Checkpoint step-{manifest.step} of {manifest.bytes:,} bytes read in {seconds:.2f} s; each host's bytes: {shares}")
+
+    def dcp_save(
+        self,
+        state_dict: dict[str, Any],
+        checkpoint_id: str,
+        async_mode: AsyncMode,
+        enable_garbage_collection: bool = False,
+        to_hf: bool = False,
+    ) -> Future[Any] | AsyncSaveResponse | None:
+        """torchtitan's three ways of saving, through the writer that sums and leaves a manifest."""
+        assert not to_hf, "the export is training/export.py's"
+        writer = CheckpointWriter(checkpoint_id, leg=self.leg, step=self._saving, world_size=dist.get_world_size())
+        saving: Future[Any] | AsyncSaveResponse | None = None
+        if async_mode == AsyncMode.ASYNC:
+            saving = async_save(state_dict, storage_writer=writer, process_group=self.pg)
+        elif async_mode == AsyncMode.ASYNC_WITH_PINNED_MEM:
+            saving = async_save(
+                state_dict,
+                storage_writer=writer,
+                process_group=self.pg,
+                async_checkpointer_type=AsyncCheckpointerType.PROCESS,
+                async_stager=self.stager,
+            )
+        else:
+            save(state_dict, storage_writer=writer)
+        if enable_garbage_collection:
+            GarbageCollection.collect("GC collection invoked by checkpointer.")
+        return saving
 
     def _save(self, curr_step: int, last_step: bool = False) -> bool:
         """Save when due. Weights that are NaN or Inf are never written."""
@@ -192,13 +220,7 @@ class LegCheckpoints(CheckpointManager):
         self.maybe_wait_for_saving()
         self._settle()
         self._refuse_non_finite_weights(step)
-        folder = self.root / f"step-{step}"
-        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-            if folder.exists():  # left by an attempt that was killed while saving it
-                shutil.rmtree(folder)
-            write_json(folder / LEG_FILE, self.leg)
-        dist.barrier()
-        self._in_flight = step
+        self._in_flight = self._saving = step
         writing = time.perf_counter()
 
         def written(_: object = None) -> None:
@@ -236,8 +258,8 @@ class LegCheckpoints(CheckpointManager):
     def _purge_stale_checkpoints(self) -> None:
         """Keep the newest ``keep_latest_k`` whole checkpoints; everything older goes, whole or not.
 
-        Each host clears its own disk. A half-written folder counts for nothing, so a job that is killed over and over
-        while saving never pushes a whole checkpoint out.
+        Each host clears its own disk, and SageMaker's sync deletes in S3 what was deleted here. The manifest goes first, so
+        that a half-deleted checkpoint is none.
         """
         if int(os.environ.get("LOCAL_RANK", "0")) != 0 or len(self._whole) < self.keep_latest_k:
             return
@@ -245,6 +267,7 @@ class LegCheckpoints(CheckpointManager):
         self._whole = self._whole[-self.keep_latest_k :]
         for step, path in sorted(step_folders(self.root).items()):
             if step < oldest_kept:
+                (path / CHECKPOINT_MANIFEST).unlink(missing_ok=True)
                 self.purge_queue.put(str(path))
 
 

@@ -7,6 +7,7 @@ from contracts.failure import BadInput, CorruptShard, JobFailure, Unexpected
 __all__ = [
     "FAILURE_CLASSES",
     "BadInput",
+    "CheckpointDamaged",
     "CheckpointMismatch",
     "CheckpointUnusable",
     "CollectiveHang",
@@ -31,8 +32,14 @@ class CheckpointMismatch(JobFailure):
     """The checkpoint belongs to another model or data order."""
 
 
+class CheckpointDamaged(JobFailure):
+    """The checkpoint to go on from is not what was saved: the next attempt gets the one before it."""
+
+    retry = "retry"
+
+
 class CheckpointUnusable(JobFailure):
-    """No checkpoint could be read or written."""
+    """No checkpoint can be read, or none can be written."""
 
 
 class LossDiverged(JobFailure):
@@ -74,6 +81,6 @@ class Preempted(JobFailure):
 
 
 FAILURE_CLASSES: tuple[type[JobFailure], ...] = (
-    BadInput, CorruptShard, TokensMismatch, CheckpointMismatch, CheckpointUnusable, LossDiverged, OutOfMemory,
-    DeviceFault, FabricSlow, CollectiveHang, HostLost, Preempted, Unexpected,
+    BadInput, CorruptShard, TokensMismatch, CheckpointMismatch, CheckpointDamaged, CheckpointUnusable, LossDiverged,
+    OutOfMemory, DeviceFault, FabricSlow, CollectiveHang, HostLost, Preempted, Unexpected,
 )  # fmt: skip

@@ -10,10 +10,8 @@ import torch.distributed as dist
 from torchtitan.tools.logging import init_logger, logger
 
 from contracts.config import Json
-from contracts.files import CHECKPOINTS
 from contracts.shard_index import ShardIndex, read_index
 from training.export import export_model
-from training.failure_classes import BadInput
 from training.leg_job import LegJob
 from training.result import leg_result, write_result
 from training.sample import Sample, try_sample
@@ -23,7 +21,7 @@ from training.watchdog import SAMPLE_SECONDS
 
 
 def train_leg(job: LegJob) -> None:
-    """Train from the newest checkpoint to the last step; then export and say what came out. Collective: every rank calls it.
+    """Train from the given checkpoint to the last step; then export and say what came out. Collective: every rank calls it.
 
     Raises:
         JobFailure: see training.failure_classes.
@@ -33,7 +31,6 @@ def train_leg(job: LegJob) -> None:
         logger.setLevel(logging.WARNING)
     begin = time.time()
     index = read_index(job.tokens)
-    _check_resume(job)
     trainer = trainer_config(job, validation_tokens=index.splits["validation"].tokens).build()
     try:
         trainer.train()
@@ -65,15 +62,3 @@ def finish(job: LegJob, trainer: LegTrainer, index: ShardIndex, begin: float) ->
 def _note_result(job: LegJob, trainer: LegTrainer, result: Json) -> None:
     if trainer.metrics_processor.writes:
         write_result(job, result)
-
-
-def _check_resume(job: LegJob) -> None:
-    """``checkpoint.resume: false`` starts fresh, and never over what an earlier run left."""
-    folder = job.work / CHECKPOINTS
-    if job.spec.checkpoint.resume or job.attempt > 1 or not folder.is_dir():
-        return
-    if any(folder.iterdir()):
-        raise BadInput(
-            f"checkpoint.resume is false and runs/{job.run_id}/{job.leg}/checkpoints/ holds checkpoints already: "
-            "choose another run_id, or delete them"
-        )

@@ -2,9 +2,10 @@
 
 /opt/ml/input/data/run/run.json              the resolved run
 /opt/ml/input/data/tokens/                   index.json, tokenizer files, train/, validation/
+/opt/ml/input/data/checkpoint/               the checkpoint to go on from; absent when the leg starts afresh
 /opt/ml/input/config/hyperparameters.json    {"run_id", "leg", "attempt"}
 /opt/ml/input/config/resourceconfig.json     hosts
-/opt/ml/checkpoints/                         synced with runs/<run>/<leg>/ in S3 while the job runs
+/opt/ml/checkpoints/                         synced with this attempt's folder in S3, which was empty
 /opt/ml/output/                              failure sentence; data/ is uploaded when the job ends
 """
 
@@ -18,6 +19,7 @@ from typing import Any
 
 from contracts.config import Json, SpecError, parse
 from contracts.failure import base_dir
+from contracts.files import CHECKPOINT_CHANNEL
 from training.cluster import Cluster, read_cluster
 from training.failure_classes import BadInput
 from training.spec import TrainingSpec, tokens_per_step, total_steps
@@ -47,8 +49,13 @@ class LegJob:
         return self.base / "input" / "data" / "tokens"
 
     @property
+    def checkpoint(self) -> Path:
+        """The checkpoint to go on from, when there is one."""
+        return self.base / "input" / "data" / CHECKPOINT_CHANNEL
+
+    @property
     def work(self) -> Path:
-        """Everything that is kept: checkpoints, metrics, tensorboard, export."""
+        """Everything that this attempt leaves: checkpoints, metrics, tensorboard, export."""
         return self.base / "checkpoints"
 
     @property

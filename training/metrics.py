@@ -25,7 +25,7 @@ from training.failure_classes import LossDiverged
 
 
 class MetricsFile:
-    """metrics.jsonl of a leg, kept over its attempts: lines after the step a job resumes from are dropped."""
+    """metrics.jsonl of an attempt; a report joins those of a leg's attempts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -37,15 +37,6 @@ class MetricsFile:
             return []
         parsed = (parse_line(line) for line in self.path.read_text().splitlines())
         return [row for row in parsed if row is not None]
-
-    def drop_after(self, step: int) -> None:
-        """Drop lines that an earlier attempt logged after ``step``, and an incomplete last line."""
-        if not self.path.exists():
-            return
-        kept = [line for line in self.path.read_text().splitlines() if (row := parse_line(line)) is not None and row["step"] <= step]
-        temporary = self.path.with_suffix(".part")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        temporary.replace(self.path)
 
     def append(self, line: str) -> None:
         """Add one line, flushed, so that a kill loses none."""
@@ -117,7 +108,6 @@ class LegMetrics(MetricsProcessor):
         self.time_last_log = time.perf_counter()
         if not self.writes:
             return
-        self.file.drop_after(step)
         self.tensorboard = SummaryWriter(self.config.tensorboard_folder, purge_step=step + 1, flush_secs=10)
 
     def should_log(self, step: int) -> bool:

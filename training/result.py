@@ -52,7 +52,7 @@ def leg_result(
         "parameters": parameter_count(job.spec.model),
         "devices": dist.get_world_size(),
         "device_name": metrics.device_memory_monitor.device_name,
-        "loss_first": losses[0] if losses else None,
+        "loss_first": losses[0] if losses and not trainer.resumed_from else None,  # an earlier attempt's metrics have it
         "loss_last": losses[-1] if losses else None,
         "validation_loss": validation[max(validation)] if validation else None,
         "validation_losses": validation,
@@ -66,7 +66,7 @@ def leg_result(
         "checkpoints": [asdict(saved) for saved in trainer.checkpointer.saved],
         "attempt": job.attempt,
         "resumed_from": trainer.resumed_from or None,
-        "checkpoints_passed_over": trainer.checkpointer.passed_over,
+        "restored": asdict(trainer.checkpointer.restored) if trainer.checkpointer.restored else None,
         "checkpoint_staging": asdict(trainer.staging),
         "sample": asdict(sample) if isinstance(sample, Sample) else None,
         "sample_left_out": sample if isinstance(sample, str) else None,

@@ -103,7 +103,7 @@ def leg_model_spec(spec: TrainingSpec, name: str = "leg") -> ModelSpec:
 
 
 def leg_json(job: LegJob) -> Json:
-    """leg.json: what a checkpoint holds. ``model``, ``data`` and ``optimizer`` must be equal for another job to go on from it."""
+    """What a checkpoint is of, for its manifest. ``model``, ``data`` and ``optimizer`` must be equal for another job to go on from it."""
     spec = job.spec
     other = {} if spec.optimizer.name == "adamw" else {"optimizer": {"name": spec.optimizer.name}}  # without the section: AdamW
     return {
@@ -163,6 +163,7 @@ def _checkpoints(job: LegJob) -> LegCheckpoints.Config:
         async_mode=chosen.async_mode,
         last_save_model_only=False,  # a finished leg can be trained on
         leg=leg_json(job),
+        source=str(job.checkpoint),
     )
 
 

@@ -51,12 +51,14 @@ def commit(facts: Facts, layout: RunLayout, execution: Execution, deployment: De
     content = as_input(spec) | {"run_id": layout.run_id, "tokens": tokens, "image": {"tag": deployment.image_tag}, "admitted": admitted}
     body = json.dumps(content, indent=1).encode()
     clients.s3.put_object(Bucket=deployment.bucket, Key=layout.run_json, Body=body, ContentType="application/json")
+    checkpoints = facts.earlier.checkpoints if facts.earlier is not None else {}
     planner = Planner(
         spec=spec,
         layout=layout,
         deployment=deployment,
         price=clients.price,
         execution_arn=execution.arn,
+        execution_started=execution.started,
         tokens_uri=tokens["uri"],
         source_bytes=source.listing.total_bytes,
         token=bool(facts.token) and needs_hugging_face(spec.data),
@@ -70,5 +72,5 @@ def commit(facts: Facts, layout: RunLayout, execution: Execution, deployment: De
         "tokens": tokens | {"exist": facts.prepared},
         "prepare": planner.prepare(),
         "train": planner.train(),
-        "legs": [planner.leg(leg, cost) for leg, cost in zip(spec.legs, facts.costs.legs, strict=True)],
+        "legs": [planner.leg(leg, cost, checkpoints.get(leg.name)) for leg, cost in zip(spec.legs, facts.costs.legs, strict=True)],
     }

@@ -1,19 +1,19 @@
 """A run that is executed again: its earlier execution, and what this one adds.
 
-Executing a run again goes on from its checkpoints, so its tokens and its model must be what they were. With
+Executing a run again goes on from each leg's newest whole checkpoint, so its tokens and its model must be what they were. With
 ``schedule.resume=latest`` the last step also moves: by ``training.steps`` once the earlier target was reached.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from contracts.config import Json, Problem, to_json
-from contracts.files import RESULT_FILE
-from infra.run.layout import RunLayout
+from infra.run.layout import RunLayout, uri
+from infra.run.leg_files import attempt_folders, newest_result, whole_checkpoints
 from infra.run.run_spec import Leg, RunSpec
 from infra.run.stored import read_json
 from training.schedule import schedule_problems
@@ -30,6 +30,8 @@ class Continued:
     """Steps that every leg has behind it."""
     previous: Json | None = None
     """run.json of the earlier execution, when it left checkpoints."""
+    checkpoints: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Leg -> S3 URI of the checkpoint that its first attempt goes on from."""
 
     def problems(self, fingerprint: str | None) -> Iterator[Problem]:
         """Reasons why the checkpoints of the earlier execution cannot be continued."""
@@ -50,19 +52,26 @@ class Continued:
         for leg in self.spec.legs:
             if leg.name in models and to_json(leg.training.model) != models[leg.name]:
                 yield Problem("run_id", f'run "{self.run_id}" has checkpoints of another model in leg {leg.name}; {again}')
+            if leg.name in self.checkpoints and not leg.training.checkpoint.resume:
+                found = f'run "{self.run_id}" has checkpoints of leg {leg.name} ({self.checkpoints[leg.name]})'
+                yield Problem("training.checkpoint.resume", f"it is false, and {found}; {again}, or set it to true")
 
 
 def continued(spec: RunSpec, layout: RunLayout, s3: Any, bucket: str) -> Continued:
     """Read what an earlier execution of the run left; without one, ``spec`` as it is."""
     previous = read_json(s3, bucket, layout.run_json)
-    if not previous or not _any_checkpoint(s3, bucket, layout, spec):
+    if not previous:
+        return Continued(spec, layout.run_id)
+    newest = {leg.name: next(whole_checkpoints(s3, bucket, layout, leg.name), None) for leg in spec.legs}
+    checkpoints = {name: uri(bucket, folder.prefix) for name, folder in newest.items() if folder is not None}
+    if not checkpoints:
         return Continued(spec, layout.run_id)
     done = min(_done_steps(s3, bucket, layout, leg) for leg in spec.legs)
     if spec.schedule is not None and spec.schedule.resume == "latest":
         hosts = spec.compute.instance_count
         legs = tuple(_extended(leg, previous, done, hosts) for leg in spec.legs)
         spec = dataclasses.replace(spec, legs=legs)
-    return Continued(spec, layout.run_id, done, previous)
+    return Continued(spec, layout.run_id, done, previous, checkpoints)
 
 
 def _extended(leg: Leg, previous: Json, done: int, hosts: int) -> Leg:
@@ -75,10 +84,5 @@ def _extended(leg: Leg, previous: Json, done: int, hosts: int) -> Leg:
 
 
 def _done_steps(s3: Any, bucket: str, layout: RunLayout, leg: Leg) -> int:
-    result = read_json(s3, bucket, layout.leg_folder(leg.name, "metrics") + RESULT_FILE)
-    return int(result.get("steps") or 0)
-
-
-def _any_checkpoint(s3: Any, bucket: str, layout: RunLayout, spec: RunSpec) -> bool:
-    prefixes = (layout.leg_folder(leg.name, "checkpoints") for leg in spec.legs)
-    return any(s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("KeyCount") for prefix in prefixes)
+    found = newest_result(s3, bucket, attempt_folders(s3, bucket, layout, leg.name))
+    return int(found[1].get("steps") or 0) if found is not None else 0

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from contracts.config import Json, to_json
 from infra.admit.estimate import LegEstimate
 from infra.run.deployment import Deployment
-from infra.run.job_requests import job_name, prepare_request, training_leg, training_request, training_source
+from infra.run.job_requests import (
+    checkpoint_channel,
+    execution_digest,
+    job_name,
+    prepare_request,
+    training_leg,
+    training_request,
+    training_source,
+)
 from infra.run.layout import RunLayout
 from infra.run.run_spec import Leg, RunSpec
 from infra.sagemaker.prices import PriceOf
@@ -27,6 +35,8 @@ class Planner:
     deployment: Deployment
     price: PriceOf
     execution_arn: str
+    execution_started: str
+    """ISO 8601."""
     tokens_uri: str
     source_bytes: int
     token: bool
@@ -50,15 +60,16 @@ class Planner:
         }
 
     def train(self) -> Json:
-        """What the training jobs of all legs share, and what each capacity source adds."""
+        """What the training jobs of all legs share, what each capacity source adds, and the channel of a checkpoint to go on from."""
         tokens_bytes = self.source_bytes * SHARD_BYTES_PER_SOURCE_BYTE
         return {
             "request": training_request(self.spec, self.layout, self.deployment, self.tokens_uri, tokens_bytes),
             "sources": [training_source(self.spec, source, self.deployment) for source in self.spec.compute.capacity],
+            "checkpoint": checkpoint_channel(),
         }
 
-    def leg(self, leg: Leg, cost: LegEstimate) -> Json:
-        """One leg: its part of the request, and its first attempt."""
+    def leg(self, leg: Leg, cost: LegEstimate, checkpoint: str | None) -> Json:
+        """One leg: its part of the request, and its first attempt, which goes on from ``checkpoint`` when there is one."""
         compute = self.spec.compute
         sources = tuple(
             self._source(source.kind, compute.instance_type_of(source), "training", compute.instance_count) for source in compute.capacity
@@ -69,11 +80,13 @@ class Planner:
             max_usd=cost.max_usd,
             max_wait_seconds=compute.max_capacity_wait_seconds,
         )
+        digest = execution_digest(leg.name, self.layout.run_id, self.execution_arn)
+        stem = self.layout.attempt_stem(leg.name, self.execution_started, digest)
         return {
             "name": leg.name,
             "job": job_name(leg.name, self.layout.run_id, self.execution_arn),
-            "request": training_leg(leg, self.layout, self.deployment),
-            **_attempts(limits, sources),
+            "request": training_leg(leg, self.layout, self.deployment, attempt_stem=stem),
+            **_attempts(limits, sources, checkpoint),
         }
 
     def _source(self, kind: str, instance_type: str, use: str, count: int) -> Source:
@@ -81,9 +94,9 @@ class Planner:
         return Source(kind=kind, instance_type=instance_type, usd_per_hour=None if per_instance is None else per_instance * count)
 
 
-def _attempts(limits: Limits, sources: tuple[Source, ...]) -> Json:
+def _attempts(limits: Limits, sources: tuple[Source, ...], checkpoint: str | None = None) -> Json:
     return {
         "limits": to_json(limits),
         "sources": [to_json(source) for source in sources],
-        "attempt": write_attempt(first_attempt(limits, sources)),
+        "attempt": write_attempt(first_attempt(limits, sources, checkpoint)),
     }

@@ -10,7 +10,6 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from contracts.config import SpecError, parse
-from contracts.files import METRICS_FILE
 from contracts.metric_line import parse_line
 from infra.cli.exits import CommandError, Exit
 from infra.cli.find_run import run_of
@@ -18,6 +17,7 @@ from infra.cli.logs import job_name
 from infra.cli.progress import RunView, StageView, failure_sentence, read_leg, read_stages
 from infra.cli.target import Target
 from infra.run.layout import RunLayout, index_key
+from infra.run.leg_files import attempt_folders, metrics_keys
 from infra.sagemaker.prices import admitted_usd_per_hour
 from training.spec import TrainingSpec, total_steps
 
@@ -31,8 +31,9 @@ class Observer:
         self.target = target
         self._arn = execution_arn
         self._run: dict[str, Any] = {}
-        self._rows: dict[str, list[dict[str, float]]] = {}
-        self._read: dict[str, int] = {}
+        self._metrics: dict[str, list[str]] = {}  # leg -> keys of its attempts' metrics files, oldest first
+        self._rows: dict[str, list[dict[str, float]]] = {}  # key -> rows so far
+        self._read: dict[str, int] = {}  # key -> bytes so far
         self._run_id = execution_arn.rsplit(":", 1)[-1]
         self._prepare_note = ""
         self._prepared = ""
@@ -79,14 +80,16 @@ class Observer:
             self._run = _json(text)
 
     def _read_metrics(self) -> None:
+        s3, bucket, layout = self.target.client("s3"), self.target.bucket, RunLayout(self._run_id)
         for leg in self._run.get("legs", []):
             name = str(leg["name"])
-            key = RunLayout(self._run_id).leg_folder(name, "metrics") + METRICS_FILE
-            text = self._text(key, self._read.get(name, 0))
-            whole = text[: text.rfind("\n") + 1]  # the last line may be incomplete
-            self._read[name] = self._read.get(name, 0) + len(whole.encode())
-            rows = [row for row in map(parse_line, whole.splitlines()) if row is not None]
-            self._rows.setdefault(name, []).extend(rows)
+            self._metrics[name] = metrics_keys(attempt_folders(s3, bucket, layout, name))
+            for key in self._metrics[name]:
+                text = self._text(key, self._read.get(key, 0))
+                whole = text[: text.rfind("\n") + 1]  # the last line may still be being written
+                self._read[key] = self._read.get(key, 0) + len(whole.encode())
+                rows = [row for row in map(parse_line, whole.splitlines()) if row is not None]
+                self._rows.setdefault(key, []).extend(rows)
 
     def _legs(self) -> list[Any]:
         compute = self._run.get("compute") or {}
@@ -94,9 +97,13 @@ class Observer:
         price = admitted_usd_per_hour(self._run, str(compute.get("instance_type")))
         per_hour = price * hosts if price is not None else None
         return [
-            read_leg(str(leg["name"]), _steps(leg.get("training") or {}, hosts), self._rows.get(str(leg["name"]), []), per_hour)
+            read_leg(str(leg["name"]), _steps(leg.get("training") or {}, hosts), self._leg_rows(str(leg["name"])), per_hour)
             for leg in self._run.get("legs", [])
         ]
+
+    def _leg_rows(self, name: str) -> list[dict[str, float]]:
+        """Rows of all attempts, oldest attempt first."""
+        return [row for key in self._metrics.get(name, []) for row in self._rows.get(key, [])]
 
     def _noted(self, stage: StageView) -> StageView:
         if stage.name != "Prepare data" or stage.state not in ("running", "done"):

@@ -15,11 +15,13 @@ from infra.cli.progress import RunView
 from infra.cli.screen import say
 from infra.cli.target import Target
 from infra.run.layout import RunLayout
+from infra.run.leg_files import export_prefix
 
 
 def download_export(target: Target, run_id: str, leg: str, folder: Path) -> list[Path]:
-    """A leg's exported model into ``folder``; nothing while there is none."""
-    return fetch_model(target, Source(run_id=run_id, leg=leg, prefix=RunLayout(run_id).leg_folder(leg, "export")), folder)
+    """A leg's exported model into ``folder``; nothing while no attempt has reached the last step."""
+    prefix = export_prefix(target.client("s3"), target.bucket, RunLayout(run_id), leg)
+    return fetch_model(target, Source(run_id=run_id, leg=leg, prefix=prefix), folder) if prefix is not None else []
 
 
 def download_file(target: Target, key: str, path: Path) -> Path | None:

@@ -11,6 +11,7 @@ from infra.monitor.published_metrics import (
     PENDING,
     SINCE_STEP,
     SPEED_SHARE,
+    SYNC_AGE,
     PublishedMetric,
 )
 from infra.settings import AlarmSettings
@@ -55,6 +56,10 @@ def alarms(settings: AlarmSettings) -> tuple[MetricAlarm, ...]:
         MetricAlarm(
             name="CheckpointOld", metric=CHECKPOINT_AGE, threshold=s.checkpoint_age_minutes * 60, above=True, periods=1,
             sentence=f"The newest checkpoint of a training job is older than {s.checkpoint_age_minutes} minutes.",
+        ),
+        MetricAlarm(
+            name="SyncStalled", metric=SYNC_AGE, threshold=s.sync_minutes * 60, above=True, periods=2,
+            sentence=f"Nothing of a training job has arrived in S3 for {s.sync_minutes} minutes.",
         ),
         MetricAlarm(
             name="Waiting", metric=PENDING, threshold=s.pending_minutes * 60, above=True, periods=1,

@@ -64,7 +64,7 @@ def build_dashboard(
         ),
     )
     dashboard.add_widgets(
-        graph("Since the last step, newest checkpoint (s)", names.SINCE_STEP, names.CHECKPOINT_AGE),
+        graph("Since the last step, newest checkpoint, last write to S3 (s)", names.SINCE_STEP, names.CHECKPOINT_AGE, names.SYNC_AGE),
         cloudwatch.GraphWidget(
             title="Spent (US dollars; share of the budget, right)",
             width=8,

@@ -61,7 +61,7 @@ class Functions(Construct):
             self,
             "Triage",
             stage="triage",
-            role=roles.triage_role(self, logs["Triage"].log_group_arn, build.log_group.log_group_arn),
+            role=roles.triage_role(self, shared, logs["Triage"].log_group_arn, build.log_group.log_group_arn),
             log_group=logs["Triage"],
             timeout_minutes=1,
             deployment=TriageDeployment(

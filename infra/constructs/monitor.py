@@ -37,7 +37,7 @@ class Monitor(Construct):
             inputs=tuple(inputs),
             checkpoint_days=settings.checkpoint_days,
         )
-        role = roles.monitor_role(self, shared, log_group.log_group_arn, prunes=settings.checkpoint_days is not None)
+        role = roles.monitor_role(self, shared, log_group.log_group_arn)
         self.function = PythonFunction(
             self, "Monitor", stage="monitor", role=role, log_group=log_group, timeout_minutes=5, deployment=deployment
         )

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.config import Json
-from contracts.files import CHECKPOINT_METADATA, METRICS_FILE
 from contracts.metric_line import parse_line
 from infra.monitor import published_metrics as names
 from infra.monitor.published_metrics import PublishedMetric
 from infra.run.deployment import MonitorDeployment
 from infra.run.job_requests import job_name
 from infra.run.layout import RunLayout, split_uri, uri
+from infra.run.leg_files import folders_of, manifest_of, metrics_keys
 from infra.run.quota_requests import quota_requests
 from infra.run.run_spec import resolve
 from infra.sagemaker.quotas import quota_statuses
@@ -54,7 +54,7 @@ def look_at_active_jobs(current: MonitorRound, clients: Clients) -> Json:
     """One round; returns the values by job for the log."""
     seen: Json = {}
     published: list[tuple[PublishedMetric, float]] = []
-    for job in active_jobs(clients.sagemaker, current.deployment.bucket):
+    for job in jobs_of(clients.sagemaker, current.deployment.bucket):
         values = values_of(job, current, clients)
         published.extend(values.items())
         seen[job["TrainingJobName"]] = {metric.name: round(value, 4) for metric, value in values.items()}
@@ -79,18 +79,28 @@ def check_quotas(current: MonitorRound, clients: Clients) -> Json:
     return {"quotas": rows, "missing": missing}
 
 
-def active_jobs(sagemaker: Any, bucket: str) -> Iterator[Json]:
-    """Training jobs in progress whose checkpoints go to this deployment's bucket."""
-    for page in sagemaker.get_paginator("list_training_jobs").paginate(StatusEquals="InProgress"):
+def jobs_of(sagemaker: Any, bucket: str, status: str = "InProgress") -> Iterator[Json]:
+    """Training jobs of a status whose checkpoints go to this deployment's bucket."""
+    for page in sagemaker.get_paginator("list_training_jobs").paginate(StatusEquals=status):
         for summary in page["TrainingJobSummaries"]:
             job: Json = sagemaker.describe_training_job(TrainingJobName=summary["TrainingJobName"])
             if job.get("CheckpointConfig", {}).get("S3Uri", "").startswith(uri(bucket, "runs/")):
                 yield job
 
 
+def active_legs(sagemaker: Any, bucket: str) -> set[str]:
+    """Key prefixes of the legs, ``runs/<run>/<leg>/``, that a job trains or is about to stop training."""
+    found = set()
+    for status in ("InProgress", "Stopping"):
+        for job in jobs_of(sagemaker, bucket, status):
+            _, attempt = split_uri(job["CheckpointConfig"]["S3Uri"])
+            found.add("/".join(attempt.split("/")[:3]) + "/")
+    return found
+
+
 def values_of(job: Json, current: MonitorRound, clients: Clients) -> Values:
     """The metrics of one job; what is not known yet is absent."""
-    _, leg_prefix = split_uri(job["CheckpointConfig"]["S3Uri"])
+    _, attempt = split_uri(job["CheckpointConfig"]["S3Uri"])
     layout = RunLayout(job["HyperParameters"]["run_id"])
     run = json.loads(clients.s3.get_object(Bucket=current.deployment.bucket, Key=layout.run_json)["Body"].read())
     leg = next(leg for leg in run["legs"] if leg["name"] == job["HyperParameters"]["leg"])
@@ -99,11 +109,13 @@ def values_of(job: Json, current: MonitorRound, clients: Clients) -> Values:
     if started is None:
         values[names.PENDING] = _seconds(current.now, job["CreationTime"])
         return values
-    row = last_row(clients.s3, current.deployment.bucket, f"{leg_prefix}metrics/{METRICS_FILE}")
+    row = last_row(clients.s3, current.deployment.bucket, *metrics_keys([attempt]))
     # A resumed leg has rows and checkpoints of earlier attempts: the clock starts with this one.
     values[names.SINCE_STEP] = min(_seconds(current.now, started), current.now.timestamp() - row["time"] if row else float("inf"))
-    marked = _newest_checkpoint(clients.s3, current.deployment.bucket, f"{leg_prefix}checkpoints/")
-    values[names.CHECKPOINT_AGE] = min(_seconds(current.now, started), _seconds(current.now, marked) if marked else float("inf"))
+    written, whole = _newest_writes(clients.s3, current.deployment.bucket, attempt)
+    values[names.CHECKPOINT_AGE] = _seconds(current.now, max(started, whole or started))
+    # Metrics are written every few steps, so a sync that stands still shows itself within minutes, long before a checkpoint is due.
+    values[names.SYNC_AGE] = _seconds(current.now, max(started, written or started))
     if row is not None and row["time"] >= started.timestamp():
         values |= _progress(row, leg["training"].get("expected_tokens_per_second_per_device"))
     spent = spend(run, current, clients.sagemaker)
@@ -157,10 +169,14 @@ def last_row(s3: Any, bucket: str, key: str) -> dict[str, float] | None:
     return next((row for row in rows if row is not None and "time" in row and "loss" in row), None)
 
 
-def _newest_checkpoint(s3: Any, bucket: str, prefix: str) -> datetime.datetime | None:
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    marks = [item["LastModified"] for page in pages for item in page.get("Contents", []) if item["Key"].endswith(CHECKPOINT_METADATA)]
-    return max(marks, default=None)
+def _newest_writes(s3: Any, bucket: str, attempt: str) -> tuple[datetime.datetime | None, datetime.datetime | None]:
+    """When the newest object of an attempt was written, and when its newest whole checkpoint had arrived."""
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=attempt)
+    objects = [item for page in pages for item in page.get("Contents", [])]
+    written = max((item["LastModified"] for item in objects), default=None)
+    folders = reversed(folders_of(objects, attempt))
+    whole = next((folder for folder in folders if manifest_of(s3, bucket, folder) is not None), None)
+    return written, whole.written if whole is not None else None
 
 
 def publish(values: list[tuple[PublishedMetric, float]], current: MonitorRound, cloudwatch: Any) -> None:

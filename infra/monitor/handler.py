@@ -10,9 +10,13 @@ import datetime
 from contracts.config import Json
 from infra.edge import log
 from infra.edge.function import Container, lambda_function
-from infra.monitor.active_jobs import Clients, MonitorRound, check_quotas, look_at_active_jobs
+from infra.monitor.active_jobs import Clients, MonitorRound, active_legs, check_quotas, look_at_active_jobs
 from infra.monitor.prune_checkpoints import prune_checkpoints
 from infra.run.deployment import MonitorDeployment
+
+
+class NotPruned(Exception):
+    """S3 refused to delete checkpoints that are no longer kept; the alarm on the monitor's failures tells somebody."""
 
 
 @lambda_function("Monitor", MonitorDeployment)
@@ -31,7 +35,10 @@ def handler(event: Json, container: Container[MonitorDeployment]) -> Json:
         log.info("looked at the active jobs", **found)
         return found
     found = check_quotas(current, clients)
-    if deployment.checkpoint_days is not None:
-        found["pruned"] = prune_checkpoints(clients.s3, deployment.bucket, deployment.checkpoint_days, current.now)
+    active = active_legs(clients.sagemaker, deployment.bucket)
+    pruned = prune_checkpoints(clients.s3, deployment.bucket, deployment.checkpoint_days, current.now, active)
+    found |= {"pruned": pruned.deleted, "not_pruned": pruned.errors}
     log.info("looked at quotas and old checkpoints", **found)
+    if pruned.errors:
+        raise NotPruned("; ".join(pruned.errors)[:1000])
     return found

@@ -1,47 +1,106 @@
-"""Deletes old checkpoints by age, except the newest complete one of each leg, from which it could resume.
+"""Checkpoints that are no longer kept: ``training.checkpoint.keep_latest`` holds in S3 too, over all attempts of a leg.
 
-S3's own lifecycle rules go by prefix, and checkpoints lie between a run's other files, so the monitor does this once a day.
+A running job deletes its older checkpoints on its own disk, and SageMaker's sync deletes them in the job's own folder. What
+ended attempts left, nobody else deletes; S3's lifecycle rules go by prefix, and checkpoints lie between a run's other files.
+So the monitor looks once a day at every leg that has no active job.
+
+Whole means: manifest.json is there, and every file that it lists, with its size. The newest whole checkpoint of a leg is never
+deleted, and nothing is deleted for a checkpoint's sake that is not whole.
 """
 
 from __future__ import annotations
 
 import datetime
-import re
 from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
-from contracts.files import CHECKPOINT_METADATA
+from contracts.checkpoint_manifest import CheckpointManifest
+from contracts.config import Json
+from contracts.files import ATTEMPTS, CHECKPOINT_MANIFEST, CHECKPOINTS
 from infra.run.layout import RUNS_PREFIX
+from infra.run.leg_files import StepFolder, folders_of, manifest_of
 
-_STEP = re.compile(r"(?P<leg>runs/[^/]+/[^/]+)/checkpoints/step-(?P<step>\d+)/(?P<file>.+)")
+KEEP_LATEST = 3  # TrainingSpec's default, for a manifest that does not say
 
 
-def prune_checkpoints(s3: Any, bucket: str, days: int, now: datetime.datetime) -> list[str]:
-    """Delete checkpoints whose files are all older than ``days``; returns their prefixes. Deleted versions stay a while (Foundation)."""
-    files: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
-    newest: dict[tuple[str, int], datetime.datetime] = {}
-    whole: dict[str, int] = {}
+@dataclass(frozen=True, kw_only=True)
+class Pruned:
+    """What one round did."""
+
+    deleted: list[str] = field(default_factory=list)
+    """Prefixes of checkpoints that are gone. Their versions stay a while (Foundation)."""
+    errors: list[str] = field(default_factory=list)
+    """What S3 refused to delete: one sentence each."""
+
+
+def prune_checkpoints(s3: Any, bucket: str, days: int | None, now: datetime.datetime, active: Collection[str]) -> Pruned:
+    """Delete what is older than the newest ``keep_latest`` whole checkpoints of its leg, and, with ``days``, what is older than
+    its leg's newest whole checkpoint and all of whose files are older than that. Legs in ``active`` (key prefixes,
+    ``runs/<run>/<leg>/``) are left alone.
+    """
+    pruned = Pruned()
+    for leg, attempts in _checkpoints_by_leg(s3, bucket).items():
+        if leg in active:
+            continue
+        folders = sorted((f for attempt, objects in attempts.items() for f in folders_of(objects, attempt)), key=lambda f: f.age_order)
+        for folder in no_longer_kept(s3, bucket, folders, days, now):
+            _delete(s3, bucket, folder, pruned)
+    return pruned
+
+
+def no_longer_kept(s3: Any, bucket: str, folders: list[StepFolder], days: int | None, now: datetime.datetime) -> list[StepFolder]:
+    """Those of a leg's ``folders``, oldest first, that may go."""
+    found = ((folder, manifest_of(s3, bucket, folder)) for folder in reversed(folders))
+    whole = ((folder, manifest) for folder, manifest in found if manifest is not None)
+    newest = next(whole, None)
+    if newest is None:
+        return []
+    older = list(islice(whole, _keep_latest(newest[1]) - 1))
+    oldest_kept = older[-1][0] if len(older) == _keep_latest(newest[1]) - 1 else None
+
+    def goes(folder: StepFolder) -> bool:
+        if oldest_kept is not None and folder.age_order < oldest_kept.age_order:
+            return True
+        aged = days is not None and now - folder.written > datetime.timedelta(days=days)
+        return aged and folder.age_order < newest[0].age_order
+
+    return [folder for folder in folders if goes(folder)]
+
+
+def _keep_latest(manifest: CheckpointManifest) -> int:
+    checkpoint = (manifest.leg.get("training") or {}).get("checkpoint") or {}
+    count = checkpoint.get("keep_latest")
+    return count if isinstance(count, int) and count > 1 else KEEP_LATEST
+
+
+def _checkpoints_by_leg(s3: Any, bucket: str) -> dict[str, dict[str, list[Json]]]:
+    """Objects of all checkpoints: leg's prefix -> attempt's prefix -> objects."""
+    legs: dict[str, dict[str, list[Json]]] = defaultdict(lambda: defaultdict(list))
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=RUNS_PREFIX):
         for item in page.get("Contents", []):
-            match = _STEP.fullmatch(item["Key"])
-            if match is None:
-                continue
-            leg, step = match["leg"], int(match["step"])
-            files[leg][step].append(item["Key"])
-            newest[leg, step] = max(newest.get((leg, step), item["LastModified"]), item["LastModified"])
-            if match["file"] == CHECKPOINT_METADATA:
-                whole[leg] = max(whole.get(leg, 0), step)
-    deleted = []
-    for leg, steps in files.items():
-        for step, keys in sorted(steps.items()):
-            if step < whole.get(leg, 0) and now - newest[leg, step] > datetime.timedelta(days=days):
-                _delete(s3, bucket, keys)
-                deleted.append(f"{leg}/checkpoints/step-{step}/")
-    return deleted
+            parts = item["Key"].split("/")
+            if len(parts) == 8 and (parts[3], parts[5]) == (ATTEMPTS, CHECKPOINTS):
+                legs["/".join(parts[:3]) + "/"]["/".join(parts[:5]) + "/"].append(item)
+    return legs
 
 
-def _delete(s3: Any, bucket: str, keys: list[str]) -> None:
-    # The mark goes first, so that a half-deleted checkpoint is none.
-    ordered = sorted(keys, key=lambda key: not key.endswith(f"/{CHECKPOINT_METADATA}"))
-    for start in range(0, len(ordered), 1000):  # DeleteObjects takes 1,000
-        s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in ordered[start : start + 1000]], "Quiet": True})
+def _delete(s3: Any, bucket: str, folder: StepFolder, pruned: Pruned) -> None:
+    """Delete a checkpoint, its manifest first: a half-deleted one is none. When that cannot be deleted the rest stays."""
+    others = sorted(folder.files.keys() - {CHECKPOINT_MANIFEST})
+    first = [CHECKPOINT_MANIFEST] if CHECKPOINT_MANIFEST in folder.files else []
+    batches = [first, *(others[start : start + 1000] for start in range(0, len(others), 1000))]  # what one call takes
+    for names in filter(None, batches):
+        keys = [{"Key": folder.prefix + name} for name in names]
+        answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True}) or {}
+        errors = answer.get("Errors") or []
+        if errors:
+            one = errors[0]
+            pruned.errors.append(
+                f"{len(errors)} of {len(keys)} objects of {folder.prefix} could not be deleted: {one.get('Key')}: "
+                f"{one.get('Code')} {one.get('Message', '')}".strip()
+            )
+            return
+    pruned.deleted.append(folder.prefix)

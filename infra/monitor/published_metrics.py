@@ -29,6 +29,9 @@ SINCE_STEP = PublishedMetric(name="SecondsSinceStep", unit="Seconds", meaning="s
 CHECKPOINT_AGE = PublishedMetric(
     name="CheckpointAgeSeconds", unit="Seconds", meaning="age of the newest whole checkpoint: what a crash would lose"
 )
+SYNC_AGE = PublishedMetric(
+    name="SyncAgeSeconds", unit="Seconds", meaning="since anything of the attempt last arrived in S3, or since training began"
+)
 SPEND = PublishedMetric(name="SpendUsd", unit="None", meaning="spent on the run's training jobs so far")
 BUDGET_SHARE = PublishedMetric(name="BudgetShare", unit="Percent", meaning="of budget.max_usd spent")
 SPEED = PublishedMetric(name="TokensPerSecondPerDevice", unit="Count/Second", meaning="tokens/s per GPU at the last logged step")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from contracts.config import to_json
-from contracts.files import METRICS, METRICS_FILE
+from contracts.files import CHECKPOINTS, EXPORT
 from infra.report.figures import LegFigures, UsdPerHour, data_usd, job_seconds, run_figures
 from infra.report.read import Attempt, Json, LegFacts, RunFacts
 from infra.report.series import MAX_POINTS, read_series
@@ -120,9 +120,9 @@ def _leg(leg: LegFacts, figures: LegFigures, facts: RunFacts, layout: RunLayout)
         "figures": to_json(figures),
         "settings": leg.training,
         "attempts": [_attempt(attempt) for attempt in leg.attempts],
-        "export": uri(facts.bucket, layout.leg_folder(leg.name, "export")) if exported else None,
-        "checkpoints": uri(facts.bucket, layout.leg_folder(leg.name, "checkpoints")),
-        "metrics": uri(facts.bucket, layout.leg_folder(leg.name, METRICS) + METRICS_FILE),
+        "export": uri(facts.bucket, f"{leg.folder}{EXPORT}/") if exported else None,
+        "checkpoints": uri(facts.bucket, f"{leg.folder}{CHECKPOINTS}/") if leg.folder else None,
+        "metrics": uri(facts.bucket, layout.attempts_prefix(leg.name)),
         "sample": sample if isinstance(sample, dict) else ({"prompt": "", "text": str(sample)} if sample else None),
         "environment": leg.result.get("environment"),
         "series": {

@@ -86,7 +86,7 @@ def leg_figures(leg: LegFacts, hosts: int, usd_per_hour: UsdPerHour, unigram_ent
         unigram_entropy=_number(result.get("unigram_entropy"), unigram_entropy),
         tokens_per_second_per_device=_number(result.get("tokens_per_second_per_device"), _median(steady, "tokens_per_second_per_device")),
         mfu=_number(result.get("mfu"), _median(steady, "mfu")),
-        memory_gib=_number(result.get("memory_gib"), _max(rows, "memory_gib")),
+        memory_gib=max((m for m in (_number(result.get("memory_gib")), _max(rows, "memory_gib")) if m is not None), default=None),
         data_wait_share=_data_wait_share(steady),
         train_seconds=_train_seconds(leg.attempts, rows),
         attempts=len(leg.attempts) or (len(breaks) + 1 if rows else 0),

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from contracts.files import METRICS_FILE, RESULT_FILE
 from contracts.metric_line import parse_line
 from infra.run.layout import RunLayout
+from infra.run.leg_files import attempt_folders, metrics_keys, newest_result
 from infra.run.stored import read_json, read_text
 
 Json = dict[str, Any]
@@ -51,8 +51,10 @@ class LegFacts:
     name: str
     training: Json
     """Its full TrainingSpec, from run.json."""
+    folder: str = ""
+    """Key prefix of the attempt that it ended in: the newest with a result, else the newest; "" before any has written."""
     rows: tuple[Row, ...] = ()
-    """Metrics lines in the order written; a resumed attempt repeats steps."""
+    """Metrics lines of all attempts, in the order written; a resumed attempt repeats steps."""
     result: Json = field(default_factory=dict)
     """result.json, or {} when the leg did not finish."""
     attempts: tuple[Attempt, ...] = ()
@@ -152,13 +154,15 @@ def _jobs(value: Any) -> Iterator[Json]:
 
 def _leg(leg: Json, attempts: Mapping[str, list[Json]], layout: RunLayout, bucket: str, s3: Any) -> LegFacts:
     name = str(leg["name"])
-    folder = layout.leg_folder(name, "metrics")
-    lines = read_text(s3, bucket, folder + METRICS_FILE).splitlines()
+    folders = attempt_folders(s3, bucket, layout, name)
+    lines = [line for key in metrics_keys(folders) for line in read_text(s3, bucket, key).splitlines()]
+    ended = newest_result(s3, bucket, folders)
     return LegFacts(
         name=name,
         training=leg.get("training", {}),
+        folder=ended[0] if ended is not None else (folders[-1] if folders else ""),
         rows=tuple(row for row in map(parse_line, lines) if row is not None),
-        result=read_json(s3, bucket, folder + RESULT_FILE),
+        result=ended[1] if ended is not None else {},
         attempts=tuple(_attempt(job) for job in attempts.get(name, [])),
     )
 

@@ -12,6 +12,7 @@ import hashlib
 import re
 
 from contracts.config import Json
+from contracts.files import CHECKPOINT_CHANNEL
 from contracts.metric_line import metric_definitions
 from data_prep.spec import DataSpec
 from infra.run.compute import CapacitySource
@@ -33,10 +34,15 @@ def job_name(stage: str, run_id: str, execution: str) -> str:
     Job names are unique for ever in an account and region, and one run may be executed again: six hex digits
     of the execution's ARN tell the executions apart, and stand in for whatever had to be cut.
     """
-    digest = hashlib.sha256(f"{execution}/{run_id}/{stage}".encode()).hexdigest()[:6]
+    digest = execution_digest(stage, run_id, execution)
     room = MAX_JOB_NAME - ATTEMPT_DIGITS - len(digest) - 1
     words = re.sub(r"[^a-zA-Z0-9]+", "-", f"{run_id}-{stage}").strip("-")
     return f"{words[:room].strip('-')}-{digest}"
+
+
+def execution_digest(stage: str, run_id: str, execution: str) -> str:
+    """Six hex digits that tell the executions of one run apart, in the names of jobs and of attempts' folders."""
+    return hashlib.sha256(f"{execution}/{run_id}/{stage}".encode()).hexdigest()[:6]
 
 
 def prepare_request(spec: RunSpec, layout: RunLayout, deployment: Deployment, *, token: bool) -> Json:
@@ -91,8 +97,9 @@ def needs_hugging_face(data: DataSpec) -> bool:
 def training_request(spec: RunSpec, layout: RunLayout, deployment: Deployment, tokens_uri: str, tokens_bytes: int) -> Json:
     """CreateTrainingJob, the part that all legs, sources and attempts share.
 
-    The state machine merges into it: a capacity source's part, a leg's part, then image digest, job name, attempt
-    number and time limit. Merging keeps the plan small: a state holds 256 KiB, and a run has up to 16 legs.
+    The state machine merges into it: a capacity source's part, a leg's part, then image digest, job name, attempt number, time
+    limit, the attempt's folder and, as a channel, the checkpoint to go on from. Merging keeps the plan small: a state holds
+    256 KiB, and a run has up to 16 legs.
     """
     return {
         "RoleArn": deployment.training_role_arn,
@@ -123,12 +130,23 @@ def training_source(spec: RunSpec, source: CapacitySource, deployment: Deploymen
     }
 
 
-def training_leg(leg: Leg, layout: RunLayout, deployment: Deployment) -> Json:
-    """The part of CreateTrainingJob that a leg decides."""
+def training_leg(leg: Leg, layout: RunLayout, deployment: Deployment, *, attempt_stem: str) -> Json:
+    """The part of CreateTrainingJob that a leg decides.
+
+    ``CheckpointConfig.S3Uri`` is what the folders of this execution's attempts begin with; the machine adds ``<number>/``.
+    """
     return {
         "HyperParameters": {"run_id": layout.run_id, "leg": leg.name},
-        "CheckpointConfig": {"S3Uri": uri(deployment.bucket, layout.leg_prefix(leg.name)), "LocalPath": "/opt/ml/checkpoints"},
+        "CheckpointConfig": {"S3Uri": uri(deployment.bucket, attempt_stem), "LocalPath": "/opt/ml/checkpoints"},
     }
+
+
+def checkpoint_channel() -> Json:
+    """The channel of the checkpoint that an attempt goes on from, without its S3 URI.
+
+    FastFile: each host reads its own parts only. File mode would bring every part of all hosts to every host.
+    """
+    return _channel(CHECKPOINT_CHANNEL, "", "FastFile")
 
 
 def _channel(name: str, s3_uri: str, mode: str) -> Json:

@@ -4,15 +4,21 @@ source/...                                        text that people upload
 tokens/<fingerprint>/{train,validation}/...       token shards; tokens/<fingerprint>/index.json is written last
 runs/<run>/{run.json,lock.json,report.html,report.json}
 runs/<run>/executions/{<execution>.json,<execution>/report.html,<execution>/report.json}
-runs/<run>/<leg>/{checkpoints,metrics,tensorboard,export}/
+runs/<run>/<leg>/attempts/<attempt>/{checkpoints,metrics,tensorboard,export}/
 jobs/                                             what SageMaker uploads by itself (output.tar.gz)
+
+<attempt> is <execution's start>-<digest>-<number>, 20261122T060000-3fa9c1-2: the two last parts end the job's name as well.
+SageMaker restores everything under CheckpointConfig.S3Uri to every instance, and deletes there what an instance deletes on its
+disk. So each attempt has a folder of its own, empty when it starts, and nothing that an earlier attempt left can be changed by
+a later one. infra/run/leg_files.py joins the attempts of a leg.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from contracts.files import INDEX_FILE, LEG_FOLDERS, RUN_FILE
+from contracts.files import ATTEMPTS, INDEX_FILE, RUN_FILE
 
 TOKENS_PREFIX = "tokens/"
 RUNS_PREFIX = "runs/"
@@ -70,14 +76,22 @@ class RunLayout:
         return f"{self.prefix}report.json"
 
     def leg_prefix(self, leg: str) -> str:
-        """Folder of one leg: the checkpoint sync's S3 end."""
+        """Folder of one leg."""
         return f"{self.prefix}{leg}/"
 
-    def leg_folder(self, leg: str, folder: str) -> str:
-        """One of ``LEG_FOLDERS`` of a leg."""
-        if folder not in LEG_FOLDERS:
-            raise ValueError(f"{folder!r} is no leg folder; known: {', '.join(LEG_FOLDERS)}")
-        return f"{self.leg_prefix(leg)}{folder}/"
+    def attempts_prefix(self, leg: str) -> str:
+        """Folder of one leg's attempts."""
+        return f"{self.leg_prefix(leg)}{ATTEMPTS}/"
+
+    def attempt_stem(self, leg: str, started: str, digest: str) -> str:
+        """What the folders of one execution's attempts begin with; ``<number>/`` follows. ``started`` is ISO 8601, in UTC."""
+        return f"{self.attempts_prefix(leg)}{re.sub(r'[^0-9T]', '', started[:19])}-{digest}-"
+
+
+def attempt_order(folder: str) -> tuple[str, int]:
+    """Sorts attempts' folders by time: by their execution's start, then by number, which is not padded."""
+    stem, _, number = folder.rstrip("/").rpartition("-")
+    return stem, int(number) if number.isdigit() else 0
 
 
 def uri(bucket: str, key: str) -> str:

@@ -1,6 +1,6 @@
 """Attempts of one leg, and the step after one that did not complete. Pure: the state machine carries these values.
 
-An attempt has a job name of its own and shares the checkpoint prefix with the others, so each resumes.
+An attempt has a job name and a folder of its own, and goes on from a checkpoint that is chosen before it is created.
 Only attempts that had instances count against ``max_attempts`` and the budget; a request for capacity is free.
 """
 
@@ -66,6 +66,10 @@ class Attempt:
     """Pauses on this source so far."""
     spent_usd: Annotated[float, Bounds(0.0)] = 0.0
     """Spent by earlier attempts."""
+    checkpoint: str | None = None
+    """S3 URI of the folder that it goes on from; null starts afresh."""
+    unusable: tuple[str, ...] = ()
+    """Checkpoints that earlier attempts found damaged."""
     history: tuple[dict[str, Any], ...] = ()
     """Descriptions of the latest earlier jobs, ``HISTORY`` at most."""
 
@@ -93,9 +97,9 @@ def affordable_seconds(limits: Limits, source: Source, spent_usd: float) -> int:
     return min(limits.max_runtime_seconds, int((limits.max_usd - spent_usd) / source.usd_per_hour * 3600))
 
 
-def first_attempt(limits: Limits, sources: tuple[Source, ...]) -> Attempt:
-    """The attempt that Admit hands to the state machine."""
-    return Attempt(max_runtime_seconds=affordable_seconds(limits, sources[0], 0.0))
+def first_attempt(limits: Limits, sources: tuple[Source, ...], checkpoint: str | None = None) -> Attempt:
+    """The attempt that Admit hands to the state machine; ``checkpoint`` is where a continued run goes on."""
+    return Attempt(max_runtime_seconds=affordable_seconds(limits, sources[0], 0.0), checkpoint=checkpoint)
 
 
 def decide(limits: Limits, sources: tuple[Source, ...], attempt: Attempt, verdict: Verdict, job: Json, *, jitter: float) -> Decision:

@@ -21,7 +21,7 @@ from infra.triage.triage import triage
 @lambda_function("Triage", TriageDeployment)
 def handler(event: Json, container: Container[TriageDeployment]) -> Json:
     """Triage one attempt, or explain a failure."""
-    clients = Clients(sagemaker=container.client("sagemaker"), logs=container.client("logs"))
+    clients = Clients(sagemaker=container.client("sagemaker"), logs=container.client("logs"), s3=container.client("s3"))
     if "explain" in event:
         explained = explain(event, clients, container.deployment)
         log.info(str(explained["sentence"]), verdict=explained["class"], action="explain")

@@ -9,9 +9,10 @@ from contracts.config import Json, parse
 from contracts.failure import read_failure
 from infra.edge import log
 from infra.run.deployment import TriageDeployment
-from infra.triage.attempts import Limits, Source, decide, read_attempt, write_attempt
+from infra.triage.attempts import Attempt, Limits, Source, decide, read_attempt, write_attempt
 from infra.triage.decisions import Evidence, judge
 from infra.triage.explain import Clients, explanation
+from infra.triage.go_on_from import LegFiles, with_checkpoint
 
 KINDS = {"Train": "Training", "Prepare data": "Processing"}
 """Stage -> the word in SageMaker's names."""
@@ -32,12 +33,17 @@ def triage(event: Json, clients: Clients, deployment: TriageDeployment, *, jitte
     job = _describe(clients, kind, job_name)
     limits = parse(Limits, leg["limits"], "limits")
     sources = tuple(parse(Source, source, "sources") for source in leg["sources"])
-    if job.get(f"{kind}JobStatus") == "Completed":  # the task failed although the job completed: use the job's result
-        record = _record(job, kind)
-        log.info("the task failed although its job had completed", job=job_name)
-        return {"again": False, "completed": True, "job": record, "attempt": event["attempt"], "says": "the job had completed"}
+    files = LegFiles.of(leg, clients.s3) if stage == "Train" else None
+    completed = "the job had completed" if job.get(f"{kind}JobStatus") == "Completed" else None
+    if files is not None and completed is None and files.finished(attempt.number):
+        completed = "the job had reached its last step, and everything it made is in S3"
+    if completed is not None:  # the task failed although the work is done: use the job's result
+        log.info(f"the task failed although {completed}", job=job_name)
+        return {"again": False, "completed": True, "job": _record(job, kind), "attempt": event["attempt"], "says": completed}
     verdict = judge(_evidence(job, kind, error))
     decision = decide(limits, sources, attempt, verdict, _record(job, kind), jitter=jitter)
+    if files is not None and decision.again:
+        decision = with_checkpoint(decision, attempt, verdict, files)
     detail = explanation(
         deployment,
         stage=stage,
@@ -51,11 +57,16 @@ def triage(event: Json, clients: Clients, deployment: TriageDeployment, *, jitte
     upcoming = sources[decision.attempt.source]
     says = f"{decision.name}: {decision.sentence}; " + (
         f"attempt {decision.attempt.number} on {upcoming.kind} {upcoming.instance_type} in {decision.attempt.wait_seconds} s"
+        f"{_from(decision.attempt)}"
         if decision.again
         else "no further attempt"
     )
     log.info(says, job=job_name, verdict=decision.name, action=verdict.action, again=decision.again)
     return {"again": decision.again, "completed": False, "attempt": write_attempt(decision.attempt), "explanation": detail, "says": says}
+
+
+def _from(attempt: Attempt) -> str:
+    return "" if attempt.checkpoint is None else f" from {'/'.join(attempt.checkpoint.rstrip('/').split('/')[-3:])}"
 
 
 def _describe(clients: Clients, kind: str, name: str) -> Json:

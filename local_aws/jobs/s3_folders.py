@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -51,6 +53,17 @@ def download_prefix(s3: Any, uri: str, folder: Path, *, share: tuple[int, int] =
     return len(keys)
 
 
+def mount_prefix(s3: Any, uri: str, shared: Path, folder: Path) -> None:
+    """FastFile mode: what lies under a prefix shows in ``folder``, and no host has a copy of its own.
+
+    SageMaker streams each read from S3. Here the objects come down once for all hosts, into ``shared``, and each host's folder
+    holds links to them. Raises ChannelError when the prefix holds nothing.
+    """
+    if not shared.exists():
+        download_prefix(s3, uri, shared)
+    shutil.copytree(shared, folder, copy_function=os.link, dirs_exist_ok=True)
+
+
 def download_manifest(s3: Any, uri: str, folder: Path) -> int:
     """Download what a manifest lists (``S3DataType: ManifestFile``)."""
     bucket, key = split_uri(uri)
@@ -92,24 +105,33 @@ def _join(prefix: str, relative: Path) -> str:
 
 
 class CheckpointSync:
-    """``CheckpointConfig``: one host's ``/opt/ml/checkpoints`` and its S3 prefix, both ways, while the job runs.
+    """``CheckpointConfig``: one host's ``/opt/ml/checkpoints`` and its S3 prefix, while the job runs.
 
-    No stronger than SageMaker's: files are uploaded one by one, in no useful order and also while they are being written; a
-    file of another host is downloaded once; a file deleted here stays in S3 and is not downloaded again.
+    As SageMaker documents it ("Checkpoints in Amazon SageMaker AI", 2026): what lies in S3 is written to every container at the
+    start; what is added in S3 later does not come down; new files go up, one by one, in no useful order and also while they
+    are being written; a file deleted in the container is deleted in S3. Others read the last sentence differently, so
+    ``mirrors_deletions=False`` leaves it there.
     """
 
-    def __init__(self, s3: Any, folder: Path, uri: str, *, on_error: Callable[[str], None]) -> None:
+    def __init__(self, s3: Any, folder: Path, uri: str, *, on_error: Callable[[str], None], mirrors_deletions: bool = True) -> None:
         self._s3, self._folder, self._uri, self._on_error = s3, folder, uri.rstrip("/") + "/", on_error
+        self._mirrors_deletions = mirrors_deletions
         self._bucket, self._prefix = split_uri(self._uri)
         self._transfer = S3Transfer(s3, _TRANSFER)
-        self._seen: dict[str, tuple[int, int] | None] = {}  # relative path -> size and mtime when last synced
+        self._seen: dict[str, tuple[int, int]] = {}  # relative path -> size and mtime when last synced
         self._stop = threading.Event()
         self._stalled = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Download what is there, then sync both ways until `finish`."""
-        self._down()
+        """Bring down everything that is there, then send up what changes."""
+        for key, _ in list_objects(self._s3, self._uri):
+            relative = key.removeprefix(self._prefix)
+            if relative and not relative.endswith("/"):
+                target = self._folder / relative
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._transfer.download_file(self._bucket, key, str(target))
+                self._seen[relative] = _state(target)
         self._thread = threading.Thread(target=self._work, name=f"checkpoint sync {self._uri}", daemon=True)
         self._thread.start()
 
@@ -130,11 +152,11 @@ class CheckpointSync:
         while not self._stop.wait(SYNC_SECONDS):
             try:
                 self._up()
-                self._down()
             except Exception as error:  # a failed pass must not end the job; the last pass, in `finish`, raises
                 self._on_error(f"checkpoint sync: {error}")
 
     def _up(self) -> None:
+        found = set()
         for path in sorted(self._folder.rglob("*")):
             with contextlib.suppress(FileNotFoundError):  # deleted between listing and reading
                 if not path.is_file():
@@ -143,18 +165,11 @@ class CheckpointSync:
                 if self._seen.get(relative) != state:
                     self._transfer.upload_file(str(path), self._bucket, _join(self._prefix, Path(relative)))
                     self._seen[relative] = state
-
-    def _down(self) -> None:
-        for key, _ in list_objects(self._s3, self._uri):
-            relative = key.removeprefix(self._prefix)
-            if relative in self._seen or not relative or relative.endswith("/"):
-                continue
-            target = self._folder / relative
-            if target.exists():
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._transfer.download_file(self._bucket, key, str(target))
-            self._seen[relative] = _state(target)
+                found.add(relative)
+        for relative in self._seen.keys() - found:
+            if self._mirrors_deletions:
+                self._s3.delete_object(Bucket=self._bucket, Key=_join(self._prefix, Path(relative)))
+            del self._seen[relative]
 
 
 def _state(path: Path) -> tuple[int, int]:

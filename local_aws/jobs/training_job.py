@@ -12,7 +12,7 @@ from local_aws.injected_faults import Fault
 from local_aws.jobs.job_logs import LogStream, MetricScanner
 from local_aws.jobs.job_process import Host
 from local_aws.jobs.job_run import JobFailed, JobRun, Json, instance_hosts, now
-from local_aws.jobs.s3_folders import ChannelError, CheckpointSync, download_manifest, download_prefix, upload_archive
+from local_aws.jobs.s3_folders import ChannelError, CheckpointSync, download_manifest, download_prefix, mount_prefix, upload_archive
 
 CAPACITY_ERROR = (
     "CapacityError: Unable to provision requested ML compute capacity. Please retry using a different ML instance type or after some time."
@@ -95,12 +95,14 @@ class TrainingRun(JobRun):
             target = ml / "input/data" / channel["ChannelName"]
             target.mkdir()
             distribution = source.get("S3DataDistributionType", "FullyReplicated")
-            if source["S3DataType"] == "ManifestFile":
+            mode = channel.get("InputMode") or self.record["AlgorithmSpecification"].get("TrainingInputMode", "File")
+            if mode == "FastFile":
+                mount_prefix(s3, source["S3Uri"], self.folder / "mounted" / channel["ChannelName"], target)
+            elif source["S3DataType"] == "ManifestFile":
                 download_manifest(s3, source["S3Uri"], target)
             else:
                 share = (number, len(hosts)) if distribution == "ShardedByS3Key" else (0, 1)
                 download_prefix(s3, source["S3Uri"], target, share=share)
-            mode = channel.get("InputMode") or self.record["AlgorithmSpecification"].get("TrainingInputMode", "File")
             described[channel["ChannelName"]] = {"TrainingInputMode": mode, "S3DistributionType": distribution, "RecordWrapperType": "None"}
         config = ml / "input/config"
         self.write_json(config / "hyperparameters.json", self.record.get("HyperParameters", {}))

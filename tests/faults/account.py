@@ -18,6 +18,9 @@ from conftest import EmbeddedStacks
 from test_one_run import processes_of
 
 from contracts.metric_line import parse_line
+from infra.report.series import once_per_step
+from infra.run.layout import RunLayout
+from infra.run.leg_files import attempt_folders, metrics_keys
 from local_aws.injected_faults import Fault
 
 T = TypeVar("T")
@@ -142,7 +145,7 @@ class Account(EmbeddedStacks):
         """Last step that the run's job has written to its own disk, once a whole checkpoint lies there too; else 0."""
         steps = [0]
         for kept in (self.aws.state_dir / "jobs" / "training").glob(f"{run}-*/algo-1/ml/checkpoints"):
-            if any(kept.glob("checkpoints/step-*/.metadata")):
+            if any(kept.glob("checkpoints/step-*/manifest.json")):
                 with contextlib.suppress(OSError):  # the job has ended and its folder is going
                     lines = (kept / "metrics" / "metrics.jsonl").read_text().splitlines()
                     steps += [int(row["step"]) for line in lines if (row := parse_line(line))]
@@ -177,8 +180,11 @@ class Account(EmbeddedStacks):
         return bytes(self.client("s3").get_object(Bucket=self.bucket, Key=key)["Body"].read())
 
     def metrics(self, run: str) -> list[dict[str, float]]:
-        """The run's metrics lines so far."""
-        if "main/metrics/metrics.jsonl" not in self.keys(f"runs/{run}/"):
-            return []
-        text = self.read(f"runs/{run}/main/metrics/metrics.jsonl").decode(errors="replace")
-        return [row for line in text.splitlines() if (row := parse_line(line)) and "loss" in row]
+        """The run's metrics lines so far, all attempts; of a step that was trained twice the later one's."""
+        texts = [self.read(key).decode(errors="replace") for key in metrics_keys(self.attempts(run)) if key in self.keys("")]
+        rows = [row for text in texts for line in text.splitlines() if (row := parse_line(line)) and "loss" in row]
+        return once_per_step(rows)
+
+    def attempts(self, run: str) -> list[str]:
+        """Folders of the run's attempts, oldest first."""
+        return attempt_folders(self.client("s3"), self.bucket, RunLayout(run), "main")

@@ -77,7 +77,7 @@ def unbroken(account: Account, run: str, *, bitwise: bool = True, steps: int = S
 def resumed(account: Account, run: str, *, bitwise: bool = True) -> str:
     """What a run that was cut off lost, and how much it trained again."""
     lost = unbroken(account, run, bitwise=bitwise)
-    result = json.loads(account.read(f"runs/{run}/main/metrics/result.json"))
+    result = json.loads(account.read(f"{account.attempts(run)[-1]}metrics/result.json"))
     if not result["resumed_from"] or result["resumed_from"] < CHECKPOINT_STEPS:
         raise Unexpected(f"{run} did not resume: resumed_from is {result['resumed_from']}")
     trained = sum(len(account.steps_of(job["TrainingJobName"])) for job in account.training_jobs(run))

@@ -9,6 +9,8 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from contracts.checkpoint_manifest import CheckpointFile, CheckpointManifest, manifest_bytes
+
 NOW = datetime.datetime(2026, 11, 22, 12, tzinfo=datetime.UTC)
 
 
@@ -21,6 +23,8 @@ class SmallS3:
 
     def __init__(self) -> None:
         self.objects: dict[str, tuple[bytes, datetime.datetime]] = {}
+        self.undeletable: set[str] = set()
+        """Keys that DeleteObjects answers with an error."""
 
     def etag(self, key: str) -> str:
         return f'"{hashlib.md5(self.objects[key][0]).hexdigest()}"'
@@ -46,13 +50,15 @@ class SmallS3:
             raise ClientError({"Error": {"Code": "404", "Message": "Not Found"}}, "HeadObject")
         return {"ETag": self.etag(Key)}
 
-    def list_objects_v2(self, *, Bucket: str, Prefix: str = "", **_: Any) -> Any:
-        found = [
-            {"Key": key, "LastModified": when, "Size": len(body), "ETag": self.etag(key)}
-            for key, (body, when) in sorted(self.objects.items())
-            if key.startswith(Prefix)
-        ]
-        return {"KeyCount": len(found), "Contents": found}
+    def list_objects_v2(self, *, Bucket: str, Prefix: str = "", Delimiter: str = "", **_: Any) -> Any:
+        found = [(key, body, when) for key, (body, when) in sorted(self.objects.items()) if key.startswith(Prefix)]
+        if not Delimiter:
+            contents = [{"Key": key, "Size": len(body), "LastModified": when, "ETag": self.etag(key)} for key, body, when in found]
+            return {"KeyCount": len(contents), "Contents": contents}
+        folders = {
+            Prefix + key.removeprefix(Prefix).split(Delimiter)[0] + Delimiter for key, _, _ in found if Delimiter in key[len(Prefix) :]
+        }
+        return {"CommonPrefixes": [{"Prefix": folder} for folder in sorted(folders)]}
 
     def get_paginator(self, name: str) -> Any:
         class Pages:
@@ -62,6 +68,23 @@ class SmallS3:
 
         return Pages()
 
-    def delete_objects(self, *, Bucket: str, Delete: Any) -> None:
+    def delete_objects(self, *, Bucket: str, Delete: Any) -> Any:
+        errors = []
         for item in Delete["Objects"]:
-            self.objects.pop(item["Key"])
+            if item["Key"] in self.undeletable:
+                errors.append({"Key": item["Key"], "Code": "AccessDenied", "Message": "Access Denied"})
+            else:
+                self.objects.pop(item["Key"])
+        return {"Errors": errors} if errors else {}
+
+    def put_checkpoint(self, attempt: str, step: int, modified: datetime.datetime = NOW, *, ranks: int = 2, keep_latest: int = 3) -> str:
+        """A whole checkpoint in an attempt's folder; its prefix."""
+        prefix = f"{attempt}checkpoints/step-{step}/"
+        names = [*(f"__{rank}_0.distcp" for rank in range(ranks)), ".metadata", "checksums.json"]
+        files = tuple(CheckpointFile(name=name, bytes=len(name), checksum="0" * 32) for name in names)
+        leg = {"training": {"checkpoint": {"keep_latest": keep_latest}}}
+        manifest = CheckpointManifest(format_version=1, step=step, world_size=ranks, leg=leg, files=files)
+        for name in names:
+            self.put(prefix + name, name, modified)
+        self.put(prefix + "manifest.json", manifest_bytes(manifest).decode(), modified)
+        return prefix

@@ -68,13 +68,27 @@ def test_expressions_mean_the_same_in_the_reference_implementation(runs):
     ]
 
 
-def test_attempts_of_one_run_have_names_of_their_own_and_one_checkpoint_folder(runs):
+def test_attempts_have_names_and_folders_of_their_own_and_go_on_from_the_one_before(runs):
+    resumed = 0
     for name, (_, run) in runs.items():
-        folders = {}
+        folders, jobs = {}, set()
         for call in run.execution.calls:
-            if call.state == "Train":
-                folders.setdefault(call.arguments["HyperParameters"]["leg"], set()).add(call.arguments["CheckpointConfig"]["S3Uri"])
-        assert all(len(found) == 1 for found in folders.values()), name
+            if call.state != "Train":
+                continue
+            leg, folder = call.arguments["HyperParameters"]["leg"], call.arguments["CheckpointConfig"]["S3Uri"]
+            earlier, job = folders.setdefault(leg, []), call.arguments["TrainingJobName"]
+            assert folder not in earlier and folder.endswith("/") and job not in jobs, name
+            assert folder.rstrip("/").rsplit("-", 2)[1:] == job.rsplit("-", 2)[1:], name  # one can be told from the other
+            channels = {channel["ChannelName"]: channel for channel in call.arguments["InputDataConfig"]}
+            if "checkpoint" in channels:
+                source = channels["checkpoint"]["DataSource"]["S3DataSource"]["S3Uri"]
+                assert source.endswith("/checkpoints/step-1/") and not source.startswith(folder), name
+                assert not earlier or any(source.startswith(before) for before in earlier), name
+                assert channels["checkpoint"]["InputMode"] == "FastFile", name
+                resumed += bool(earlier)
+            earlier.append(folder)
+            jobs.add(job)
+    assert resumed > 5
 
 
 def test_nothing_is_created_before_the_last_check_has_passed(runs):

@@ -1,4 +1,7 @@
-"""Real jobs for tests and benches: ``python -m training.job`` in a folder of its own, killed, stopped and resumed."""
+"""Real jobs for tests and benches: ``python -m training.job`` in a folder of its own, killed, stopped and resumed.
+
+Each attempt has an empty disk and, as Admit and Triage do it, the newest whole checkpoint of the earlier ones as a channel.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from typing import Any
 import psutil
 from leg_corpus import documents, write_channel, write_job
 
+from contracts.checkpoint_manifest import DamagedManifest, parse_manifest
 from contracts.config import merge
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,23 +121,60 @@ class JobRun:
 
 @dataclass
 class Leg:
-    """Attempts at one leg, each in a fresh folder that gets what the one before kept."""
+    """Attempts at one leg."""
 
     root: Path
     tokens: Path
     training: dict[str, Any] = field(default_factory=dict)
-    attempts: int = 0
-    last: JobRun | None = None
+    attempts: list[JobRun] = field(default_factory=list)
+    unusable: set[Path] = field(default_factory=set)
+    """Checkpoints that an attempt called damaged."""
+    given: Path | None = None
+    """The checkpoint that the last attempt was given."""
 
     def start(self, changes: dict[str, Any] | None = None, *, environment: dict[str, str] | None = None) -> JobRun:
-        """The next attempt, on an empty disk but for the last one's ``checkpoints`` folder."""
-        self.attempts += 1
-        base = self.root / f"attempt-{self.attempts}"
-        if self.last is not None:
-            shutil.copytree(self.last.kept, base / "checkpoints")
-        write_job(base, merge(merge(TINY, self.training), changes or {}), attempt=self.attempts)
-        self.last = start_job(base, self.tokens, environment=environment)
-        return self.last
+        """The next attempt: an empty disk, and the channel of the checkpoint to go on from when there is one."""
+        base = self.root / f"attempt-{len(self.attempts) + 1}"
+        write_job(base, merge(merge(TINY, self.training), changes or {}), attempt=len(self.attempts) + 1)
+        if self.attempts and self.given is not None and "CheckpointDamaged" in self.attempts[-1].failure():
+            self.unusable.add(self.given)
+        self.given = next((folder for folder in self.whole() if folder not in self.unusable), None)
+        if self.given is not None:
+            give_checkpoint(base, self.given)
+        self.attempts.append(start_job(base, self.tokens, environment=environment))
+        return self.attempts[-1]
+
+    def whole(self) -> list[Path]:
+        """Whole checkpoints of all attempts, the newest attempt's newest first."""
+        return [folder for run in reversed(self.attempts) for folder in whole_checkpoints(run.kept)]
+
+    def losses(self) -> dict[int, tuple[float, float]]:
+        """Loss and gradient norm of each step; of a step that was trained twice the later attempt counts."""
+        return {step: value for run in self.attempts for step, value in run.losses().items()}
+
+
+def whole_checkpoints(kept: Path) -> list[Path]:
+    """Folders below ``kept`` that a Lambda would call whole by their listing, newest first."""
+    return [path for _, path in sorted(step_folders(kept / "checkpoints").items(), reverse=True) if is_whole(path)]
+
+
+def is_whole(folder: Path) -> bool:
+    """The manifest is there, and every part has its size."""
+    try:
+        manifest = parse_manifest((folder / "manifest.json").read_bytes())
+    except (FileNotFoundError, DamagedManifest):
+        return False
+    return manifest.missing({path.name: path.stat().st_size for path in folder.iterdir()}) is None
+
+
+def give_checkpoint(base: Path, folder: Path) -> None:
+    """The channel of a checkpoint: a copy of hard links, which the attempt it comes from may delete."""
+    shutil.copytree(folder, base / "input" / "data" / "checkpoint", copy_function=os.link)
+
+
+def step_folders(folder: Path) -> dict[int, Path]:
+    """Step folders, whole or not."""
+    return {int(path.name.removeprefix("step-")): path for path in folder.glob("step-*")}
 
 
 def start_job(base: Path, tokens: Path, *, environment: dict[str, str] | None = None) -> JobRun:
@@ -158,4 +199,4 @@ def alive(process: psutil.Process) -> bool:
 def saving_now(run: JobRun) -> bool:
     """A checkpoint is being written at this moment."""
     folders = (run.kept / "checkpoints").glob("step-*")
-    return any((folder / "leg.json").exists() and not (folder / ".metadata").exists() for folder in folders)
+    return any(any(folder.glob("*.distcp")) and not (folder / "manifest.json").exists() for folder in folders)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from job_runs import give_checkpoint, whole_checkpoints
 from leg_corpus import write_job
 from rank_group import RankServer
 from test_parallelism import BASE, losses
@@ -46,6 +47,7 @@ def test_checkpoints_hold_plain_weights_and_load_into_another_precision(ranks: R
     shown = ranks.run("proofs:weights_in_state", world=2, base=str(base))[0]
     assert shown == {"parameters": ["Tensor", WRAPPED], "checkpoint": ["Tensor torch.float32"]}
     write_job(base, merge(TWO, {"float8": "off", "steps": 5}), attempt=2)
+    give_checkpoint(base, whole_checkpoints(base / "checkpoints")[0])
     (answer,) = [value for value in ranks.run("proofs:train", world=2, base=str(base)) if value["rows"]]
     assert [row["step"] for row in answer["rows"]] == [1, 2, 3, 4, 5]
     assert answer["rows"][3]["loss"] == pytest.approx(answer["rows"][2]["loss"], rel=0.1)

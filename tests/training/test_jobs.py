@@ -11,10 +11,12 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from job_runs import TINY, JobRun, Leg, start_job
+import xxhash
+from job_runs import TINY, JobRun, Leg, give_checkpoint, start_job
 from leg_corpus import write_job
 from rank_group import RankServer
 
+from contracts.checkpoint_manifest import parse_manifest
 from contracts.config import merge
 from contracts.failure import read_failure
 
@@ -29,16 +31,19 @@ def whole(channel: Path, tmp_path_factory: pytest.TempPathFactory) -> JobRun:
 
 @dataclass(frozen=True)
 class Interrupted:
-    """Three attempts at one leg."""
+    """Four attempts at one leg."""
 
     stopped: JobRun
     """Got SIGTERM after step 7, between checkpoints."""
     killed: JobRun
     """Went on from there, and got SIGKILL while saving step 15."""
     damaged: int
-    """The newest whole checkpoint it left, cut short since."""
+    """The newest whole checkpoint it left, one bit of which has changed since."""
+    refusing: JobRun
+    """Was given that one."""
     last: JobRun
     """Went on from the one before that to the end."""
+    leg: Leg
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +57,16 @@ def interrupted(channel: Path, tmp_path_factory: pytest.TempPathFactory) -> Inte
     killed = leg.start()
     assert killed.wait_until_saving(after_step=14), killed.log()
     killed.kill()
-    whole = [path.parent for path in (killed.kept / "checkpoints").glob("step-*/.metadata")]
-    newest = max(whole, key=step_of)
-    part = next(newest.glob("*.distcp"))
-    part.write_bytes(part.read_bytes()[:-100])
+    newest = leg.whole()[0]
+    part = max(newest.glob("*.distcp"))
+    body = bytearray(part.read_bytes())
+    body[len(body) // 2] ^= 1
+    part.write_bytes(body)
+    refusing = leg.start()
+    assert refusing.finish() == 1
     last = leg.start()
     assert last.finish() == 0, last.log()
-    return Interrupted(stopped, killed, step_of(newest), last)
+    return Interrupted(stopped, killed, step_of(newest), refusing, last, leg)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -82,9 +90,14 @@ def test_a_leg_ends_with_metrics_result_export_and_sample(whole: JobRun) -> None
 
 def test_only_the_newest_checkpoints_are_kept_and_each_says_what_it_is(whole: JobRun) -> None:
     assert checkpoints(whole) == ["step-15", "step-20", "step-24"]
-    leg = json.loads((whole.kept / "checkpoints" / "step-24" / "leg.json").read_text())
-    assert leg["model"]["dim"] == 64
-    assert leg["training"]["steps"] == 24
+    folder = whole.kept / "checkpoints" / "step-24"
+    manifest = parse_manifest((folder / "manifest.json").read_bytes())
+    assert manifest.leg["model"]["dim"] == 64
+    assert manifest.leg["training"]["steps"] == 24
+    assert (manifest.step, manifest.world_size) == (24, 2)
+    for file in manifest.files:
+        assert xxhash.xxh3_128_hexdigest((folder / file.name).read_bytes()) == file.checksum, file.name
+    assert {path.name for path in folder.iterdir()} == {"manifest.json", *(file.name for file in manifest.files)}
 
 
 def test_tensorboards_own_reader_finds_the_losses(whole: JobRun) -> None:
@@ -104,29 +117,36 @@ def test_sigterm_saves_the_running_step_and_says_that_a_retry_resumes(interrupte
     assert "known to be in S3: none of this run's" in stopped.failure()
     assert stopped.step() < 24
     assert f"step-{stopped.step()}" in checkpoints(stopped)
-    assert f"step-{stopped.step()}" in checkpoints(interrupted.killed)  # it came along to the next attempt
-    assert "passed over" not in interrupted.killed.log()
+    assert interrupted.killed.losses().keys() & stopped.losses().keys() == set()  # it went on from there
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(interrupted: Interrupted) -> None:
+def test_a_bit_that_changed_ends_the_attempt_in_a_sentence_and_the_checkpoint_before_is_taken(interrupted: Interrupted) -> None:
+    failure = read_failure(interrupted.refusing.failure())
+    assert failure is not None
+    assert (failure.name, failure.retry) == ("CheckpointDamaged", "retry")
+    assert "is damaged: the checksum of the" in failure.sentence
     result = json.loads((interrupted.last.kept / "metrics" / "result.json").read_text())
-    before = [step for step in map(step_of, (interrupted.killed.kept / "checkpoints").glob("step-*")) if step < interrupted.damaged]
-    assert result["resumed_from"] == max(before)
-    assert "bytes of" in result["checkpoints_passed_over"][str(interrupted.damaged)]
-    assert f"step-{interrupted.damaged} is passed over" in interrupted.last.log()
+    assert result["resumed_from"] == result["restored"]["step"] < interrupted.damaged
+
+
+def test_a_resumed_attempt_starts_on_an_empty_disk_and_reads_little_more_than_one_checkpoint(interrupted: Interrupted) -> None:
+    assert min(interrupted.last.losses()) == 1 + step_of(interrupted.leg.given or Path())
+    restored = json.loads((interrupted.last.kept / "metrics" / "result.json").read_text())["restored"]
+    # Of so small a model the plain values and the indexes, which every rank reads, are a tenth of each rank's bytes.
+    assert restored["bytes"] <= sum(restored["host_bytes"]) <= 1.25 * restored["bytes"]
 
 
 def test_stopped_killed_while_saving_and_damaged_it_ends_bit_by_bit_like_the_undisturbed_leg(
     whole: JobRun, interrupted: Interrupted
 ) -> None:
-    assert interrupted.last.losses() == whole.losses()
+    assert interrupted.leg.losses() == whole.losses()
     assert interrupted.last.export_hash() == whole.export_hash()
 
 
 def test_a_checkpoint_of_another_model_is_refused_in_a_sentence(whole: JobRun, ranks: RankServer, channel: Path, tmp_path: Path) -> None:
     write_job(tmp_path, merge(TINY, {"processes_per_host": 1, "local_batch_size": 4, "model": {"ffn_dim": 256}}))
     (tmp_path / "input" / "data" / "tokens").symlink_to(channel)
-    (tmp_path / "checkpoints").symlink_to(whole.kept)
+    give_checkpoint(tmp_path, whole.kept / "checkpoints" / "step-24")
     (failure,) = ranks.run("proofs:refusal", world=1, base=str(tmp_path))
     assert failure.startswith("CheckpointMismatch (stop): ")
     assert "model.ffn_dim was 192 there and is 256 here" in failure

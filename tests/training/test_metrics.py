@@ -1,4 +1,4 @@
-"""The metrics line: SageMaker's regexes, the file over several attempts, peaks."""
+"""The metrics line: SageMaker's regexes, the file, peaks."""
 
 from __future__ import annotations
 
@@ -30,22 +30,13 @@ def test_sagemaker_takes_no_more_than_40_definitions() -> None:
     assert len(metric_definitions()) <= 40
 
 
-def test_lines_after_the_resumed_step_are_dropped_with_the_one_a_kill_cut_off(tmp_path: Path) -> None:
+def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path: Path) -> None:
     file = MetricsFile(tmp_path / "metrics" / "metrics.jsonl")
-    for step in range(1, 9):
+    for step in (1, 2):
         file.append(format_line(step, 0.0, {"loss": float(step)}))
     with file.path.open("a") as handle:
-        handle.write('{"step": 9, "time": 0.0, "lo')
-    file.drop_after(5)
-    file.append(format_line(6, 0.0, {"loss": 60.0}))
-    assert [(row["step"], row["loss"]) for row in file.rows()] == [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 60)]
-
-
-def test_a_fresh_start_forgets_an_attempt_that_saved_no_checkpoint(tmp_path: Path) -> None:
-    file = MetricsFile(tmp_path / "metrics.jsonl")
-    file.append(format_line(1, 0.0, {"loss": 1.0}))
-    file.drop_after(0)
-    assert file.rows() == []
+        handle.write('{"step": 3, "time": 0.0, "lo')
+    assert [(row["step"], row["loss"]) for row in file.rows()] == [(1, 1), (2, 2)]
 
 
 def test_log_lines_that_are_no_metrics_are_passed_over() -> None:

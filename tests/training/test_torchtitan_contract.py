@@ -8,6 +8,8 @@ import inspect
 import torch
 import torchtitan.models.llama3 as llama3
 import torchtitan.tools.utils as titan_utils
+from torch.distributed.checkpoint import filesystem
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.elastic.multiprocessing.errors import ErrorHandler
 from torchao.float8.fsdp_utils import WeightWithDynamicFloat8CastTensor
 from torchtitan.components.checkpoint import CheckpointManager
@@ -38,6 +40,19 @@ def test_the_checkpoint_hooks_that_are_overridden_exist() -> None:
     assert list(inspect.signature(CheckpointManager._save).parameters) == ["self", "curr_step", "last_step"]
     assert list(inspect.signature(CheckpointManager._should_save).parameters) == ["self", "curr_step", "last_step"]
     assert hasattr(CheckpointManager, "_purge_stale_checkpoints")
+    arguments = ["self", "state_dict", "checkpoint_id", "async_mode", "enable_garbage_collection", "to_hf"]
+    assert list(inspect.signature(CheckpointManager.dcp_save).parameters) == arguments
+
+
+def test_torchs_checkpoint_writer_asks_for_a_stream_before_each_tensor_and_closes_it_after() -> None:
+    source = inspect.getsource(filesystem._write_item)
+    assert source.count("transforms.transform_save_stream(") == source.count("transform_to.close()") == 1
+    assert list(inspect.signature(filesystem._StorageWriterTransforms.transform_save_stream).parameters) == [
+        "self",
+        "write_item",
+        "raw_stream",
+    ]
+    assert "weights_only=False" in inspect.getsource(DefaultLoadPlanner.load_bytes)  # why training has a planner of its own
 
 
 def test_the_training_loop_asks_before_each_step_and_stops_on_a_loss_that_is_no_number() -> None:

@@ -47,15 +47,18 @@ def test_the_lock_of_an_ended_execution_is_taken_over(status: str | None) -> Non
     assert json.loads(s3.objects[layout.lock][0])["execution_arn"] == "arn:2"
 
 
+ATTEMPT = "runs/daily/main/attempts/20261121T060000-aaaaaa-2/"
+
+
 def earlier(steps: int, done: int | None, curve: Json | None = None) -> tuple[SmallS3, RunSpec]:
     s3 = SmallS3()
     schedule = {"name": "daily", "time": "2026-11-22T06:00:00Z", "resume": "latest"}
     chosen = spec({"schedule": schedule, "training": {"steps": 100, "schedule": curve or {"decay": "constant"}}})
     training = {"model": dataclasses.asdict(chosen.legs[0].training.model), "steps": steps}
     s3.put("runs/daily/run.json", json.dumps({"tokens": {"fingerprint": "f1"}, "legs": [{"name": "main", "training": training}]}))
-    s3.put("runs/daily/main/checkpoints/step-50/.metadata", "x")
+    s3.put_checkpoint(ATTEMPT, 50)
     if done is not None:
-        s3.put("runs/daily/main/metrics/result.json", json.dumps({"steps": done}))
+        s3.put(f"{ATTEMPT}metrics/result.json", json.dumps({"steps": done}))
     return s3, chosen
 
 
@@ -82,9 +85,26 @@ def test_other_tokens_cannot_continue_a_run() -> None:
     assert "choose another run_id" in problem.message
 
 
-def test_a_run_without_checkpoints_starts_afresh() -> None:
+def test_a_run_without_whole_checkpoints_starts_afresh() -> None:
     s3, chosen = earlier(100, 100)
-    del s3.objects["runs/daily/main/checkpoints/step-50/.metadata"]
+    s3.put(f"{ATTEMPT}checkpoints/step-50/__1_0.distcp", "cut")
     before = continued(chosen, RunLayout("daily"), s3, "data")
-    assert before.previous is None
+    assert (before.previous, before.checkpoints) == (None, {})
     assert before.spec.legs[0].training.steps == 100
+
+
+def test_the_newest_whole_checkpoint_of_all_attempts_is_gone_on_from() -> None:
+    s3, chosen = earlier(100, None)
+    first, tenth = (ATTEMPT.replace("-2/", f"-{number}/") for number in (1, 10))
+    s3.put_checkpoint(first, 60)
+    found = s3.put_checkpoint(tenth, 55)  # this attempt had to go back further
+    s3.put(f"{tenth}checkpoints/step-75/__0_0.distcp", "cut off")
+    before = continued(chosen, RunLayout("daily"), s3, "data")
+    assert before.checkpoints == {"main": f"s3://data/{found}"}
+
+
+def test_checkpoints_are_not_trained_past_where_the_input_says_not_to_resume() -> None:
+    s3, _ = earlier(100, None)
+    chosen = spec({"training": {"checkpoint": {"resume": False}}})
+    (problem,) = [p for p in continued(chosen, RunLayout("daily"), s3, "data").problems("f1") if "resume" in p.path]
+    assert "choose another run_id" in problem.message

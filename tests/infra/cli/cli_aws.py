@@ -15,6 +15,7 @@ from botocore.session import get_session
 
 from infra.settings import Settings
 
+ATTEMPT = "attempts/20260921T140000-aaaaaa-1/"
 MACHINE = "arn:aws:states:us-west-2:111122223333:stateMachine:pretrain"
 BEGAN = dt.datetime(2026, 9, 21, 14, 0, 0, tzinfo=dt.UTC)
 
@@ -33,7 +34,7 @@ class Pages:
 
 class S3:
     class exceptions:
-        NoSuchKey = NoSuchKey
+        NoSuchKey, ClientError = NoSuchKey, ClientError
 
     def __init__(self, objects: dict[str, bytes]) -> None:
         self.objects = objects
@@ -58,7 +59,10 @@ class S3:
         objects = self.objects
 
         class Listing:
-            def paginate(self, *, Bucket: str, Prefix: str) -> list[dict[str, Any]]:
+            def paginate(self, *, Bucket: str, Prefix: str, Delimiter: str = "") -> list[dict[str, Any]]:
+                if Delimiter:
+                    folders = {Prefix + key.removeprefix(Prefix).split("/")[0] + "/" for key in objects if key.startswith(Prefix)}
+                    return [{"CommonPrefixes": [{"Prefix": folder} for folder in sorted(folders)]}]
                 return [
                     {
                         "Contents": [
@@ -161,4 +165,4 @@ def put_run(aws: Deployed, run: dict[str, Any], lines: dict[str, list[str]]) -> 
     """run.json and metrics in S3."""
     aws.s3.objects[f"runs/{run['run_id']}/run.json"] = json.dumps(run).encode()
     for leg, text in lines.items():
-        aws.s3.objects[f"runs/{run['run_id']}/{leg}/metrics/metrics.jsonl"] = ("\n".join(text) + "\n").encode()
+        aws.s3.objects[f"runs/{run['run_id']}/{leg}/{ATTEMPT}metrics/metrics.jsonl"] = ("\n".join(text) + "\n").encode()

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
-from cli_aws import BEGAN, Deployed, entered, put_run
+from cli_aws import ATTEMPT, BEGAN, Deployed, entered, put_run
 from report_runs import event, metrics_lines, result_json, run_json, stored
 from typer.testing import CliRunner
 
@@ -147,12 +147,23 @@ def test_metrics_are_read_on_from_where_the_last_look_ended(aws):
     arn = aws.states.add("evening", events=DONE[:4], input='{"run_id": "evening"}')
     observer = Observer(aws, arn)
     assert observer.look().legs[0].step == 50
-    key = "runs/evening/main/metrics/metrics.jsonl"
+    key = f"runs/evening/main/{ATTEMPT}metrics/metrics.jsonl"
     aws.s3.objects[key] += ("\n".join(metrics_lines(60, 5, start=51)) + '\n{"step": 65, "lo').encode()
     assert observer.look().legs[0].step == 60
     aws.s3.objects[key] += b'ss": 1.5, "time": 1.0}\n'
     assert (observer.look().legs[0].step, observer.look().legs[0].loss) == (65, 1.5)
     assert len(aws.s3.ranges) == 3
+
+
+def test_a_later_attempts_metrics_follow_the_earlier_ones(aws):
+    put_run(aws, run_json(), {"main": metrics_lines(50, 5)})
+    arn = aws.states.add("evening", events=DONE[:4], input='{"run_id": "evening"}')
+    observer = Observer(aws, arn)
+    assert observer.look().legs[0].step == 50
+    aws.s3.objects[f"runs/evening/main/{ATTEMPT[:-2]}2/metrics/metrics.jsonl"] = ("\n".join(metrics_lines(45, 5, start=41)) + "\n").encode()
+    leg = observer.look().legs[0]
+    assert leg.step == 45  # it went on from step 40
+    assert leg.loss_first > leg.loss
 
 
 def test_list_shows_newest_first_and_json_for_scripts(aws, pretrain):
@@ -218,7 +229,12 @@ def test_report_is_fetched_beside_its_data(aws, pretrain, tmp_path):
 
 def test_export_fetches_every_file_of_the_leg(aws, pretrain, tmp_path):
     put_run(aws, run_json(), {})
-    aws.s3.objects |= {f"runs/evening/main/export/{name}": name.encode() for name in ("config.json", "model.safetensors", "../../escape")}
+    attempt = f"runs/evening/main/{ATTEMPT}"
+    aws.s3.objects |= {f"{attempt}export/{name}": name.encode() for name in ("config.json", "model.safetensors", "../../escape")}
+    later = f"runs/evening/main/{ATTEMPT[:-2]}2/"
+    aws.s3.objects[f"{later}export/model.safetensors"] = b"an attempt that was killed while it exported"
+    assert pretrain("export", str(tmp_path / "model"), "--run", "evening").code != 0  # no attempt has reached the last step
+    aws.s3.objects[f"{attempt}metrics/result.json"] = b'{"steps": 100}'
     result = pretrain("export", str(tmp_path / "model"), "--run", "evening")
     assert result.code == 0 and "2 files" in result.out
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == b"model.safetensors"

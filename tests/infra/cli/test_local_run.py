@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from cli_aws import BEGAN, Deployed, entered, put_run
+from cli_aws import ATTEMPT, BEGAN, Deployed, entered, put_run
 from report_runs import metrics_lines, run_json
 from rich.console import Console
 
@@ -60,7 +60,9 @@ def ends(machine, monkeypatch, status: str, events: list, **fields) -> None:
 
 
 def test_second_run_says_what_was_trained_and_what_was_skipped(machine, monkeypatch):
-    machine.aws.s3.objects |= {"runs/evening/report.html": b"<html>", "runs/evening/main/export/config.json": b"{}"}
+    attempt = f"runs/evening/main/{ATTEMPT}"
+    machine.aws.s3.objects |= {"runs/evening/report.html": b"<html>", f"{attempt}export/config.json": b"{}"}
+    machine.aws.s3.objects[f"{attempt}metrics/result.json"] = b'{"steps": 100}'
     output = json.dumps({"run_id": "evening", "headline": "100 steps trained, loss 8.800 to 4.800.", "legs": [LEG]})
     ends(machine, monkeypatch, "SUCCEEDED", [*SECOND, {"type": "ExecutionSucceeded", "timestamp": BEGAN}], output=output)
     run(machine)

@@ -13,12 +13,13 @@ from admission_values import Jobs, Quotas
 from small_s3 import NOW, SmallS3
 
 from infra.monitor import published_metrics as names
-from infra.monitor.active_jobs import Clients, MonitorRound, check_quotas, look_at_active_jobs
+from infra.monitor.active_jobs import Clients, MonitorRound, active_legs, check_quotas, look_at_active_jobs
 from infra.monitor.prune_checkpoints import prune_checkpoints
 from infra.run.deployment import CheckedInput, MonitorDeployment
 from infra.run.job_requests import job_name
 
 Json = Any
+ATTEMPT = "runs/r/main/attempts/20261122T060000-aaaaaa-1/"
 EXECUTION = "arn:aws:states:us-east-1:111122223333:execution:m:e"
 DEPLOYMENT = MonitorDeployment(name="pretrain", bucket="data", default_recipe="llama3_8b")
 ROUND = MonitorRound(deployment=DEPLOYMENT, region="us-east-1", now=NOW)
@@ -36,7 +37,7 @@ class OneJob:
         self.job: Json = {
             "TrainingJobName": self.name,
             "HyperParameters": {"run_id": "r", "leg": "main"},
-            "CheckpointConfig": {"S3Uri": "s3://data/runs/r/main/"},
+            "CheckpointConfig": {"S3Uri": f"s3://data/{ATTEMPT}"},
             "ResourceConfig": {"InstanceType": "ml.p5.48xlarge", "InstanceCount": 2},
             "CreationTime": ago(hours=3),
         }
@@ -77,12 +78,14 @@ def test_a_waiting_job_shows_how_long_and_nothing_else() -> None:
 def test_a_running_job_shows_progress_checkpoint_money_and_speed() -> None:
     s3 = SmallS3()
     row = {"step": 10, "time": ago(minutes=4).timestamp(), "loss": 5.5, "tokens_per_second_per_device": 600.0, "mfu": 31.0}
-    s3.put("runs/r/main/metrics/metrics.jsonl", json.dumps(row) + '\n{"step": 11, "ti')  # the last line is being written
-    s3.put("runs/r/main/checkpoints/step-10/.metadata", "x", ago(minutes=20))
+    s3.put(f"{ATTEMPT}metrics/metrics.jsonl", json.dumps(row) + '\n{"step": 11, "ti', ago(minutes=4))  # the last line is being written
+    s3.put_checkpoint(ATTEMPT, 10, ago(minutes=20))
+    s3.put(f"{ATTEMPT}checkpoints/step-15/__0_0.distcp", "x", ago(minutes=7))  # on its way
     published = round_of(ago(hours=2), s3)
     assert published.values == {
         names.SINCE_STEP.name: pytest.approx(240),
         names.CHECKPOINT_AGE.name: 1200,
+        names.SYNC_AGE.name: 240,
         names.LOSS.name: 5.5,
         names.SPEED.name: 600,
         names.SPEED_SHARE.name: 60,
@@ -96,11 +99,12 @@ def test_a_running_job_shows_progress_checkpoint_money_and_speed() -> None:
 
 def test_a_resumed_job_is_not_blamed_for_the_gap_before_it() -> None:
     s3 = SmallS3()
-    s3.put("runs/r/main/metrics/metrics.jsonl", json.dumps({"step": 10, "time": ago(days=1).timestamp(), "loss": 5.5}) + "\n")
-    s3.put("runs/r/main/checkpoints/step-10/.metadata", "x", ago(days=1))
+    s3.put(f"{ATTEMPT}metrics/metrics.jsonl", json.dumps({"step": 10, "time": ago(days=1).timestamp(), "loss": 5.5}) + "\n", ago(days=1))
+    s3.put_checkpoint(ATTEMPT, 10, ago(days=1))
     values = round_of(ago(minutes=3), s3).values
     assert values[names.SINCE_STEP.name] == 180
     assert values[names.CHECKPOINT_AGE.name] == 180
+    assert values[names.SYNC_AGE.name] == 180
     assert names.LOSS.name not in values
 
 
@@ -113,14 +117,73 @@ def test_a_quota_too_small_for_an_enabled_schedule_is_counted() -> None:
     assert any("weekly: 1 x ml.p5.48xlarge needs quota 1" in line for line in found["missing"])
 
 
-def test_pruning_keeps_what_a_leg_resumes_from_and_what_is_young() -> None:
+def first(number: int) -> str:
+    return f"runs/r/main/attempts/20261101T000000-aaaaaa-{number}/"
+
+
+def prune(s3: SmallS3, days: int | None = None, active: tuple[str, ...] = ()) -> list[str]:
+    pruned = prune_checkpoints(s3, "data", days, NOW, active)
+    assert pruned.errors == []
+    return pruned.deleted
+
+
+def left(s3: SmallS3) -> list[str]:
+    """Checkpoints of which anything is left."""
+    return sorted({key.rsplit("/", 1)[0] + "/" for key in s3.objects if "/checkpoints/" in key})
+
+
+def test_the_newest_whole_checkpoints_of_all_attempts_are_kept_and_what_is_older_goes() -> None:
     s3 = SmallS3()
-    for step, age in ((100, 40), (200, 35), (300, 34)):
-        for file in ("__0_0.distcp", ".metadata"):
-            s3.put(f"runs/r/main/checkpoints/step-{step}/{file}", "x", ago(days=age))
-    s3.put("runs/r/main/checkpoints/step-400/__0_0.distcp", "x", ago(days=33))  # never finished
-    s3.put("runs/r/main/export/model.safetensors", "x", ago(days=99))
-    assert prune_checkpoints(s3, "data", 36, NOW) == ["runs/r/main/checkpoints/step-100/"]
-    assert prune_checkpoints(s3, "data", 30, NOW) == ["runs/r/main/checkpoints/step-200/"]
-    assert "runs/r/main/checkpoints/step-300/.metadata" in s3.objects
-    assert "runs/r/main/export/model.safetensors" in s3.objects
+    older = [s3.put_checkpoint(first(2), step) for step in (100, 200, 300)]
+    newer = [s3.put_checkpoint(first(10), step) for step in (250, 350)]
+    s3.put(f"{first(10)}checkpoints/step-400/__0_0.distcp", "never finished")
+    s3.put(f"{first(2)}checkpoints/step-150/__0_0.distcp", "never finished")
+    s3.put(f"{first(2)}export/model.safetensors", "x", ago(days=99))
+    assert prune(s3) == [older[0], f"{first(2)}checkpoints/step-150/", older[1]]
+    assert left(s3) == sorted([older[2], *newer, f"{first(10)}checkpoints/step-400/"])
+    assert f"{first(2)}export/model.safetensors" in s3.objects
+    assert prune(s3) == []
+
+
+def test_a_manifest_without_its_parts_does_not_make_the_only_whole_checkpoint_deletable() -> None:
+    s3 = SmallS3()
+    whole = s3.put_checkpoint(first(1), 100, ago(days=50))
+    for step, missing in ((200, "__1_0.distcp"), (300, ".metadata"), (400, "checksums.json"), (500, "manifest.json")):
+        del s3.objects[s3.put_checkpoint(first(1), step, ago(days=40)) + missing]
+    cut = s3.put_checkpoint(first(1), 600, ago(days=40))
+    s3.put(f"{cut}__0_0.distcp", "short", ago(days=40))
+    assert prune(s3, 30) == []
+    assert whole in left(s3)
+
+
+def test_pruning_by_age_keeps_what_a_leg_resumes_from_and_what_is_young() -> None:
+    s3 = SmallS3()
+    folders = [s3.put_checkpoint(first(1), step, ago(days=age), keep_latest=9) for step, age in ((100, 40), (200, 35), (300, 34))]
+    assert prune(s3, 36) == folders[:1]
+    assert prune(s3, None) == []
+    assert prune(s3, 30) == folders[1:2]
+    assert left(s3) == folders[2:]
+
+
+def test_a_leg_with_an_active_job_is_left_alone() -> None:
+    s3 = SmallS3()
+    folders = [s3.put_checkpoint(first(1), step, ago(days=40)) for step in (1, 2, 3, 4, 5)]
+    other = [s3.put_checkpoint(first(1).replace("/main/", "/other/"), step, ago(days=40)) for step in (1, 2)]
+    active = active_legs(OneJob(ago(hours=1)), "data")
+    assert active == {"runs/r/main/"}
+    assert prune(s3, 30, tuple(active)) == other[:1]
+    assert left(s3) == sorted([*folders, other[1]])
+
+
+def test_what_s3_refuses_to_delete_is_said_and_the_rest_of_that_checkpoint_stays() -> None:
+    s3 = SmallS3()
+    folders = [s3.put_checkpoint(first(1), step) for step in (1, 2, 3, 4, 5)]
+    s3.undeletable = {f"{folders[0]}manifest.json", f"{folders[1]}__1_0.distcp"}
+    pruned = prune_checkpoints(s3, "data", None, NOW, ())
+    assert pruned.deleted == []
+    assert [error.partition(" could not")[0] for error in pruned.errors] == [
+        f"1 of 1 objects of {folders[0]}", f"1 of 4 objects of {folders[1]}",
+    ]  # fmt: skip
+    assert "AccessDenied" in pruned.errors[0]
+    assert f"{folders[0]}__0_0.distcp" in s3.objects
+    assert f"{folders[1]}manifest.json" not in s3.objects

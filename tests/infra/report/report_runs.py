@@ -10,6 +10,7 @@ from typing import Any
 from contracts.metric_line import format_line
 from infra.run.run_spec import as_input, resolve
 
+ATTEMPT = "attempts/20260921T141320-aaaaaa-1/"
 START = 1_790_000_000.0
 
 
@@ -81,7 +82,10 @@ def event(run_id: str = "evening", **changes: Any) -> dict[str, Any]:
 
 
 class FolderS3:
-    """The three S3 calls that the report makes, over a dictionary of keys."""
+    """The S3 calls that the report makes, over a dictionary of keys."""
+
+    class exceptions:
+        from botocore.exceptions import ClientError
 
     def __init__(self, objects: dict[str, bytes]) -> None:
         self.objects = objects
@@ -95,6 +99,17 @@ class FolderS3:
             raise ClientError({"Error": {"Code": "NoSuchKey", "Message": "no such key"}}, "GetObject")
         return {"Body": BytesIO(self.objects[Key])}
 
+    def get_paginator(self, name: str) -> Any:
+        objects = self.objects
+
+        class Listing:
+            @staticmethod
+            def paginate(*, Bucket: str, Prefix: str, Delimiter: str) -> list[dict[str, Any]]:
+                folders = {Prefix + key.removeprefix(Prefix).split("/")[0] + "/" for key in objects if key.startswith(Prefix)}
+                return [{"CommonPrefixes": [{"Prefix": folder} for folder in sorted(folders)]}]
+
+        return Listing()
+
     def put_object(self, *, Bucket: str, Key: str, Body: bytes, ContentType: str) -> None:
         self.objects[Key] = Body
 
@@ -104,7 +119,7 @@ def stored(run: dict[str, Any], legs: dict[str, tuple[list[str], dict[str, Any] 
     prefix = f"runs/{run['run_id']}/"
     objects = {prefix + "run.json": json.dumps(run).encode()}
     for name, (lines, result) in legs.items():
-        objects[f"{prefix}{name}/metrics/metrics.jsonl"] = "\n".join(lines).encode()
+        objects[f"{prefix}{name}/{ATTEMPT}metrics/metrics.jsonl"] = "\n".join(lines).encode()
         if result is not None:
-            objects[f"{prefix}{name}/metrics/result.json"] = json.dumps(result).encode()
+            objects[f"{prefix}{name}/{ATTEMPT}metrics/result.json"] = json.dumps(result).encode()
     return FolderS3(objects)

@@ -88,7 +88,7 @@ def test_final_output_fits_a_state_and_links_what_was_made():
     found = document(stored(run, legs), event(legs=[{"name": name, "attempts": [training_job(name)]} for name in legs]))
     output = json.dumps(summary(found))
     assert len(output) < 32_000  # of the 262,144 bytes that a state may hold
-    assert summary(found)["legs"][3]["export"] == "s3://bucket/runs/evening/leg03/export/"
+    assert summary(found)["legs"][3]["export"] == "s3://bucket/runs/evening/leg03/attempts/20260921T141320-aaaaaa-1/export/"
     assert summary(found)["links"]["report"] == "s3://bucket/runs/evening/report.html"
 
 

@@ -109,11 +109,13 @@ def test_only_the_preparation_may_read_the_token(default: Synthesised) -> None:
     assert next(iter(readers)).startswith("PrepareRole")
 
 
-def test_training_writes_legs_folders_and_nothing_else_of_a_run(default: Synthesised) -> None:
+def test_training_writes_attempts_folders_and_nothing_else_of_a_run(default: Synthesised) -> None:
     writes = [s for name, s in statements(default) if name.startswith("TrainingRole") and "s3:PutObject" in s["Action"]]
     patterns = [json.dumps(resource).rpartition("/runs/")[2].rstrip('"]}') for s in writes for resource in s["Resource"]]
     patterns = [f"runs/{pattern}" for pattern in patterns if pattern]
-    assert any(fnmatch.fnmatchcase("runs/r/main/checkpoints/step-8/.metadata", pattern) for pattern in patterns)
+    assert any(
+        fnmatch.fnmatchcase("runs/r/main/attempts/20261122T000000-aaaaaa-1/checkpoints/step-8/.metadata", pattern) for pattern in patterns
+    )
     for kept in ("run.json", "lock.json", "report.json", "report.html"):
         assert not any(fnmatch.fnmatchcase(f"runs/r/{kept}", pattern) for pattern in patterns)
 

@@ -12,8 +12,8 @@ from aws_models.pipeline import Pipeline, Scenario
 from aws_models.scenarios import LOCAL
 from aws_models.synthesis import Synthesis
 from aws_models.world import World
-from contracts.files import METRICS_FILE
-from infra.run.layout import RunLayout
+from infra.run.layout import split_uri
+from infra.run.leg_files import metrics_keys
 
 Json = Any
 LONG_AGO = timedelta(days=400)
@@ -34,7 +34,6 @@ def rounds(synthesis: Synthesis) -> Rounds:
     world = run.world
     world.calls.clear()
     world.missing.clear()
-    layout = RunLayout(run.execution.variables["plan"]["run_id"])
     for name, job in world.jobs.items():
         if "TrainingJobStatus" in job:
             world.jobs[name] = {**job, "TrainingJobStatus": "InProgress"}
@@ -43,13 +42,12 @@ def rounds(synthesis: Synthesis) -> Rounds:
         "ClusterConfig": {"InstanceType": "ml.m7i.large", "InstanceCount": 1, "VolumeSizeInGB": 30}
     }
     for step in (1, 2):
-        folder = layout.leg_folder("main", "checkpoints")
-        for file in ("__0_0.distcp", ".metadata"):
-            world.put(pipeline.bucket, f"{folder}step-{step}/{file}", "x")
-            world.written[pipeline.bucket, f"{folder}step-{step}/{file}"] = world.time() - LONG_AGO
+        for key in world.put_checkpoint(pipeline.bucket, "runs/ended/main/attempts/20261101T000000-aaaaaa-1/", step):
+            world.written[pipeline.bucket, key] = world.time() - LONG_AGO
     (monitor,) = [arn for arn, function in pipeline.functions.items() if "monitor" in function.properties["Handler"]]
     outcomes = {"round": pipeline.invoke(monitor, {}, world)}
-    world.put(pipeline.bucket, layout.leg_folder("main", "metrics") + METRICS_FILE, "")
+    (job,) = (job for job in world.jobs.values() if "CheckpointConfig" in job)
+    world.put(pipeline.bucket, *metrics_keys([split_uri(job["CheckpointConfig"]["S3Uri"])[1]]), "")
     outcomes["with metrics"] = pipeline.invoke(monitor, {}, world)
     world.quotas, world.default_quotas = {}, world.quotas
     outcomes["daily, quotas never raised"] = pipeline.invoke(monitor, {"check": "daily"}, world)

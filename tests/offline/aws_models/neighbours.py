@@ -37,7 +37,15 @@ FOREIGN_KEYS: dict[str, tuple[tuple[str, str], ...]] = {
         ("s3:PutObject", "runs/r/run.json"), ("s3:PutObject", "runs/r/lock.json"), ("s3:PutObject", "runs/r/main/metrics/metrics.jsonl"),
         ("s3:DeleteObject", "runs/r/report.html"), ("s3:GetObject", "source/x"), ("s3:GetObject", "tokens/f/train/part-0.tokens"),
     ),
-    "Triage": (("s3:GetObject", "runs/r/run.json"), ("s3:PutObject", "runs/r/run.json"), ("s3:GetObject", "source/x")),
+    "Triage": (
+        ("s3:GetObject", "runs/r/run.json"), ("s3:PutObject", "runs/r/run.json"), ("s3:GetObject", "source/x"),
+        ("s3:GetObject", "runs/r/main/attempts/a-1/checkpoints/step-1/__0_0.distcp"),
+        ("s3:DeleteObject", "runs/r/main/attempts/a-1/checkpoints/step-1/manifest.json"),
+    ),
+    "Monitor": (
+        ("s3:DeleteObject", "runs/r/run.json"), ("s3:DeleteObject", "runs/r/main/attempts/a-1/metrics/result.json"),
+        ("s3:DeleteObject", "runs/r/main/attempts/a-1/export/model.safetensors"), ("s3:PutObject", "runs/r/run.json"),
+    ),
     "Machine": (("s3:GetObject", "runs/r/run.json"), ("s3:PutObject", "runs/r/run.json"), ("s3:DeleteObject", "tokens/f/index.json")),
     "Schedule": (("s3:GetObject", "runs/r/run.json"),),
     "BuildRole": (("s3:GetObject", "runs/r/run.json"), ("s3:PutObject", "tokens/f/index.json")),

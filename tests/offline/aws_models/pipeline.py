@@ -21,7 +21,7 @@ from aws_models.queries import Queries
 from aws_models.synthesis import Synthesis
 from aws_models.world import World
 from infra.edge.function import forget_clients
-from infra.run.layout import index_key
+from infra.run.layout import index_key, split_uri
 
 Json = Any
 QUOTAS = ("training job", "spot training job", "training warm pool", "processing job")
@@ -245,6 +245,9 @@ def _job(request: Json, job: Job, kind: str, world: World) -> Outcome:
         description["SecondaryStatus"] = secondary
         description |= {"BillableTimeInSeconds": int(job.seconds)} if job.started else {}
         description |= {"ModelArtifacts": {"S3ModelArtifacts": f"{request['OutputDataConfig']['S3OutputPath']}{name}/output/model.tar.gz"}}
+        if job.started:  # it has saved something
+            bucket, attempt = split_uri(request["CheckpointConfig"]["S3Uri"])
+            world.put_checkpoint(bucket, attempt, 1)
     if job.reason:
         description["FailureReason"] = job.reason
     world.jobs[name] = {**description, **{key: world.time(seconds) for key, seconds in times.items()}}

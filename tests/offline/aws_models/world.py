@@ -22,6 +22,7 @@ from botocore.response import StreamingBody
 
 from aws_models.arguments import check_api
 from aws_models.asl import START
+from contracts.checkpoint_manifest import CheckpointFile, CheckpointManifest, manifest_bytes
 
 Json = Any
 
@@ -125,6 +126,16 @@ class World:
         """Put an object without a call."""
         self.objects[bucket, key] = body.encode() if isinstance(body, str) else body
 
+    def put_checkpoint(self, bucket: str, attempt: str, step: int) -> list[str]:
+        """A whole checkpoint in an attempt's folder, without a call; its keys."""
+        prefix, names = f"{attempt}checkpoints/step-{step}/", ("__0_0.distcp", ".metadata", "checksums.json")
+        files = tuple(CheckpointFile(name=name, bytes=1, checksum="0" * 32) for name in names)
+        manifest = CheckpointManifest(format_version=1, step=step, world_size=1, leg={}, files=files)
+        for name in names:
+            self.put(bucket, prefix + name, "x")
+        self.put(bucket, f"{prefix}manifest.json", manifest_bytes(manifest))
+        return [prefix + name for name in (*names, "manifest.json")]
+
     def _object(self, bucket: str, key: str, code: str) -> bytes:
         if (bucket, key) not in self.objects:
             raise ApiError(code, "The specified key does not exist.", 404)
@@ -145,7 +156,11 @@ class World:
         self.objects[Bucket, Key] = Body
         return {"ETag": _etag(Body)}
 
-    def _s3_ListObjectsV2(self, Bucket: str, Prefix: str = "", **_: Any) -> Json:
+    def _s3_ListObjectsV2(self, Bucket: str, Prefix: str = "", Delimiter: str = "", **_: Any) -> Json:
+        if Delimiter:
+            inside = (key[len(Prefix) :] for bucket, key in self.objects if bucket == Bucket and key.startswith(Prefix))
+            folders = sorted({Prefix + name.partition(Delimiter)[0] + Delimiter for name in inside if Delimiter in name})
+            return {"CommonPrefixes": [{"Prefix": folder} for folder in folders], "KeyCount": len(folders), "IsTruncated": False}
         found = sorted((key, body) for (bucket, key), body in self.objects.items() if bucket == Bucket and key.startswith(Prefix))
         contents = [
             {"Key": key, "Size": len(body), "ETag": _etag(body), "LastModified": self.written.get((Bucket, key), self.time())}

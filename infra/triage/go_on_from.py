@@ -1,0 +1,81 @@
+"""The checkpoint that the next attempt of a leg goes on from, chosen before its job is created."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from contracts.config import Json
+from contracts.files import EXPORT
+from infra.run.layout import RunLayout, split_uri, uri
+from infra.run.leg_files import result_of, whole_checkpoints
+from infra.triage.attempts import Attempt, Decision
+from infra.triage.decisions import Verdict
+
+DAMAGED = "CheckpointDamaged"
+"""The class that a job ends with when the checkpoint it was given is not what was saved (training/failure_classes.py)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegFiles:
+    """One leg's folders in S3."""
+
+    s3: Any
+    bucket: str
+    layout: RunLayout
+    leg: str
+    stem: str
+    """What the folders of this execution's attempts begin with."""
+
+    @classmethod
+    def of(cls, leg: Json, s3: Any) -> LegFiles:
+        """From the leg as the state machine carries it."""
+        request = leg["request"]
+        bucket, stem = split_uri(request["CheckpointConfig"]["S3Uri"])
+        return cls(s3=s3, bucket=bucket, layout=RunLayout(request["HyperParameters"]["run_id"]), leg=str(leg["name"]), stem=stem)
+
+    def finished(self, number: int) -> bool:
+        """Whether attempt ``number`` left a result and the whole export that it names: whatever ended it came after the last step."""
+        attempt = f"{self.stem}{number}/"
+        result = result_of(self.s3, self.bucket, attempt)
+        if result is None:
+            return False
+        export = result.get("export")
+        if not isinstance(export, dict):
+            return True  # training.export.enabled is false
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{attempt}{EXPORT}/")
+        weights = [item["Size"] for page in pages for item in page.get("Contents", []) if item["Key"].endswith(".safetensors")]
+        # Headers come on top of the weights' bytes, so a file that lacks its end is shorter than they are.
+        return len(weights) == export.get("files") and sum(weights) >= export.get("bytes", 0)
+
+    def newest_whole(self, unusable: tuple[str, ...]) -> tuple[str | None, int]:
+        """URI of the newest whole checkpoint that is not ``unusable``, and how many were left out before it."""
+        left_out = 0
+        for folder in whole_checkpoints(self.s3, self.bucket, self.layout, self.leg):
+            found = uri(self.bucket, folder.prefix)
+            if found not in unusable:
+                return found, left_out
+            left_out += 1
+        return None, left_out
+
+
+def with_checkpoint(decision: Decision, ended: Attempt, verdict: Verdict, files: LegFiles) -> Decision:
+    """``decision`` with the checkpoint that its attempt goes on from.
+
+    A leg that has saved nothing whole starts again. One whose checkpoints are all damaged does not: that would throw its
+    training away without a word.
+    """
+    unusable = ended.unusable
+    if verdict.name == DAMAGED and ended.checkpoint is not None and ended.checkpoint not in unusable:
+        unusable = (*unusable, ended.checkpoint)
+    checkpoint, left_out = files.newest_whole(unusable)
+    attempt = dataclasses.replace(decision.attempt, checkpoint=checkpoint, unusable=unusable)
+    if checkpoint is None and left_out:
+        sentence = (
+            f"none of the {left_out} checkpoints of leg {files.leg} can be used (the last: {verdict.sentence}); restore an older version "
+            "of one from S3 (the bucket keeps versions), or delete them to start again"
+        )
+        last = dataclasses.replace(attempt, number=ended.number)
+        return Decision(again=False, attempt=last, name="CheckpointUnusable", sentence=sentence, retry="stop")
+    return dataclasses.replace(decision, attempt=attempt)
