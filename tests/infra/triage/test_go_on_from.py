@@ -10,6 +10,7 @@ import pytest
 from small_s3 import SmallS3
 
 from contracts.config import to_json
+from infra.run.deployment import TriageDeployment
 from infra.triage.attempts import Attempt, Limits, Source, read_attempt, write_attempt
 from infra.triage.triage import triage
 
@@ -30,7 +31,8 @@ def after(s3: SmallS3, attempt: Attempt, reason: str = "AlgorithmError: HostLost
     clients = SimpleNamespace(
         sagemaker=SimpleNamespace(describe_training_job=lambda TrainingJobName: described), log_stream=lambda group, prefix: None, s3=s3
     )
-    return triage({"stage": "Train", "leg": LEG, "attempt": write_attempt(attempt)}, clients, jitter=0.0)
+    event = {"stage": "Train", "leg": LEG, "attempt": write_attempt(attempt)}
+    return triage(event, clients, TriageDeployment(runbook="docs/runbook.md"), jitter=0.0)
 
 
 def attempt(number: int = 1, **values: Any) -> Attempt:
