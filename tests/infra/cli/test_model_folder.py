@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_aws import Deployed, put_run
+from cli_aws import ATTEMPT, Deployed, put_run
 from report_runs import run_json
 
 from infra.cli.model_folder import EXPORT_FILE
@@ -14,7 +14,8 @@ from infra.cli.model_folder import EXPORT_FILE
 
 def put_model(aws: Deployed, run_id: str, weights: bytes, **files: bytes) -> None:
     put_run(aws, run_json(run_id), {})
-    prefix = f"runs/{run_id}/main/export/"
+    prefix = f"runs/{run_id}/main/{ATTEMPT}export/"
+    aws.s3.objects[f"runs/{run_id}/main/{ATTEMPT}metrics/result.json"] = b'{"steps": 1}'
     aws.s3.objects |= {f"{prefix}model.safetensors": weights, f"{prefix}README.md": run_id.encode()}
     aws.s3.objects |= {prefix + name: body for name, body in files.items()}
 
@@ -51,7 +52,7 @@ def test_a_model_that_was_trained_on_takes_the_place_of_the_older_one(aws, pretr
     put_model(aws, "run-a", b"A" * 64, extra=b"gone later")
     folder = tmp_path / "model"
     pretrain("export", str(folder), "--run", "run-a")
-    del aws.s3.objects["runs/run-a/main/export/extra"]
+    del aws.s3.objects[f"runs/run-a/main/{ATTEMPT}export/extra"]
     put_model(aws, "run-a", b"C" * 64)
     assert pretrain("export", str(folder), "--run", "run-a").code == 0
     assert (folder / "model.safetensors").read_bytes() == b"C" * 64
