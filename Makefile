@@ -177,6 +177,10 @@ bench-train: .venv/.dev ## Benchmark our trainer and loader against bare torchti
 bench-resume: .venv/.dev ## Kill jobs with SIGKILL, resume them, and compare bitwise with an uninterrupted run (TRIALS=20)
 	@PYTHONPATH=. $(BIN)/python tests/bench/resume.py --trials $(or $(TRIALS),20)
 
+.PHONY: bench-restore
+bench-restore: env ## What a resume reads, and seconds to its first step, on the embedded AWS (HOSTS="2 4")
+	@PYTHONPATH=. $(BIN)/python tests/bench/restore.py $(or $(HOSTS),2 4)
+
 .PHONY: bench-gpu
 bench-gpu: ## Benchmark one CUDA device and write docs/gpu-bench.md (PYTHON=..., else .venv's; installs nothing)
 	@PYTHONPATH=. $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON)) tests/bench/gpu.py --write docs/gpu-bench.md $(ARGS)
