@@ -81,6 +81,7 @@ def arrow_rows(file: BinaryIO, columns: Columns, name: str) -> Iterator[Row]:
     batches = (reader.get_batch(i) for i in range(reader.num_record_batches)) if magic == ARROW_FILE_MAGIC else reader
     at = 0
     for batch in batches:
+        batch.validate(full=True)  # a damaged file's offsets would be followed out of its memory
         for first in range(0, batch.num_rows, ROWS):
             yield from _rows(batch.slice(first, ROWS), columns, at + first)
         at += batch.num_rows

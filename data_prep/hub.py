@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
-from urllib.parse import quote
+from urllib.parse import quote, urljoin, urlsplit
 
 import urllib3
 
@@ -68,6 +68,7 @@ class HubStore(Source):
         kind = "datasets/" if reference.kind == "datasets" else ""
         self.uri = f"hf://{kind}{reference.name}@{reference.commit}" + (f"/{reference.path}" if reference.path else "")
         self._endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+        self._origin = _origin(self._endpoint)
         self._prefix = f"{reference.path}/" if reference.path else ""
         self._files = f"{self._endpoint}/{kind}{reference.name}/resolve/{reference.commit}/"
         self._tree = f"{self._endpoint}/api/{reference.kind}/{reference.name}/tree/{reference.commit}"
@@ -83,13 +84,24 @@ class HubStore(Source):
         found: list[SourceObject] = []
         while url is not None:
             response = self._request(url, {}, self.uri)
-            for entry in json.loads(response.data):
+            found += self._files_of(response.data)
+            following = _next_page(response.headers.get("Link", ""))
+            url = urljoin(url, following) if following is not None else None
+            if url is not None and _origin(url) != self._origin:
+                raise BadInput(
+                    f"{self.uri} continues its listing at {url}, which is not the hub at {self._endpoint}; set HF_ENDPOINT to the hub"
+                )
+        return tuple(sorted(found))
+
+    def _files_of(self, page: bytes) -> Iterator[SourceObject]:
+        try:
+            for entry in json.loads(page):
                 if entry.get("type") == "file":
                     lfs = entry.get("lfs") or {}
                     key = str(entry["path"]).removeprefix(self._prefix)
-                    found.append(SourceObject(key, int(lfs.get("size", entry["size"])), str(lfs.get("oid", entry["oid"]))))
-            url = _next_page(response.headers.get("Link", ""))
-        return tuple(sorted(found))
+                    yield SourceObject(key, int(lfs.get("size", entry["size"])), str(lfs.get("oid", entry["oid"])))
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise BadInput(f"the hub's listing of {self.uri} does not read ({type(error).__name__}: {error}); check HF_ENDPOINT") from None
 
     def read(self, key: str) -> bytes:
         """A whole small file."""
@@ -150,17 +162,15 @@ class HubStore(Source):
         raise StoreUnavailable(f"{what} could not be read after {ATTEMPTS} attempts ({why})")
 
     def _get(self, url: str, headers: dict[str, str]) -> Any:
-        own = self._headers()
+        trusted = True
         for _ in range(5):
+            trusted = trusted and _origin(url) == self._origin  # what another host redirects to is not asked with the token either
+            own = self._headers() if trusted else {}
             response = self._pool.request("GET", url, headers={**headers, **own}, redirect=False, preload_content=True)
             target = response.headers.get("Location")
             if response.status not in (301, 302, 303, 307, 308) or target is None:
                 return response
-            if target.startswith("/"):
-                target = self._endpoint + target
-            if not target.startswith(self._endpoint):
-                own = {}
-            url = target
+            url = urljoin(url, target)
         raise urllib3.exceptions.HTTPError(f"too many redirects from {url}")
 
     def _waits(self) -> Iterator[float]:
@@ -174,6 +184,16 @@ def _refused(status: int, what: str, with_token: bool) -> Exception:
     if status == 404:
         return FileNotFoundError(what)
     return BadInput(f"{what} cannot be read from the hub (HTTP {status})")
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port, spelled one way."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    return parts.scheme.lower(), (parts.hostname or "").lower(), port or {"https": 443, "http": 80}.get(parts.scheme.lower())
 
 
 def _next_page(link: str) -> str | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 PATIENCE_SECONDS = 60.0  # a busy machine's pauses
 SLOWEST_BYTES_PER_SECOND = 50_000  # a hundredth of what Hugging Face tokenizers do on one core
 SENTENCE_FILE = "ended"
+READING_FILE = "reading"
 
 
 class Patience:
@@ -40,6 +41,16 @@ class Patience:
             "a regular expression in tokenizer.json that backtracks is the usual cause: use another tokenizer or correct its pre_tokenizer"
         )
         os._exit(1)
+
+
+def note_reading(folder: Path, what: str) -> None:
+    """Leave the name of the object that this process reads, for the case that a library ends the process."""
+    (folder / READING_FILE).write_text(what)
+
+
+def last_read(folder: Path) -> str:
+    """The objects that the processes of this job read last."""
+    return ", ".join(sorted({path.read_text() for path in folder.glob(f"*/{READING_FILE}")}))
 
 
 def ended(folder: Path) -> str | None:

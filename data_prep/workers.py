@@ -29,7 +29,7 @@ from data_prep.finalise import Packing, pack
 from data_prep.gate import compare
 from data_prep.part import PartContext, PartRecord, Sample, run_part
 from data_prep.partition import Part
-from data_prep.patience import PATIENCE_SECONDS, Patience, ended
+from data_prep.patience import PATIENCE_SECONDS, Patience, ended, last_read, note_reading
 from data_prep.preload import FOLDER_VARIABLE, fast_encoder
 from data_prep.progress import Counts
 from data_prep.source_access import open_source
@@ -167,9 +167,12 @@ class WorkerPool:
             sentence = ended(self._scratch)
             if sentence is not None:
                 raise TokenizerUnusable(sentence) from None
+            reading = last_read(self._scratch)
             raise WorkerLost(
-                "a worker process exited without a message, most often because memory ran out; finished parts are kept. "
-                "If it happens again, lower data.workers_per_instance or take a larger data.instance_type"
+                f"a worker process (they were reading {reading or 'nothing yet'}) exited without a message, "
+                "most often because memory ran out; finished parts are kept. "
+                "If it happens again with the same object, that one is damaged: leave it out with data.include; "
+                "else lower data.workers_per_instance or take a larger data.instance_type"
             ) from None
 
 
@@ -229,7 +232,9 @@ def _own() -> _Worker:
 
 
 def _run_part(part: Part) -> tuple[PartRecord, tuple[Sample, ...]]:
-    return run_part(part, _own().context)
+    worker = _own()
+    note_reading(worker.folder, ", ".join(sorted({segment.item.key for segment in part.segments})[:2]))
+    return run_part(part, worker.context)
 
 
 def _run_packing(packing: Packing) -> tuple[str, Shard]:

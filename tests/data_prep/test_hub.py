@@ -15,9 +15,10 @@ import boto3
 import pytest
 from data_case import contents, jsonl, make_texts
 
+from contracts.failure import BadInput
 from data_prep.failure_classes import AccessDenied, StoreUnavailable
 from data_prep.fingerprint import SourceObject
-from data_prep.hub import HubStore, hub_token
+from data_prep.hub import HubStore, _origin, hub_token
 from data_prep.sources import parse_hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -156,6 +157,96 @@ def test_without_access_the_sentence_says_what_to_do(hub: Hub):
         store(hub).listing()
     with pytest.raises(AccessDenied, match="accept its terms"):
         store(hub, token=lambda: "wrong").listing()
+
+
+class Recorder:
+    """A host that answers every request with one response, and keeps what it was asked with."""
+
+    def __init__(self, status: int = 200, headers: dict[str, str] | None = None, content: bytes = b"x") -> None:
+        self.tokens: list[str | None] = []
+        recorder = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, format: str, *arguments: object) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                recorder.tokens.append(self.headers.get("Authorization"))
+                self.send_response(status)
+                for name, value in {**(headers or {}), "Content-Length": str(len(content))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(content)
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        self.port = self.server.server_address[1]
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def test_the_token_never_follows_a_redirect_to_another_host_or_back():
+    with (
+        Recorder() as end,
+        Recorder(302, {"Location": f"http://127.0.0.1:{end.port}/file"}) as other,
+        Recorder(302, {"Location": f"http://localhost:{other.port}/x"}) as first,
+    ):
+        reference = parse_hub(MODEL)
+        assert reference is not None
+        asked = HubStore(reference, endpoint=f"http://127.0.0.1:{first.port}", token=lambda: "hf_secret", sleep=lambda s: None)
+        assert asked.read("tokenizer.json") == b"x"
+        assert (first.tokens, other.tokens, end.tokens) == (["Bearer hf_secret"], [None], [None])
+
+
+def test_a_redirect_within_the_hub_keeps_the_token(hub: Hub):
+    hub.token = "hf_secret"
+    assert store(hub, token=lambda: "hf_secret").read("README.md") == b"# a card"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "http://127.0.0.1:{port}1/x",
+        "http://127.0.0.1:{port}@127.0.0.1:{other}/x",
+        "http://127.0.0.1.example/x",
+        "https://127.0.0.1:{port}/x",
+    ],
+)
+def test_a_host_that_only_begins_like_the_hub_s_is_another(host: str):
+    with Recorder() as other, Recorder() as first:
+        target = host.format(port=first.port, other=other.port)
+        assert _origin(target) != _origin(f"http://127.0.0.1:{first.port}")
+        assert _origin(f"HTTP://127.0.0.1:{first.port}/y") == _origin(f"http://127.0.0.1:{first.port}")
+    with Recorder() as other, Recorder(302, {"Location": f"http://user:pass@127.0.0.1:{other.port}/x"}) as first:
+        reference = parse_hub(MODEL)
+        assert reference is not None
+        asked = HubStore(reference, endpoint=f"http://127.0.0.1:{first.port}", token=lambda: "hf_secret", sleep=lambda s: None)
+        asked.read("tokenizer.json")
+        assert "hf_secret" not in str(other.tokens)
+
+
+def test_a_listing_that_goes_on_at_another_host_is_refused():
+    with Recorder() as other, Recorder(200, {"Link": f'<http://127.0.0.1:{other.port}/more>; rel="next"'}, b"[]") as first:
+        reference = parse_hub(DATASET)
+        assert reference is not None
+        asked = HubStore(reference, endpoint=f"http://127.0.0.1:{first.port}", token=lambda: "hf_secret", sleep=lambda s: None)
+        with pytest.raises(BadInput, match="continues its listing at"):
+            asked.listing()
+        assert other.tokens == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1}', b"[1]", b'[{"type": "file"}]'])
+def test_a_listing_that_is_none_is_a_sentence(content: bytes):
+    with Recorder(200, content=content) as first:
+        reference = parse_hub(DATASET)
+        assert reference is not None
+        with pytest.raises(BadInput, match=r"does not read"):
+            HubStore(reference, endpoint=f"http://127.0.0.1:{first.port}", token=lambda: None, sleep=lambda s: None).listing()
 
 
 def test_rate_limits_and_server_errors_are_retried_with_growing_waits(hub: Hub):

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_tokenizer_faults import BOUNDED, DEPTH, mutated
 
+from contracts.config import to_json
 from contracts.failure import CorruptShard, read_failure
-from contracts.shard_index import FORMAT_VERSION, ShardIndex, Split, Splits, TokenizerFacts, dtype_for, index_bytes, read_index
+from contracts.shard_index import FORMAT_VERSION, ShardIndex, Split, Splits, TokenizerFacts, dtype_for, index_bytes, parse_index, read_index
 from data_prep.shards import ShardWriter, check_shard, open_ends, open_tokens
 
 FACTS = TokenizerFacts(sha256="0" * 64, vocab_size=600, bos_id=0, eos_id=1, files=("tokenizer.json",))
@@ -105,3 +111,56 @@ def test_an_unusable_index_is_a_sentence(tmp_path: Path, content: str | None, se
         (tmp_path / "index.json").write_text(content)
     with pytest.raises(CorruptShard, match=sentence):
         read_index(tmp_path)
+
+
+# -- whatever index.json is ------------------------------------------------------------------------
+
+
+def content_of(folder: Path) -> Any:
+    return to_json(write(folder))
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "train/../../x.tokens", "train//x.tokens", "other/x.tokens", "train/.x.tokens", "train/x"]
+)
+def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str):
+    content = content_of(tmp_path)
+    content["splits"]["train"]["shards"][0]["name"] = name
+    with pytest.raises(CorruptShard, match=r"splits.train.shards\[0\].name: .* is not a tokens file below"):
+        parse_index(content)
+    content = content_of(tmp_path)
+    content["tokenizer"]["files"] = ["tokenizer.json", name]
+    with pytest.raises(CorruptShard, match=r"tokenizer.files: .* is not the plain name of a file"):
+        parse_index(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda c: c["splits"]["train"].update(tokens=1), "the shards hold"),
+        (lambda c: c["splits"]["train"]["shards"][0].update(bytes=7), "7 are not those of"),
+        (lambda c: c["tokenizer"].update(vocab_size=1 << 17), "uint16 holds no vocabulary"),
+        (lambda c: c["tokenizer"].update(eos_id=600), "is not below vocab_size"),
+        (lambda c: c["splits"]["train"]["shards"].append(c["splits"]["train"]["shards"][0]), "is named twice"),
+        (lambda c: c["splits"]["train"].update(tokens=1e308), "tokens: "),
+        (lambda c: c.update(format_version=True), "has format version True"),
+    ],
+)
+def test_an_index_that_contradicts_itself_is_a_sentence(tmp_path: Path, change: Any, sentence: str):
+    content = content_of(tmp_path)
+    change(content)
+    with pytest.raises(CorruptShard, match=sentence):
+        parse_index(content)
+
+
+@settings(max_examples=5 * DEPTH, derandomize=DEPTH == BOUNDED, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_the_index_is_only_corrupt_shard_comes_out(tmp_path: Path, data: st.DataObject):
+    if not hasattr(test_whatever_the_index_is_only_corrupt_shard_comes_out, "base"):
+        test_whatever_the_index_is_only_corrupt_shard_comes_out.base = content_of(tmp_path)  # type: ignore[attr-defined]
+    content = data.draw(mutated(test_whatever_the_index_is_only_corrupt_shard_comes_out.base))  # type: ignore[attr-defined]
+    (tmp_path / "index.json").write_text(json.dumps(content))
+    try:
+        read_index(tmp_path)
+    except CorruptShard as failure:
+        assert len(str(failure)) < 1000
