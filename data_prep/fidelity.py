@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 
 from contracts.shard_index import TokenizerFacts
 from data_prep.encode import Ids, Offsets
-from data_prep.tokenizer import TokenizerFiles, definition_of
+from data_prep.tokenizer import TokenizerFiles, definition_of, load_reference
 
 Unfit = Literal["separator_in_text", "tokenizer_loss"]
 KEEPING_SPLITS = frozenset({"ByteLevel", "Digits", "Metaspace", "UnicodeScripts"})
@@ -26,8 +26,8 @@ def lossless(files: TokenizerFiles) -> bool:
     """Whether the tokenizer's definition alone proves that its ids hold the whole normalised text."""
     definition = definition_of(files)
     model = _object(definition.get("model"))
-    vocabulary = model.get("vocab")
-    if model.get("type") != "BPE" or not isinstance(vocabulary, dict):
+    knows = load_reference(files).token_to_id
+    if model.get("type") != "BPE":
         return False
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         return False
@@ -39,9 +39,9 @@ def lossless(files: TokenizerFiles) -> bool:
         return False  # they swallow the white space beside them
     decoding = {step.get("type") for step in _flat(definition.get("decoder"), "decoders")}
     if model.get("byte_fallback"):
-        return "ByteFallback" in decoding and all(f"<0x{byte:02X}>" in vocabulary for byte in range(256))
+        return "ByteFallback" in decoding and all(knows(f"<0x{byte:02X}>") is not None for byte in range(256))
     by_bytes = bool(steps) and steps[-1].get("type") == "ByteLevel"
-    return by_bytes and "ByteLevel" in decoding and all(byte in vocabulary for byte in pre_tokenizers.ByteLevel.alphabet())
+    return by_bytes and "ByteLevel" in decoding and all(knows(byte) is not None for byte in pre_tokenizers.ByteLevel.alphabet())
 
 
 def _keeps(step: dict[str, Any]) -> bool:
@@ -68,7 +68,6 @@ def _decoding(files: TokenizerFiles) -> Tokenizer:
         steps = {step.get("type") for step in _flat(definition.get("pre_tokenizer"), "pretokenizers")}
         by_bytes = "ByteLevel" in steps
         tokenizer.decoder = decoders.ByteLevel() if by_bytes else decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-        definition_of.cache_clear()
     return tokenizer
 
 

@@ -151,16 +151,21 @@ class _PartRun:
         train, validation, digest_of = self.splits["train"], self.splits["validation"], xxhash.xxh3_128_intdigest
         for segment in self.part.segments:
             reader = SegmentReader(self.context.source, segment, spec, self.skipped, self._count)
+            for split in self.splits.values():
+                split.readers.append((len(split.texts), reader))
             size, self._counted = segment.stop - segment.start, 0
             for document in reader:
                 digest = digest_of(document.utf8)
                 split = validation if digest < threshold else train
-                split.waiting.append((reader, document))
+                split.texts.append(document.text)
+                split.positions.append(document.position)
+                if document.identity is not None:
+                    split.identities[len(split.texts) - 1] = document.identity
                 split.bytes_waiting += len(document.utf8)
                 rank = digest & LOW_64  # the split is decided by the high bits
                 if rank < self._sample_below or len(self.samples) < SAMPLES_PER_PART:
                     self._sample(document, rank, reader)
-                if split.bytes_waiting >= BATCH_BYTES or len(split.waiting) >= BATCH_DOCUMENTS:
+                if split.bytes_waiting >= BATCH_BYTES or len(split.texts) >= BATCH_DOCUMENTS:
                     split.encode()
             self.context.source.require_unchanged(segment.item)
             self.context.progress(size - self._counted, 0, 0)  # what a range or parquet read more or less
@@ -214,7 +219,11 @@ class _SplitRun:
 
     def __init__(self, name: SplitName, part: Part, context: PartContext, skipped: Skipped, lost: Skipped) -> None:
         self.name, self.part, self.context, self.skipped, self.lost = name, part, context, skipped, lost
-        self.waiting: list[tuple[SegmentReader, Document]] = []
+        # What waits lies in lists of strings and numbers, which no garbage collection looks at: an object a document costs a third more.
+        self.texts: list[str] = []
+        self.positions: list[int] = []
+        self.identities: dict[int, str] = {}
+        self.readers: list[tuple[int, SegmentReader]] = []
         self.bytes_waiting = 0
         self.text_bytes = 0
         self.pieces: list[Piece] = []
@@ -223,17 +232,18 @@ class _SplitRun:
 
     def encode(self) -> None:
         """Encode the documents that wait, and write them."""
-        if not self.waiting:
+        if not self.texts:
             return
         ids, offsets = self._encoded()
-        if not self.waiting:
+        if not self.texts:  # all were taken out
+            self._clear()
             return
         tokens, ends = self.context.assembler.assemble(ids, offsets)
         exponents = np.frexp(np.diff(offsets).astype(np.float64))[1] - 1  # floor(log2) of the length; -1 for none
         self.lengths.update(dict(enumerate(np.bincount(np.maximum(exponents, 0)).tolist())))
-        self.context.progress(0, len(self.waiting), len(tokens))
+        self.context.progress(0, len(self.texts), len(tokens))
         self.text_bytes += self.bytes_waiting
-        self.waiting, self.bytes_waiting = [], 0
+        self._clear()
         for some_tokens, some_ends in self._cut(tokens, ends):
             if self._writer is None:
                 self._writer = ShardWriter(self.context.folder / f"{self.part.name}-{self.name}-{len(self.pieces):03d}")
@@ -241,21 +251,29 @@ class _SplitRun:
             if self._writer.tokens >= self.context.spec.shard_tokens:
                 self._close(full=True)
 
+    def _clear(self) -> None:
+        self.texts, self.positions, self.identities, self.bytes_waiting = [], [], {}, 0
+        self.readers = [(0, reader) for _, reader in self.readers[-1:]]
+
     def _encoded(self) -> tuple[Ids, Offsets]:
         """Ids of the documents that wait, after those that must not be written were taken out."""
-        texts = [document.text for _, document in self.waiting]
-        ids, offsets = self._call(texts)
-        unfit = self.context.fidelity.unfit(texts, ids, offsets)
-        dropped = {number for number, what in sorted(unfit.items()) if self._drops(what, *self.waiting[number])}
+        ids, offsets = self._call(self.texts)
+        unfit = self.context.fidelity.unfit(self.texts, ids, offsets)
+        dropped = {number for number, what in sorted(unfit.items()) if self._drops(what, self._place(number))}
         if dropped:
-            self.waiting = [entry for number, entry in enumerate(self.waiting) if number not in dropped]
-            self.bytes_waiting = sum(len(document.utf8) for _, document in self.waiting)
-            return self._call([document.text for _, document in self.waiting])
+            self.texts = [text for number, text in enumerate(self.texts) if number not in dropped]
+            self.bytes_waiting = sum(len(text.encode()) for text in self.texts)
+            return self._call(self.texts)
         return ids, offsets
 
-    def _drops(self, what: Unfit, reader: SegmentReader, document: Document) -> bool:
+    def _place(self, number: int) -> str:
+        """Where a document that waits came from."""
+        reader = next(reader for first, reader in reversed(self.readers) if first <= number)
+        return reader.place(self.positions[number], self.identities.get(number))
+
+    def _drops(self, what: Unfit, place: str) -> bool:
         """Apply data.tokenizer_loss to one document: stop, take it out, or count it. One that holds a separator is never written."""
-        place, policy = reader.place(document.position, document.identity), self.context.spec.tokenizer_loss
+        policy = self.context.spec.tokenizer_loss
         if policy == "fail":
             why = "does not decode to its text" if what == "tokenizer_loss" else "holds the text of BOS or EOS, and becomes that token"
             raise TokenizerUnusable(f'{place} {why} with this tokenizer; use another, or set data.tokenizer_loss to "count" or "skip"')
@@ -276,13 +294,14 @@ class _SplitRun:
             with bounded(f"documents of {self.part.segments[0].item.key}", self.bytes_waiting), library_errors():
                 return encode(texts)
         except LibraryError as error:
-            for reader, document in self.waiting:
+            for number, text in enumerate(texts):
                 try:
-                    with bounded(reader.place(document.position, document.identity), len(document.utf8)), library_errors():
-                        encode([document.text])
+                    with bounded(self._place(number), len(text)), library_errors():
+                        encode([text])
                 except LibraryError as one:
-                    place = reader.place(document.position, document.identity)
-                    raise TokenizerUnusable(f"the tokenizer fails on {place} ({str(one)[:200]}); correct it or use another") from error
+                    raise TokenizerUnusable(
+                        f"the tokenizer fails on {self._place(number)} ({str(one)[:200]}); correct it or use another"
+                    ) from error
             raise TokenizerUnusable(f"the tokenizer fails on documents of {self.part.name} ({str(error)[:200]}); use another") from error
 
     def finish(self) -> None:

@@ -64,7 +64,7 @@ from data_prep.progress import Counts, Progress
 from data_prep.sources import tokenizer_reference
 from data_prep.spec import DataSpec
 from data_prep.store import Source, Store
-from data_prep.tokenizer import TokenizerFiles, announced, definition_of, facts
+from data_prep.tokenizer import TokenizerFiles, announced, facts
 from data_prep.tokenizer_source import obtain
 from data_prep.workers import Setup, WorkerPool, memory_bound_mib, start_server
 
@@ -153,7 +153,6 @@ def _prepare(job: Job) -> ShardIndex | None:
     bound = memory_bound_mib(job.spec, files, {segment.compression for part in plan for segment in part.segments})
     job.say(f"{len(plan)} parts; a worker holds at most {bound} MiB (data.max_line_bytes and data.max_document_bytes bound it)")
     loss_free = lossless(files)
-    definition_of.cache_clear()  # Llama 3's is 50 MB of dictionaries
     if not loss_free:
         job.say(
             "every document is decoded again, since this tokenizer can lose characters: it neither works on bytes nor falls back to them"

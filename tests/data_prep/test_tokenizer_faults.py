@@ -109,6 +109,13 @@ def test_a_text_that_becomes_eos_is_never_written(job, tmp_path: Path, policy: s
     assert (index.splits.train.documents, index.skipped) == (2, {"separator_in_text": 1})
 
 
+def test_nothing_is_left_when_every_document_becomes_eos(job):
+    definition = letters("Unigram", model={"type": "Unigram", "unk_id": 0, "vocab": [["</s>", 0.0], ["a", -1.0], ["b", -2.0]]})
+    done = job(definition, ["a</s>b"], "--set", "max_skipped_share=1")
+    assert "BadInput (stop): " in done.stderr
+    assert "holds no text to train on: skipped: 1 separator_in_text" in done.stderr
+
+
 POST = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<a>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
         "special_tokens": {"<a>": {"id": "<a>", "ids": [256], "tokens": ["<a>"]}}}  # fmt: skip
