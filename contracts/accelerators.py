@@ -49,3 +49,15 @@ ACCELERATORS = (
 def accelerator_of(device_name: str) -> Accelerator | None:
     """What CUDA calls ``device_name``; None for a device that is not known: a wrong peak is worse than none."""
     return next((accelerator for accelerator in ACCELERATORS if accelerator.name in device_name), None)
+
+
+EFA_DEVICES: dict[str, int] = {
+    "ml.p4d.24xlarge": 4,
+    "ml.p4de.24xlarge": 4,
+    "ml.p5.48xlarge": 32,
+    "ml.p5e.48xlarge": 32,
+    "ml.p5en.48xlarge": 16,
+    "ml.p6-b200.48xlarge": 8,
+}
+"""EFA devices of one host: EC2's network cards, of which each carries one (EC2 user guide, "Maximize network bandwidth on Amazon EC2
+instances with multiple network cards"; EKS calls the same numbers ``vpc.amazonaws.com/efa``). A type that is not here is not counted."""

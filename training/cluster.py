@@ -34,6 +34,8 @@ class Cluster:
     """This host."""
     interface: str | None = None
     """Network interface that connects the hosts."""
+    instance_type: str = ""
+    """SageMaker instance type of this host; empty when the resource config does not say."""
 
     @property
     def rank(self) -> int:
@@ -57,7 +59,12 @@ def read_cluster(config: Mapping[str, Any]) -> Cluster:
     if current not in hosts or len(set(hosts)) != len(hosts):
         raise BadInput(f'resourceconfig.json names current_host "{current}" and hosts {list(hosts)}: it must list every host once')
     interface = config.get("network_interface_name")
-    return Cluster(hosts=_numbered(hosts), current_host=current, interface=str(interface) if interface else None)
+    return Cluster(
+        hosts=_numbered(hosts),
+        current_host=current,
+        interface=str(interface) if interface else None,
+        instance_type=str(config.get("current_instance_type") or ""),
+    )
 
 
 def _numbered(hosts: tuple[str, ...]) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from training.cluster import network_environment, torchrun_arguments
 from training.cuda_driver import compat_environment
 from training.failure_classes import JobFailure, Preempted, Unexpected
 from training.leg_job import STOP_FILE, STOP_SECONDS, LegJob, read_job
+from training.node_health import node_checked
 from training.rank_notes import cause, read_crash, read_notes
 from training.smoke import smoke_test
 
@@ -62,7 +63,8 @@ def run_job(job: LegJob) -> None:
         JobFailure: why the leg is not finished.
     """
     spec = job.spec
-    check_job(job)
+    with node_checked(job):
+        check_job(job)
     print(
         f"Leg {job.leg} of run {job.run_id}, attempt {job.attempt}: {job.steps} steps of {job.tokens_per_step} tokens "
         f"on {job.cluster.size} x {spec.processes_per_host} {spec.device} ranks",

@@ -193,6 +193,9 @@ class TrainingSpec:
     Saving, validation and the export have limits of their own: 60 s and their bytes at 64 MB/s, or two median steps per batch."""
     min_all_reduce_gbps: Annotated[float, Bounds(0.0)] = 0.0
     """Floor of the start-up fabric check on several hosts, in GB/s bus bandwidth; 0 measures without a floor."""
+    check_node: bool = True
+    """Ask dcgmi, nvidia-smi and the kernel log of each host for faulty GPUs before training (device cuda), and count GPUs and EFA devices.
+    A host with a fault ends the job as DeviceFault; false where such a check errs for an instance type."""
     expected_tokens_per_second_per_device: Annotated[float, Bounds(0.0)] | None = None
     """What this leg should reach; used for the cost estimate and the slow alarm. Null: no estimate."""
 

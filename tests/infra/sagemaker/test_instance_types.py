@@ -5,7 +5,7 @@ from __future__ import annotations
 import botocore.loaders
 import pytest
 
-from contracts.accelerators import ACCELERATORS, accelerator_of
+from contracts.accelerators import ACCELERATORS, EFA_DEVICES, accelerator_of
 from infra.sagemaker.instance_types import INSTANCE_TYPES, accelerators_of, has_nvme, named_with_nvme
 
 
@@ -35,6 +35,10 @@ def test_a_device_of_the_table_is_found_by_the_name_cuda_gives_it() -> None:
     for row in INSTANCE_TYPES.values():
         if row.accelerators is not None:
             assert accelerator_of(row.accelerators.name) is row.accelerators.kind
+
+
+def test_efa_devices_are_counted_on_types_that_have_efa() -> None:
+    assert all(INSTANCE_TYPES[name].efa for name in EFA_DEVICES)
 
 
 def test_fp8_is_twice_bf16_where_there_is_any() -> None:
