@@ -160,7 +160,9 @@ class WorkerPool:
             pending: set[Future[T]] = {self._pool.submit(function, item) for item in items}
             while pending:
                 done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                for future in done:
+                for future in sorted(
+                    done, key=lambda future: future.exception() is not None
+                ):  # what is finished is kept, then a failure raised
                     yield future.result()
                 on_wait()
         except BrokenProcessPool:
