@@ -98,7 +98,7 @@ local-clean: .venv/.deploy ## Stop it and delete its state
 
 # ---- deploying to AWS --------------------------------------------------------------------------
 
-.PHONY: synth bootstrap deploy destroy
+.PHONY: synth bootstrap deploy images destroy
 ACCOUNT_HINT = { echo "Credentials are those of the shell: AWS_PROFILE=you make $@. $(BIN)/pretrain doctor shows account, region and what is missing." >&2; exit 1; }
 synth: .venv/.deploy node_modules/.done ## Write cdk.out and install the pretrain command; needs no AWS account
 	$(CDK) synth --quiet -c environment=$(ENVIRONMENT)
@@ -109,7 +109,11 @@ bootstrap: .venv/.deploy node_modules/.done ## Prepare the account and region fo
 deploy: .venv/.deploy node_modules/.done ## Deploy to the account of the AWS credentials
 	@$(CDK) deploy --all -c environment=$(ENVIRONMENT) || $(ACCOUNT_HINT)
 
-destroy: .venv/.deploy node_modules/.done ## Delete the stacks; with retain_data, bucket, key and images stay
+images: .venv/.deploy ## Build and push the deployment's images from this machine, where CodeBuild may not (needs docker and aws)
+	@$(BIN)/pretrain images --environment $(ENVIRONMENT)
+
+destroy: .venv/.deploy node_modules/.done ## Delete the stacks; with retain_data, bucket, key and images stay, else it asks and empties the buckets
+	@$(BIN)/pretrain empty --environment $(ENVIRONMENT)
 	@$(CDK) destroy --all -c environment=$(ENVIRONMENT) || $(ACCOUNT_HINT)
 
 # ---- checks and tests --------------------------------------------------------------------------

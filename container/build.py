@@ -32,6 +32,10 @@ BUILDER = "pretrain"
 BUILDKIT_IMAGE = "public.ecr.aws/vend/moby/buildkit:buildx-stable-1"
 # The versions that a training result depends on; a smoke test must report exactly what the lock says.
 CHECKED_PACKAGES = {"data_prep": ("fastokens", "tokenizers"), "training": ("torch", "torchtitan", "torchao")}
+PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+PUBLIC_ECR = "public.ecr.aws"
+REPEATS = 3  # 30 + 60 + 120 s: a public registry counts requests by the second, and an index is rarely away for longer
+_DATED = re.compile(r"(?P<undated>.+:.+)-\d{8}")
 _ECR = re.compile(r"(?P<host>\d{12}\.dkr\.ecr(?:-fips)?\.(?P<region>[a-z0-9-]+)\.[a-z.-]+)/(?P<name>[^:@]+)")
 
 
@@ -51,6 +55,10 @@ class BuildRequest:
     """Base of the training image; empty takes the Dockerfile's own."""
     pip_configuration: str = field(default="", repr=False)
     """Text of a pip.conf that names a package index of one's own; may hold its password. Empty takes pip's default."""
+    proxy: Mapping[str, str] = field(default_factory=dict)
+    """HTTP_PROXY, HTTPS_PROXY and NO_PROXY, where they are set: BuildKit and the Dockerfile's commands need them handed on."""
+    pause_seconds: float = 30.0
+    """Before a step whose registry or index did not answer is repeated; doubled each time."""
 
     @staticmethod
     def read(environment: Mapping[str, str]) -> BuildRequest:
@@ -68,6 +76,8 @@ class BuildRequest:
             device=device,
             training_base_image=environment.get("TRAINING_BASE_IMAGE", ""),
             pip_configuration=environment.get("PIP_CONFIG", ""),
+            proxy={name: environment[name] for name in PROXY_VARIABLES if environment.get(name)},
+            pause_seconds=float(environment.get("PAUSE_SECONDS", "30")),
         )
 
 
@@ -108,6 +118,9 @@ class Build:
     run: Run = run_command
     folder: Path = field(default_factory=Path.cwd)
     seconds: dict[str, float] = field(default_factory=dict)
+    pause: Callable[[float], None] = time.sleep
+    training_base: str = ""
+    """Base of the training image in place of the request's: its undated tag."""
 
     def images(self) -> dict[str, str]:
         """Build, check and push what is missing; digest references of both images."""
@@ -142,26 +155,39 @@ class Build:
             if not password:
                 raise RegistryUnreachable(f"{host} gave no login token; check the build role's ecr:GetAuthorizationToken")
             self._must(f"logging in to {host}", "docker", "login", "--username", "AWS", "--password-stdin", host, text=password[-1])
+        self._log_in_to_public_ecr()
+
+    def _log_in_to_public_ecr(self) -> None:
+        """Without a login public ECR counts the requests of everybody behind the same address; the build goes on without one."""
+        # The public registry has one region.
+        answered = self.run(["aws", "ecr-public", "get-login-password", "--region", "us-east-1"], "")
+        if not answered.code and answered.lines:
+            command = ["docker", "login", "--username", "AWS", "--password-stdin", PUBLIC_ECR]
+            if not self.run(command, answered.lines[-1]).code:
+                return
+        print(f"warning: no login to {PUBLIC_ECR}; its images are pulled without one, with a lower limit of requests", flush=True)
 
     def _existing(self, target: str) -> str:
         """Digest of the image that the repository has under this target's tag, or "" when it has none."""
         match = _ECR.match(self.request.repository)
         if match is None:
             raise ImageBuildFailed(f'REPOSITORY_URI="{self.request.repository}" is no ECR repository URI')
-        finished = self.run(
-            ["aws", "ecr", "describe-images", "--region", match["region"], "--repository-name", match["name"], "--image-ids",
-             f"imageTag={target}-{self.request.tag}", "--query", "imageDetails[0].imageDigest", "--output", "text"], "",
+        finished = self._must(
+            f"looking for {self._name(target)}",
+            "aws", "ecr", "describe-images", "--region", match["region"], "--repository-name", match["name"], "--image-ids",
+            f"imageTag={target}-{self.request.tag}", "--query", "imageDetails[0].imageDigest", "--output", "text",
+            unless=r"ImageNotFoundException",
         )  # fmt: skip
-        if finished.code and not any("ImageNotFoundException" in line for line in finished.lines):
-            raise failure_of(f"looking for {self._name(target)}", finished.code, list(finished.lines))
         digests = [line.strip() for line in finished.lines if line.strip().startswith("sha256:")]
         return digests[-1] if digests and not finished.code else ""
 
     def _start_builder(self) -> None:
         if self.run(["docker", "buildx", "inspect", "--bootstrap", BUILDER], "").code:
+            # An option is a comma-separated list, so a value with commas is quoted as in CSV.
+            options = [f"image={BUILDKIT_IMAGE}", *(f'"env.{name}={value}"' for name, value in self.request.proxy.items())]
             self._must(
                 "starting BuildKit", "docker", "buildx", "create", "--name", BUILDER, "--driver", "docker-container",
-                "--driver-opt", f"image={BUILDKIT_IMAGE}", "--bootstrap",
+                *(part for option in options for part in ("--driver-opt", option)), "--bootstrap",
             )  # fmt: skip
 
     def _build(self, target: str) -> None:
@@ -171,7 +197,14 @@ class Build:
         if self.request.cache_repository:
             # ECR accepts a cache only as an image manifest. A build whose cache cannot be written still succeeds.
             options += ["--cache-from", cache, "--cache-to", f"{cache},mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true"]
-        lines = self._must(f"building {target}", *self._buildx(target), *options, ".").lines
+        finished = self._must(f"building {target}", *self._buildx(target), *options, ".", unless=self._missing_base(target))
+        if finished.code:
+            self.training_base = undated = self._undated_base()
+            print(
+                f"warning: the registry has no such dated base image; {undated} is taken, which may change from build to build", flush=True
+            )
+            finished = self._must(f"building {target}", *self._buildx(target), *options, ".")
+        lines = finished.lines
         if any("failed to configure registry cache importer" in line for line in lines):
             print(f"cache: none at {self.request.cache_repository}:{target} (first build, or deleted); every layer was built", flush=True)
 
@@ -197,13 +230,12 @@ class Build:
         SageMaker has refused OCI manifests."""
         metadata = self.folder / f".build-{target}.json"
         output = f"type=image,name={self._name(target)},push=true,oci-mediatypes=false"
-        finished = self.run([*self._buildx(target), "--output", output, "--metadata-file", str(metadata), "."], "")
-        if finished.code and any("immutable" in line.lower() or "ImageTagAlreadyExists" in line for line in finished.lines):
+        command = [*self._buildx(target), "--output", output, "--metadata-file", str(metadata), "."]
+        finished = self._must(f"pushing {target}", *command, unless=r"(?i:immutable)|ImageTagAlreadyExists")
+        if finished.code:
             digest = self._existing(target)  # another build pushed the same tag first
             print(f"skipped: {self._name(target)} was pushed by another build meanwhile, {digest}", flush=True)
             return digest
-        if finished.code:
-            raise failure_of(f"pushing {target}", finished.code, list(finished.lines))
         pushed = json.loads(metadata.read_text())
         tested = self._must("inspecting the image", "docker", "image", "inspect", "--format", "{{.Id}}", self._local(target)).lines[-1]
         if pushed.get("containerimage.config.digest") != tested:
@@ -219,9 +251,14 @@ class Build:
     # -- parts ---------------------------------------------------------------------------------------------------
 
     def _buildx(self, target: str) -> list[str]:
-        arguments = {"CONTEXT_HASH": self.request.tag, "SOURCE_DATE_EPOCH": "0"}  # one date: the same input gives the same image id
-        if self.request.training_base_image:
-            arguments["TRAINING_BASE_IMAGE"] = self.request.training_base_image
+        # Docker knows the proxy's variables and keeps them out of the image.
+        arguments = {
+            **self.request.proxy,
+            "CONTEXT_HASH": self.request.tag,
+            "SOURCE_DATE_EPOCH": "0",
+        }  # one date: the same input gives the same image id
+        if base := self.training_base or self.request.training_base_image:
+            arguments["TRAINING_BASE_IMAGE"] = base
         command = ["docker", "buildx", "build", "--builder", BUILDER, "--platform", "linux/amd64", "--progress", "plain"]
         command += ["--provenance=false", "--sbom=false", "--file", "container/Dockerfile", "--target", target]
         for name, value in arguments.items():
@@ -237,11 +274,40 @@ class Build:
         path.write_text(self.request.pip_configuration)
         return path
 
-    def _must(self, step: str, *command: str, text: str = "") -> Finished:
-        finished = self.run(command, text)
-        if finished.code:
-            raise failure_of(step, finished.code, list(finished.lines))
-        return finished
+    def _undated_base(self) -> str:
+        """The training image's base without the date at its tag's end; "" when it has none."""
+        named = self.request.training_base_image
+        if not named:
+            declared = re.search(r"^ARG TRAINING_BASE_IMAGE=(\S+)", (self.folder / "container/Dockerfile").read_text(), re.MULTILINE)
+            named = declared[1] if declared else ""
+        dated = _DATED.fullmatch(named)
+        return dated["undated"] if dated else ""
+
+    def _missing_base(self, target: str) -> str:
+        """Pattern of BuildKit's line when the registry lacks the dated base of the training image; "" when there is no other to take."""
+        undated = self._undated_base() if target == "training" and not self.training_base else ""
+        return rf"failed to resolve source metadata for \S*{re.escape(undated)}-\d{{8}}: .*not found" if undated else ""
+
+    def _must(self, step: str, *command: str, text: str = "", unless: str = "") -> Finished:
+        """Run a command; repeated after a pause while a registry or index does not answer.
+
+        Args:
+            unless: pattern of a line that makes a failed command the caller's to judge.
+
+        Raises:
+            JobFailure: it failed, by the class of ``failure_of``.
+        """
+        for repeat in range(REPEATS + 1):
+            finished = self.run(command, text)
+            if not finished.code or (unless and any(re.search(unless, line) for line in finished.lines)):
+                return finished
+            failure = failure_of(step, finished.code, list(finished.lines))
+            if repeat == REPEATS or not isinstance(failure, RegistryUnreachable):
+                raise failure
+            seconds = self.request.pause_seconds * 2**repeat
+            print(f"repeated in {seconds:g} s: {failure.sentence}", flush=True)
+            self.pause(seconds)
+        raise AssertionError("unreachable")
 
     def _name(self, target: str) -> str:
         return f"{self.request.repository}:{target}-{self.request.tag}"

@@ -17,9 +17,10 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from contracts.files import ATTEMPTS, CHECKPOINTS, METRICS, RESULT_FILE
-from infra.constructs.policy import Statement, allow, new_role
+from infra.constructs.policy import Conditions, Statement, allow, new_role
 from infra.monitor.published_metrics import NAMESPACE
 from infra.run.layout import JOBS_PREFIX, RUNS_PREFIX, TOKENS_PREFIX
+from infra.settings import BuildSettings
 
 PREFIX = "objects below a prefix of infra/run/layout.py"
 ANY_TEXT = "text and tokenizers may lie anywhere in the bucket"
@@ -29,6 +30,7 @@ NO_RESOURCES = "the action has no resources to name"
 ACCOUNT_TOKEN = "the token is the account's; ECR offers no resource for it"
 CHECKPOINTS_OF_ATTEMPTS = f"{RUNS_PREFIX}*/{ATTEMPTS}/*/{CHECKPOINTS}/*"
 RESULTS_OF_ATTEMPTS = f"{RUNS_PREFIX}*/{ATTEMPTS}/*/{METRICS}/{RESULT_FILE}"
+PUBLIC_TOKEN = "a login to the public registry (API reference of ECR Public); neither action has a resource"
 READ_IMAGE = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
 
 
@@ -56,6 +58,15 @@ def _arn(scope: Construct, service: str, resource: str, name: str, *, colon: boo
 
 def _jobs(scope: Construct) -> tuple[str, str]:
     return _arn(scope, "sagemaker", "training-job", "*"), _arn(scope, "sagemaker", "processing-job", "*")
+
+
+def _job_log_groups(scope: Construct) -> list[str]:
+    return [_arn(scope, "logs", "log-group", f"/aws/sagemaker/{kind}Jobs:*", colon=True) for kind in ("Training", "Processing")]
+
+
+def _plans(scope: Construct) -> list[str]:
+    """What CreateTrainingJob is checked against beside the job when it names a training plan (docs: training-plan-iam-permissions)."""
+    return [_arn(scope, "sagemaker", kind, "*") for kind in ("training-plan", "reserved-capacity")]
 
 
 def _through(scope: Construct, service: str) -> dict[str, dict[str, object]]:
@@ -121,9 +132,12 @@ def admit_role(scope: Construct, shared: Shared, source_buckets: Sequence[str], 
     )
 
 
-def triage_role(scope: Construct, shared: Shared, log_group_arn: str, build_log_group_arn: str) -> iam.Role:
-    """Triage and Explain: read job descriptions, find jobs' log streams, read the build's log, choose the checkpoint to go on from."""
-    groups = [_arn(scope, "logs", "log-group", f"/aws/sagemaker/{kind}Jobs:*", colon=True) for kind in ("Training", "Processing")]
+def triage_role(
+    scope: Construct, shared: Shared, log_group_arn: str, build_log_group_arn: str, topic_arn: str, *, stops_jobs: bool
+) -> iam.Role:
+    """Triage and Explain: read job descriptions, logs and checkpoints' manifests; report an execution's end for it."""
+    ended = shared.objects(f"{RUNS_PREFIX}*/ended-*.json")
+    groups = _job_log_groups(scope)
     training, processing = _jobs(scope)
     return _function(
         scope,
@@ -132,12 +146,22 @@ def triage_role(scope: Construct, shared: Shared, log_group_arn: str, build_log_
         [
             allow("sagemaker:DescribeTrainingJob", on=training, because=JOB_NAMES),
             allow("sagemaker:DescribeProcessingJob", on=processing, because=JOB_NAMES),
+            *([allow("sagemaker:StopTrainingJob", on=training, because=JOB_NAMES)] if stops_jobs else []),
             allow("logs:DescribeLogStreams", on=groups, because="the streams of SageMaker's two log groups"),
             allow("logs:GetLogEvents", on=build_log_group_arn),
+            allow(
+                "states:DescribeExecution",
+                "states:GetExecutionHistory",
+                on=_arn(scope, "states", "execution", "*", colon=True),
+                because="an event names the execution; the machine is made after this role",
+            ),
             # No prefix condition: see report_role.
             allow("s3:ListBucket", on=shared.bucket_arn),
             allow("s3:GetObject", on=shared.objects(f"{CHECKPOINTS_OF_ATTEMPTS}manifest.json", RESULTS_OF_ATTEMPTS), because=PREFIX),
-            _key_through_s3(scope, shared, "kms:Decrypt"),
+            allow("s3:GetObject", "s3:PutObject", on=ended, because=PREFIX),
+            _key_through_s3(scope, shared, "kms:Decrypt", "kms:GenerateDataKey"),
+            allow("sns:Publish", on=topic_arn),
+            allow("kms:Decrypt", "kms:GenerateDataKey", on=shared.key.key_arn, when=_through(scope, "sns")),
         ],
     )
 
@@ -158,8 +182,10 @@ def report_role(scope: Construct, shared: Shared, log_group_arn: str) -> iam.Rol
     )
 
 
-def monitor_role(scope: Construct, shared: Shared, log_group_arn: str) -> iam.Role:
-    """Monitor: reads jobs, runs and quotas, publishes metrics, deletes checkpoints that are no longer kept."""
+def monitor_role(scope: Construct, shared: Shared, log_group_arn: str, *, keeps_logs: bool) -> iam.Role:
+    """Monitor: reads jobs, runs and quotas, publishes metrics, deletes checkpoints that are not kept; limits jobs' logs by setting."""
+    groups = _job_log_groups(scope)
+    retain = [allow("logs:PutRetentionPolicy", on=groups, because="SageMaker's two log groups")] if keeps_logs else []
     publish = {"StringEquals": {"cloudwatch:namespace": NAMESPACE}}
     return _function(
         scope,
@@ -169,6 +195,7 @@ def monitor_role(scope: Construct, shared: Shared, log_group_arn: str) -> iam.Ro
             allow("s3:ListBucket", on=shared.bucket_arn),
             allow("s3:GetObject", on=shared.objects(f"{RUNS_PREFIX}*"), because=PREFIX),
             allow("s3:DeleteObject", on=shared.objects(CHECKPOINTS_OF_ATTEMPTS), because=PREFIX),
+            *retain,
             _key_through_s3(scope, shared, "kms:Decrypt"),
             *_see_quotas(scope),
             allow("cloudwatch:PutMetricData", on="*", when=publish, because="metrics have no resources; the condition names our namespace"),
@@ -182,7 +209,16 @@ def quotas_role(scope: Construct, log_group_arn: str) -> iam.Role:
     return _function(scope, "QuotasRole", log_group_arn, [*_see_quotas(scope), stack])
 
 
-def build_role(scope: Construct, shared: Shared, *, context_arn: str, asset_bucket_arn: str, log_group_arn: str) -> iam.Role:
+def build_role(
+    scope: Construct,
+    shared: Shared,
+    settings: BuildSettings,
+    *,
+    context_arn: str,
+    asset_bucket_arn: str,
+    asset_key_arn: str | None,
+    log_group_arn: str,
+) -> iam.Role:
     """Build image: reads the build context, pulls the base, pushes the two images and the cache."""
     push = ("ecr:CompleteLayerUpload", "ecr:InitiateLayerUpload", "ecr:PutImage", "ecr:UploadLayerPart")
     stack = cdk.Stack.of(scope)
@@ -195,12 +231,33 @@ def build_role(scope: Construct, shared: Shared, *, context_arn: str, asset_buck
             allow("s3:GetObject", "s3:GetObjectVersion", on=context_arn),
             allow("s3:GetBucketLocation", "s3:ListBucket", on=asset_bucket_arn),
             allow("ecr:GetAuthorizationToken", on="*", because=ACCOUNT_TOKEN),
+            allow("ecr-public:GetAuthorizationToken", "sts:GetServiceBearerToken", on="*", because=PUBLIC_TOKEN),
             allow(*READ_IMAGE, "ecr:DescribeImages", *push, on=[shared.images.repository_arn, shared.cache.repository_arn]),
             allow(*READ_IMAGE, on=bases, because="AWS's deep-learning images lie in an account that differs by partition and region"),
             allow("kms:Decrypt", "kms:GenerateDataKey", "kms:DescribeKey", on=shared.key.key_arn),
+            *([allow("kms:Decrypt", on=asset_key_arn, when=_through(scope, "s3"))] if asset_key_arn else []),
             allow("logs:CreateLogStream", "logs:PutLogEvents", on=log_group_arn),
+            *([allow("secretsmanager:GetSecretValue", on=settings.pip_config_secret_arn)] if settings.pip_config_secret_arn else []),
+            *(
+                [allow("kms:Decrypt", on=settings.pip_config_key_arn, when=_through(scope, "secretsmanager"))]
+                if settings.pip_config_key_arn
+                else []
+            ),
+            *(_build_interfaces(scope, settings) if settings.vpc_id else []),
         ],
     )
+
+
+def _build_interfaces(scope: Construct, settings: BuildSettings) -> list[Statement]:
+    """CodeBuild joins a VPC under the build's role ("Create a CodeBuild service role": statements for builds in a VPC)."""
+    looks = tuple(f"ec2:Describe{what}" for what in ("DhcpOptions", "NetworkInterfaces", "SecurityGroups", "Subnets", "Vpcs"))
+    because = "the interfaces do not exist yet; CodeBuild documents this list for builds in a VPC"
+    subnets = [_arn(scope, "ec2", "subnet", subnet) for subnet in settings.subnet_ids]
+    when: Conditions = {"StringEquals": {"ec2:AuthorizedService": "codebuild.amazonaws.com"}, "ArnEquals": {"ec2:Subnet": subnets}}
+    return [
+        allow("ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface", *looks, on="*", because=because),
+        allow("ec2:CreateNetworkInterfacePermission", on=_arn(scope, "ec2", "network-interface", "*"), when=when, because=because),
+    ]
 
 
 def prepare_role(scope: Construct, shared: Shared, source_buckets: Sequence[str], *, in_vpc: bool) -> iam.Role:
@@ -236,6 +293,8 @@ def training_role(scope: Construct, shared: Shared, *, in_vpc: bool) -> iam.Role
             allow("s3:GetObject", on=shared.objects(f"{TOKENS_PREFIX}*", f"{RUNS_PREFIX}*"), because=PREFIX),
             allow("s3:PutObject", "s3:AbortMultipartUpload", on=shared.objects(attempts, f"{JOBS_PREFIX}*"), because=PREFIX),
             allow("s3:DeleteObject", on=shared.objects(attempts), because=PREFIX),
+            # For a key in OutputDataConfig ("CreateTrainingJob API: execution role permissions"); S3 itself needs the other two.
+            allow("kms:Encrypt", on=shared.key.key_arn),
             _key_through_s3(scope, shared, "kms:Decrypt", "kms:GenerateDataKey"),
         ],
     )
@@ -290,6 +349,7 @@ def machine_role(
             allow("codebuild:StartBuild", "codebuild:StopBuild", "codebuild:BatchGetBuilds", on=project_arn),
             allow(*(f"sagemaker:{verb}TrainingJob" for verb in verbs), on=training, because=JOB_NAMES),
             allow(*(f"sagemaker:{verb}ProcessingJob" for verb in verbs), on=processing, because=JOB_NAMES),
+            allow("sagemaker:CreateTrainingJob", on=_plans(scope), because="the run names the plan, SageMaker the capacity"),
             allow("sagemaker:AddTags", "sagemaker:ListTags", on=[training, processing], because=JOB_NAMES),
             allow("iam:PassRole", on=job_roles, when={"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}),
             allow("events:PutTargets", "events:PutRule", "events:DescribeRule", on=[_arn(scope, "events", "rule", rule) for rule in rules]),
@@ -301,6 +361,7 @@ def machine_role(
     )  # fmt: skip
 
 
-def schedule_role(scope: Construct, machine_arn: str) -> iam.Role:
-    """A schedule: start executions of the one machine."""
-    return new_role(scope, "ScheduleRole", "scheduler.amazonaws.com", [allow("states:StartExecution", on=machine_arn)])
+def schedule_role(scope: Construct, machine_arn: str, lost_arn: str) -> iam.Role:
+    """A schedule: start executions of the one machine; leave what could not be started in the queue."""
+    starts = [allow("states:StartExecution", on=machine_arn), allow("sqs:SendMessage", on=lost_arn)]
+    return new_role(scope, "ScheduleRole", "scheduler.amazonaws.com", starts)

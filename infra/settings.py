@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import zoneinfo
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,13 @@ STACK_NAME = Pattern(r"[a-zA-Z][a-zA-Z0-9-]{0,39}", "a stack name prefix: 1 to 4
 ACCOUNT = Pattern(r"\d{12}", "an AWS account number of 12 digits")
 REGION = Pattern(r"[a-z]{2}(-[a-z]+)+-\d", 'an AWS region such as "us-west-2"')
 CIDR = Pattern(r"\d{1,3}(\.\d{1,3}){3}/\d{1,2}", 'an address range such as "10.42.0.0/16"')
+KEY_ARN = Pattern(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[a-zA-Z0-9-]+", "the ARN of a KMS key")
+SUBNET = Pattern(r"subnet-([0-9a-f]{8}|[0-9a-f]{17})", 'the id of a subnet such as "subnet-0123456789abcdef0"')
+GROUP = Pattern(r"sg-([0-9a-f]{8}|[0-9a-f]{17})", 'the id of a security group such as "sg-0123456789abcdef0"')
+VPC = Pattern(r"vpc-([0-9a-f]{8}|[0-9a-f]{17})", 'the id of a VPC such as "vpc-0123456789abcdef0"')
+SECRET_ARN = Pattern(r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:.+", "the ARN of a secret")
+POLICY_ARN = Pattern(r"arn:aws[a-z-]*:iam::(\d{12}|aws):policy/.+", "the ARN of an IAM policy")
+ROLE_PATH = Pattern(r"/([!-.0-~]+/)*", 'a path such as "/ml-platform/"')
 BUCKET = Pattern(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "a bucket name")
 EMAIL = Pattern(r"[^@\s]+@[^@\s]+\.[^@\s]+", "an email address")
 EXPRESSION = Pattern(r"(cron|rate|at)\(.+\)", 'a schedule expression such as "cron(0 6 ? * MON *)" or "rate(1 day)"')
@@ -58,6 +66,41 @@ class NetworkSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExistingNetworkSettings:
+    """Subnets of a VPC that exists already, for the jobs. It must reach S3, ECR, CloudWatch Logs, KMS, STS and Secrets Manager."""
+
+    subnet_ids: Annotated[tuple[Annotated[str, SUBNET], ...], Bounds(1, 16)]
+    """Private subnets; with ``fsx`` the file system lies in the first."""
+    security_group_ids: Annotated[tuple[Annotated[str, GROUP], ...], Bounds(1, 5)]
+    """Their groups; one must admit all traffic from and to itself (EFA, NCCL, Lustre)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSettings:
+    """Where the image build runs and what it reaches the world through."""
+
+    vpc_id: Annotated[str, VPC] | None = None
+    """VPC of the build project; null leaves it in CodeBuild's own network."""
+    subnet_ids: tuple[Annotated[str, SUBNET], ...] = ()
+    """Private subnets of the VPC."""
+    security_group_ids: tuple[Annotated[str, GROUP], ...] = ()
+    """Their security groups."""
+    proxy: Annotated[str, one_or_more()] | None = None
+    """HTTP proxy of docker, pip and the aws command, such as "http://proxy.example.com:3128"."""
+    no_proxy: str = "169.254.169.254,169.254.170.2,127.0.0.1,localhost"
+    """Hosts that are reached without the proxy; by default the addresses that CodeBuild gives credentials at. Add VPC endpoints."""
+    pip_config_secret_arn: Annotated[str, SECRET_ARN] | None = None
+    """Secret whose text is a pip.conf with a package index of one's own; it reaches pip as a build secret, and no layer keeps it."""
+    pip_config_key_arn: Annotated[str, KEY_ARN] | None = None
+    """Customer key of that secret, where it has one."""
+
+    def check(self) -> Iterator[Problem]:
+        """A VPC goes with subnets and groups."""
+        if (self.vpc_id is None) == bool(self.subnet_ids) or (self.vpc_id is None) == bool(self.security_group_ids):
+            yield Problem("vpc_id", "vpc_id, subnet_ids and security_group_ids go together")
+
+
+@dataclass(frozen=True, kw_only=True)
 class FsxSettings:
     """An FSx for Lustre file system that mirrors the token shards; training reads them from it."""
 
@@ -90,6 +133,10 @@ class AlarmSettings:
     """Spent more than this share of the run's budget."""
 
 
+MAX_SCHEDULE_BYTES = 3000
+"""Inputs of all enabled schedules: the monitor checks their quotas daily and has them in its environment, 4,096 bytes on Lambda."""
+
+
 def schedule_input(schedule: ScheduleSettings, time: str) -> Json:
     """The execution's input that a firing at ``time`` gives."""
     return schedule.input | {
@@ -111,6 +158,8 @@ class Settings:
     """Recipe of an execution whose input names none."""
     device: Literal["cuda", "cpu"] = "cuda"
     """Build variant of the training image."""
+    bootstrap_key_arn: Annotated[str, KEY_ARN] | None = None
+    """Customer key of the CDK's asset bucket, where the account was bootstrapped with one: the image build reads its context there."""
     training_base_image: Annotated[str, one_or_more()] | None = None
     """Base of the training image; null takes the Dockerfile's own."""
     retain_data: bool = True
@@ -139,8 +188,26 @@ class Settings:
     """Move what lies under runs/ to S3 Intelligent-Tiering after this many days; null leaves it in the standard class."""
     network: NetworkSettings | None = None
     """A VPC of the deployment's own for the jobs; null leaves them in SageMaker's network."""
+    existing_network: ExistingNetworkSettings | None = None
+    """A VPC that exists already, in place of ``network``."""
     fsx: FsxSettings | None = None
-    """FSx for Lustre for the token shards; needs ``network``."""
+    """FSx for Lustre for the token shards; needs ``network`` or ``existing_network``."""
+    key_arn: Annotated[str, KEY_ARN] | None = None
+    """A KMS key that exists already, in place of one of the deployment's own. Its policy must let the account's IAM policies decide and let
+    cloudwatch.amazonaws.com and budgets.amazonaws.com use it for the topic (kms:Decrypt, kms:GenerateDataKey*)."""
+    training_task: Literal["sync", "polling"] = "sync"
+    """How the state machine runs a training job: Step Functions' own integration, or SageMaker's API with polling, which knows fields that
+    the integration does not know yet."""
+    build: BuildSettings = dataclasses.field(default_factory=BuildSettings)
+    """Network and package index of the image build."""
+    permissions_boundary_arn: Annotated[str, POLICY_ARN] | None = None
+    """Permissions boundary of every role."""
+    role_path: Annotated[str, ROLE_PATH] = "/"
+    """Path of every role."""
+    tags: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Tags of every resource and job, beside ``pretrain:deployment``; for cost allocation and for policies that demand them."""
+    job_log_retention_days: Literal[1, 7, 14, 30, 60, 90, 180, 365, 731, 1827, 3653] | None = None
+    """Days that SageMaker's two log groups keep logs. All jobs of the account and region share them, so null leaves them alone."""
     monthly_budget_usd: Annotated[float, Bounds(1.0)] | None = None
     """An AWS budget on everything tagged with this deployment: a message at 80 % spent and when 100 % is forecast."""
 
@@ -149,11 +216,23 @@ class Settings:
         if self.default_recipe not in RECIPES:
             yield Problem("default_recipe", f'there is no recipe "{self.default_recipe}"{suggestion(self.default_recipe, RECIPES)}')
             return
-        if self.fsx is not None and self.network is None:
-            yield Problem("fsx", "a file system lives in a VPC; set network too")
+        if self.network is not None and self.existing_network is not None:
+            yield Problem("existing_network", "goes without network: the jobs join one VPC")
+        if self.fsx is not None and self.network is None and self.existing_network is None:
+            yield Problem("fsx", "a file system lives in a VPC; set network or existing_network too")
+        for key in self.tags:
+            if key.lower().startswith("aws:") or not 0 < len(key) <= 128 or len(self.tags[key]) > 256:
+                yield Problem("tags", f'"{key}" is no tag: keys of 1 to 128 characters without the prefix aws:, values of at most 256')
         names = [schedule.name for schedule in self.schedules]
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield Problem("schedules", f'the name "{name}" is used {names.count(name)} times; it becomes part of run ids')
+        enabled = [json.dumps(schedule_input(schedule, "2026-01-01T00:00:00Z")) for schedule in self.schedules if schedule.enabled]
+        if (size := sum(len(text.encode()) + 64 for text in enabled)) > MAX_SCHEDULE_BYTES:
+            yield Problem(
+                "schedules",
+                f"the inputs of the {len(enabled)} enabled schedules are {size} bytes, more than the {MAX_SCHEDULE_BYTES} that the monitor "
+                "can hold; name a recipe instead of repeating its settings, or enable fewer",
+            )
         for number, schedule in enumerate(self.schedules):
             if schedule.timezone not in zoneinfo.available_timezones():
                 yield Problem(f"schedules[{number}].timezone", f'"{schedule.timezone}" is no IANA time zone such as "Europe/Berlin"')

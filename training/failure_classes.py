@@ -13,6 +13,7 @@ __all__ = [
     "CollectiveHang",
     "CorruptShard",
     "DeviceFault",
+    "DriverTooOld",
     "FabricSlow",
     "HostLost",
     "JobFailure",
@@ -56,6 +57,10 @@ class DeviceFault(JobFailure):
     retry = "retry"
 
 
+class DriverTooOld(JobFailure):
+    """The host's driver serves the image's CUDA neither by itself nor with the compatibility library."""
+
+
 class FabricSlow(JobFailure):
     """The hosts' network is missing or below its floor."""
 
@@ -82,5 +87,5 @@ class Preempted(JobFailure):
 
 FAILURE_CLASSES: tuple[type[JobFailure], ...] = (
     BadInput, CorruptShard, TokensMismatch, CheckpointMismatch, CheckpointDamaged, CheckpointUnusable, LossDiverged,
-    OutOfMemory, DeviceFault, FabricSlow, CollectiveHang, HostLost, Preempted, Unexpected,
+    OutOfMemory, DeviceFault, DriverTooOld, FabricSlow, CollectiveHang, HostLost, Preempted, Unexpected,
 )  # fmt: skip

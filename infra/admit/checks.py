@@ -17,6 +17,7 @@ from infra.run.compute import CapacitySource
 from infra.run.run_spec import SINGLE_LEG, RunSpec
 from infra.sagemaker.instance_types import GIB, INSTANCE_TYPES, accelerators_of
 from infra.sagemaker.prices import no_price
+from infra.sagemaker.quotas import QuotaStatus
 from training.memory import device_bytes
 
 GATED = ("meta-llama/", "mistralai/", "google/gemma")
@@ -46,7 +47,9 @@ def check(facts: Facts) -> list[Finding]:
     if facts.earlier is not None:
         note("Earlier run", facts.earlier.problems(facts.source.fingerprint if facts.source else None))
     if facts.training_types is not None and facts.processing_types is not None:
-        types = list(type_problems(spec, facts.training_types, facts.processing_types))
+        quotas = facts.quotas or []
+        known = facts.training_types | offered(quotas, "training"), facts.processing_types | offered(quotas, "processing")
+        types = list(type_problems(spec, *known))
         note("Instance types", types)
     note("Devices", device_problems(spec))
     note("Devices", network_problems(spec))
@@ -67,6 +70,12 @@ def local_path_problems(data: DataSpec, bucket: str) -> Iterator[Problem]:
     for path, value in (("data.source", data.source), ("data.tokenizer.uri", data.tokenizer.uri or "")):
         if value.startswith(LOCAL):
             yield Problem(path, f'"{value}" is a path on one machine; upload it to s3://{bucket}/source/ and name that')
+
+
+def offered(quotas: list[QuotaStatus], use: str) -> set[str]:
+    """Types that Service Quotas has for training or processing; they exist, even if the service model of the Lambda runtime is older."""
+    known = (quota.request for quota in quotas if quota.limit is not None and quota.request.scope == "type")
+    return {request.instance_type for request in known if use in request.use}
 
 
 def type_problems(spec: RunSpec, training_types: Collection[str], processing_types: Collection[str]) -> Iterator[Problem]:

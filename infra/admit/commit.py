@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from infra.run.deployment import Deployment
 from infra.run.job_requests import needs_hugging_face
 from infra.run.layout import RunLayout, tokens_prefix, uri
 from infra.run.run_spec import as_input
+
+IMPORT_TIME = datetime.timedelta(hours=1)
+"""FSx imports what is new in S3 by itself, a while later, and says nowhere that it is done: a run sooner than this reads from S3."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,7 @@ def commit(facts: Facts, layout: RunLayout, execution: Execution, deployment: De
         execution_started=execution.started,
         tokens_uri=tokens["uri"],
         source_bytes=source.listing.total_bytes,
+        imported=facts.tokens_written is not None and datetime.datetime.now(datetime.UTC) - facts.tokens_written > IMPORT_TIME,
         token=bool(facts.token) and needs_hugging_face(spec.data),
     )
     return {

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
@@ -89,8 +90,8 @@ class Facts:
     """The data set and its fingerprint."""
     source_refused: str | None
     """Why the source cannot be used."""
-    prepared: bool
-    """Whether its tokens exist."""
+    tokens_written: datetime.datetime | None
+    """When its tokens were completed; None when they are not."""
     image: Json | None
     """``tag``, ``exists`` and, when it does, the digests of ``data_prep`` and ``training``."""
     token: bool | None
@@ -99,6 +100,11 @@ class Facts:
     """ARN -> description, or why it cannot be described."""
     quotas: list[QuotaStatus] | None
     costs: Estimate
+
+    @property
+    def prepared(self) -> bool:
+        """Whether the data set's tokens exist."""
+        return self.tokens_written is not None
 
 
 def gather(
@@ -114,14 +120,14 @@ def gather(
         region: whose quotas are meant.
         look: makes each look-up.
     """
-    earlier = source = refused = None
-    prepared = False
+    earlier = source = refused = written = None
     if deployed is not None:
         if layout is not None:
             earlier = look("Earlier run", lambda: continued(spec, layout, clients.s3, deployed.bucket))
             spec = earlier.spec if earlier is not None else spec
         spec = dataclasses.replace(spec, data=resolve_uris(spec.data, deployed.bucket))
-        source, refused, prepared = look("Data", lambda: _source(spec.data, deployed, clients.s3)) or (None, None, False)
+        source, refused, written = look("Data", lambda: _source(spec.data, deployed, clients.s3)) or (None, None, None)
+    prepared = written is not None
     types = look("Instance types", lambda: [_types(clients.sagemaker, use) for use in ("Training", "Processing")]) or (None, None)
     return Facts(
         spec=spec,
@@ -132,7 +138,7 @@ def gather(
         earlier=earlier,
         source=source,
         source_refused=refused,
-        prepared=prepared,
+        tokens_written=written,
         image=look("Image", lambda: image(clients.ecr, deployed)) if deployed is not None and deployed.image_tag is not None else None,
         token=look("Hub token", lambda: secret_has_value(clients.secrets, deployed.secret_arn)) if deployed is not None else None,
         training_plans=look("Capacity", lambda: _training_plans(spec, clients.sagemaker)),
@@ -141,27 +147,27 @@ def gather(
     )
 
 
-def _source(data: DataSpec, deployed: Deployed, s3: Any) -> tuple[Identified | None, str | None, bool]:
-    """The data set, or why there is none, and whether its tokens exist."""
+def _source(data: DataSpec, deployed: Deployed, s3: Any) -> tuple[Identified | None, str | None, datetime.datetime | None]:
+    """The data set, or why there is none, and when its tokens were completed."""
     if any(value.startswith(LOCAL) for value in (data.source, data.tokenizer.uri or "")):
-        return None, None, False  # a path on one machine: check says so, and this machine's folder says nothing about it
+        return None, None, None  # a path on one machine: check says so, and this machine's folder says nothing about it
     try:
         source = identify(data, s3)
     except JobFailure as failure:
         if transient_cause(failure):
             raise
-        return None, failure.sentence, False
-    return source, None, _exists(s3, deployed.bucket, index_key(source.fingerprint))
+        return None, failure.sentence, None
+    return source, None, _written(s3, deployed.bucket, index_key(source.fingerprint))
 
 
-def _exists(s3: Any, bucket: str, key: str) -> bool:
+def _written(s3: Any, bucket: str, key: str) -> datetime.datetime | None:
     try:
-        s3.head_object(Bucket=bucket, Key=key)
+        written: datetime.datetime = s3.head_object(Bucket=bucket, Key=key)["LastModified"]
     except ClientError as error:
         if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
-            return False
+            return None
         raise
-    return True
+    return written
 
 
 def _types(sagemaker: Any, use: str) -> frozenset[str]:

@@ -8,6 +8,7 @@ from contracts.config import Json, to_json
 from infra.admit.estimate import LegEstimate
 from infra.run.deployment import Deployment
 from infra.run.job_requests import (
+    Tokens,
     checkpoint_channel,
     execution_digest,
     job_name,
@@ -39,6 +40,8 @@ class Planner:
     """ISO 8601."""
     tokens_uri: str
     source_bytes: int
+    imported: bool
+    """Whether a file system has had the time to import the tokens."""
     token: bool
     """Whether a Hugging Face token is set."""
 
@@ -61,9 +64,9 @@ class Planner:
 
     def train(self) -> Json:
         """What the training jobs of all legs share, what each capacity source adds, and the channel of a checkpoint to go on from."""
-        tokens_bytes = self.source_bytes * SHARD_BYTES_PER_SOURCE_BYTE
+        tokens = Tokens(uri=self.tokens_uri, bytes=self.source_bytes * SHARD_BYTES_PER_SOURCE_BYTE, imported=self.imported)
         return {
-            "request": training_request(self.spec, self.layout, self.deployment, self.tokens_uri, tokens_bytes),
+            "request": training_request(self.spec, self.layout, self.deployment, tokens),
             "sources": [training_source(self.spec, source, self.deployment) for source in self.spec.compute.capacity],
             "checkpoint": checkpoint_channel(),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import webbrowser
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from infra.cli import compare as comparing
+from infra.cli.empty import buckets_to_empty, empty_buckets, refuse_while_runs_are_active, versions
 from infra.cli.exits import CommandError, Exit
 from infra.cli.find_run import describe, find_run, run_of_execution
+from infra.cli.images import build_images, build_variables
 from infra.cli.logs import Stage, shown, stage_log
 from infra.cli.observe import Observer
 from infra.cli.plan_screen import plan_value, show_checks, show_plan, show_resolved
@@ -232,6 +235,29 @@ def export(
         typer.echo(f"{directory}: leg {name} of run {run_id}, {len(files)} files, {size / 1e6:,.1f} MB")
 
 
+@on_target
+def images(target: Target) -> None:
+    """Build and push the deployment's two images from this machine; the next run skips its build stage."""
+    build_images(build_variables(target), os.environ)
+    typer.echo("The repository has both images; the next run skips the stage Build image.")
+
+
+@on_target
+def empty(target: Target, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
+    """Delete every object and old version in the buckets that go with the stacks (retain_data: false); make destroy begins with it."""
+    buckets = buckets_to_empty(target)
+    if not buckets:
+        typer.echo("Nothing to empty: the deployed stacks keep their buckets (retain_data).")
+        return
+    refuse_while_runs_are_active(target)
+    held = {name: sum(len(batch) for batch in versions(target.client("s3"), name)) for name in buckets}
+    what = ", ".join(f"{count:,} objects and versions in {name}" for name, count in held.items())
+    if not yes and not typer.confirm(f"Delete for good: {what}? Tokens, checkpoints, models and reports of every run are among them."):
+        raise CommandError("nothing was deleted; the stacks are as they were", Exit.FAILED)
+    for name, count in empty_buckets(target, buckets).items():
+        typer.echo(f"{name}: {count:,} deleted")
+
+
 EXAMPLES = {
     "doctor": (doctor, "pretrain doctor llama3_8b"),
     "plan": (plan, "pretrain plan llama3_8b --set training.steps=2000"),
@@ -242,6 +268,8 @@ EXAMPLES = {
     "stop": (stop, "pretrain stop evening --yes"),
     "compare": (compare, "pretrain compare evening morning"),
     "report": (report, "pretrain report evening --open"),
+    "images": (images, "pretrain images"),
+    "empty": (empty, "pretrain empty --environment trial"),
     "export": (export, "pretrain export ./model --run evening"),
 }
 """Every command with the example that its --help shows."""

@@ -18,6 +18,8 @@ from infra.admit.checks import Finding, check, needs_token
 from infra.admit.estimate import Estimate
 from infra.admit.gather import Clients, Deployed, Facts, Topic, gather
 from infra.cli.exits import CommandError
+from infra.cli.images import base_image, build_variables
+from infra.cli.registry import Unknown, has_image
 from infra.cli.target import STACKS, Target
 from infra.run.layout import RunLayout
 from infra.run.quota_requests import quota_requests
@@ -162,8 +164,9 @@ def _lines(topic: Topic, facts: Facts, found: list[Finding], missed: Check | Non
     if found:
         yield _bad("; ".join(_said(finding.problem, topic) for finding in found), _fix(topic, facts), topic)
     elif topic == "Image" and facts.image is not None:
-        there = "is built: the run skips this stage" if facts.image["exists"] else "is not built yet: the first run builds it"
-        yield _good(f"{facts.image['tag']} {there}", topic)
+        yield from (
+            [_good(f"{facts.image['tag']} is built: the run skips this stage", topic)] if facts.image["exists"] else _unbuilt(facts, target)
+        )
     elif topic == "Data" and facts.source is not None:
         yield _data(facts.source, prepared=facts.prepared)
     elif topic == "Hub token" and facts.token is not None:
@@ -172,6 +175,42 @@ def _lines(topic: Topic, facts: Facts, found: list[Finding], missed: Check | Non
         yield _good(f"set{asked}" if facts.token else "not set, and not needed by this run", topic)
     elif topic == "Capacity" and facts.training_plans is not None:
         yield _capacity(facts.spec, target)
+
+
+def _unbuilt(facts: Facts, target: Target) -> Iterator[Check]:
+    """What the first build needs of the account and of the registries."""
+    found = f"{facts.image['tag'] if facts.image else ''} is not built yet: the first run builds it"
+    project = target.output("BuildProjectName")
+    if target.embedded or _listed(target, project):
+        yield _good(found, "Image")
+    else:
+        fix = (
+            'some new accounts may run no builds ("Cannot have more than 0 builds in queue"), whatever Service Quotas shows: then ask for '
+            "them in a support case, or use make images"
+        )
+        yield Check(name="Image", state="warning", found=found, fix=fix)
+    if not target.embedded:
+        yield _base_image(base_image(build_variables(target)))
+
+
+def _listed(target: Target, project: str) -> bool:
+    """Whether the project has ever been built; an answer that is denied says nothing against it."""
+    try:
+        return bool(target.client("codebuild").list_builds_for_project(projectName=project)["ids"])
+    except ClientError:
+        return True
+
+
+def _base_image(reference: str) -> Check:
+    """Asks the registry as the build will; the build itself falls back from a dated tag to the undated one."""
+    try:
+        if has_image(reference):
+            return _good(reference, "Base image")
+    except Unknown as unknown:
+        fix = "the build pulls it with a login of its own"
+        return Check(name="Base image", state="warning", found=f"{reference}: {unknown}", fix=fix)
+    fix = "a dated tag falls back to the undated one; else set training_base_image to an image that exists"
+    return Check(name="Base image", state="warning", found=f"the registry has no {reference}", fix=fix)
 
 
 def _said(problem: Problem, topic: Topic) -> str:
@@ -204,6 +243,8 @@ def _quotas(facts: Facts, found: list[Finding], missed: Check | None) -> Iterato
             yield _bad(
                 message, "request it early: AWS reviews requests for p5 by hand" if "p5" in quota.request.instance_type else "", name
             )
+        elif quota.limit is None:
+            yield _good(f"{quota.request.count} wanted; Service Quotas lists no such limit here", name)
         elif quota.enough:
             yield _good(f"{quota.limit:g} allowed, {quota.used} in use, {quota.request.count} wanted", name)
 

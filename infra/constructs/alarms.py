@@ -28,7 +28,7 @@ class MetricAlarm:
     above: bool
     """Alarm above the threshold, else below it."""
     periods: int
-    """Five-minute periods in a row."""
+    """Five-minute periods that must be beyond the threshold, of one more than that: a period without a value resets nothing."""
     sentence: str
 
 
@@ -37,7 +37,7 @@ def section(alarm_name: str) -> str:
     return "alarm" + "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in alarm_name)
 
 
-OTHER_ALARMS = ("RunFailed", "MonitorFailed")
+OTHER_ALARMS = ("RunFailed", "MonitorFailed", "ScheduleLost")
 """Alarms on AWS's own metrics."""
 
 

@@ -30,6 +30,7 @@ class Functions(Construct):
         prepare_role: iam.Role,
         training_role: iam.Role,
         network: dict[str, Any],
+        topic_arn: str,
     ) -> None:
         super().__init__(scope, construct_id)
         logs = {name: function_log(self, name, settings) for name in ("Admit", "Triage", "Report")}
@@ -44,6 +45,7 @@ class Functions(Construct):
             training_role_arn=training_role.role_arn,
             secret_arn=shared.secret_arn,
             default_recipe=settings.default_recipe,
+            tags=settings.tags,
             **network,
         )
         self.admit = PythonFunction(
@@ -57,15 +59,20 @@ class Functions(Construct):
             deployment=deployment,
         )
         stages = {"Admit": "Admit", "Report": "Report", "Explain": "Triage", "Triage": "Triage"}
+        polls = settings.training_task == "polling"
         self.triage = PythonFunction(
             self,
             "Triage",
             stage="triage",
-            role=roles.triage_role(self, shared, logs["Triage"].log_group_arn, build.log_group.log_group_arn),
+            role=roles.triage_role(self, shared, logs["Triage"].log_group_arn, build.log_group.log_group_arn, topic_arn, stops_jobs=polls),
             log_group=logs["Triage"],
             timeout_minutes=1,
             deployment=TriageDeployment(
-                runbook=settings.runbook_url, log_groups={stage: logs[name].log_group_name for stage, name in stages.items()}
+                bucket=shared.bucket.bucket_name,
+                topic_arn=topic_arn,
+                stops_jobs=polls,
+                runbook=settings.runbook_url,
+                log_groups={stage: logs[name].log_group_name for stage, name in stages.items()},
             ),
         )
         self.report = PythonFunction(

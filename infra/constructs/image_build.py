@@ -12,6 +12,7 @@ from aws_cdk import aws_s3_assets as s3_assets
 from constructs import Construct
 
 from infra import roles
+from infra.constructs.acknowledge import acknowledge
 from infra.constructs.assets import CONTEXT_FILES, copy_files, image_tag, select
 from infra.settings import Settings
 
@@ -34,8 +35,10 @@ class ImageBuild(Construct):
         role = roles.build_role(
             self,
             shared,
+            settings.build,
             context_arn=self.context.bucket.arn_for_objects(self.context.s3_object_key),
             asset_bucket_arn=self.context.bucket.bucket_arn,
+            asset_key_arn=settings.bootstrap_key_arn,
             log_group_arn=self.log_group.log_group_arn,
         )
         values = {
@@ -46,6 +49,13 @@ class ImageBuild(Construct):
         }
         if settings.training_base_image:
             values["TRAINING_BASE_IMAGE"] = settings.training_base_image
+        if settings.build.proxy:
+            proxied = {"HTTP_PROXY": settings.build.proxy, "HTTPS_PROXY": settings.build.proxy, "NO_PROXY": settings.build.no_proxy}
+            values |= proxied | {name.lower(): value for name, value in proxied.items()}
+        variables = {name: codebuild.BuildEnvironmentVariable(value=value) for name, value in values.items()}
+        if settings.build.pip_config_secret_arn:
+            kind = codebuild.BuildEnvironmentVariableType.SECRETS_MANAGER
+            variables["PIP_CONFIG"] = codebuild.BuildEnvironmentVariable(value=settings.build.pip_config_secret_arn, type=kind)
         self.project = codebuild.Project(
             self,
             "Project",
@@ -60,6 +70,19 @@ class ImageBuild(Construct):
                 compute_type=codebuild.ComputeType.LARGE,  # 128 GB of disk: the CUDA image (about 20 GB) is stored twice
                 privileged=True,  # docker build
             ),
-            environment_variables={name: codebuild.BuildEnvironmentVariable(value=value) for name, value in values.items()},
+            environment_variables=variables,
             logging=codebuild.LoggingOptions(cloud_watch=codebuild.CloudWatchLoggingOptions(log_group=self.log_group)),
         )
+        project = self.project.node.default_child
+        assert isinstance(project, codebuild.CfnProject)
+        if settings.role_path != "/":
+            acknowledge(
+                self.project, "CloudFormation-Validate::E3050", "it is the role's ARN by Fn::GetAtt, which the rule takes for a Ref"
+            )
+        if settings.build.vpc_id:
+            # On the resource itself: the construct would add a policy to the role, and every statement is in infra/roles.py.
+            project.vpc_config = codebuild.CfnProject.VpcConfigProperty(
+                vpc_id=settings.build.vpc_id,
+                subnets=list(settings.build.subnet_ids),
+                security_group_ids=list(settings.build.security_group_ids),
+            )

@@ -36,8 +36,14 @@ class Monitor(Construct):
             default_recipe=settings.default_recipe,
             inputs=tuple(inputs),
             checkpoint_days=settings.checkpoint_days,
+            job_log_days=settings.job_log_retention_days,
         )
-        role = roles.monitor_role(self, shared, log_group.log_group_arn)
+        role = roles.monitor_role(
+            self,
+            shared,
+            log_group.log_group_arn,
+            keeps_logs=settings.job_log_retention_days is not None,
+        )
         self.function = PythonFunction(
             self, "Monitor", stage="monitor", role=role, log_group=log_group, timeout_minutes=5, deployment=deployment
         )

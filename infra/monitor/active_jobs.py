@@ -21,7 +21,7 @@ from infra.run.layout import RunLayout, split_uri, uri
 from infra.run.leg_files import folders_of, manifest_of, metrics_keys
 from infra.run.quota_requests import quota_requests
 from infra.run.run_spec import resolve
-from infra.sagemaker.quotas import quota_statuses
+from infra.sagemaker.quotas import status_of_each
 
 TAIL_BYTES = 65_536  # the last hundreds of metrics lines; one line is enough
 
@@ -67,9 +67,11 @@ def check_quotas(current: MonitorRound, clients: Clients) -> Json:
     """The quota table of each input; publishes how many quotas are too small for the ``watched`` ones (the enabled schedules)."""
     missing: list[str] = []
     rows: Json = {}
-    for checked in current.deployment.inputs:
-        spec = resolve(checked.input, default_recipe=current.deployment.default_recipe)
-        quotas = quota_statuses(quota_requests(spec, prepared=False), clients.quotas, clients.sagemaker)
+    specs = [resolve(checked.input, default_recipe=current.deployment.default_recipe) for checked in current.deployment.inputs]
+    requests = [quota_requests(spec, prepared=False) for spec in specs]
+    statuses = iter(status_of_each([request for each in requests for request in each], clients.quotas, clients.sagemaker))
+    for checked, asked in zip(current.deployment.inputs, requests, strict=True):
+        quotas = [next(statuses) for _ in asked]
         # The daily check compares with the whole quota: instances in use at the moment do not matter for a later run.
         short = [quota for quota in quotas if not quota.possible]
         rows[checked.name] = [quota.row(current.region) for quota in quotas]

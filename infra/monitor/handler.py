@@ -11,6 +11,7 @@ from contracts.config import Json
 from infra.edge import log
 from infra.edge.function import Container, lambda_function
 from infra.monitor.active_jobs import Clients, MonitorRound, active_legs, check_quotas, look_at_active_jobs
+from infra.monitor.job_logs import limit_job_logs
 from infra.monitor.prune_checkpoints import prune_checkpoints
 from infra.run.deployment import MonitorDeployment
 
@@ -38,6 +39,8 @@ def handler(event: Json, container: Container[MonitorDeployment]) -> Json:
     active = active_legs(clients.sagemaker, deployment.bucket)
     pruned = prune_checkpoints(clients.s3, deployment.bucket, deployment.checkpoint_days, current.now, active)
     found |= {"pruned": pruned.deleted, "not_pruned": pruned.errors}
+    if deployment.job_log_days is not None:
+        found["limited_logs"] = limit_job_logs(container.client("logs"), deployment.job_log_days)
     log.info("looked at quotas and old checkpoints", **found)
     if pruned.errors:
         raise NotPruned("; ".join(pruned.errors)[:1000])

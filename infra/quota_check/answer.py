@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.config import Json
-from infra.sagemaker.quotas import QuotaRequest, quota_statuses
+from infra.sagemaker.quotas import QuotaRequest, status_of_each
 
 PHYSICAL_ID = "quota-check"
 MAX_REASON = 1500  # characters: CloudFormation takes an answer of 4,096 bytes, ids and escapes included
@@ -49,12 +49,8 @@ class Demand:
 
 def missing(demands: list[Demand], clients: Clients, region: str) -> list[str]:
     """A sentence for each demand that the account's quotas can never meet; what is in use at this minute does not count."""
-    sentences = []
-    for demand in demands:
-        (quota,) = quota_statuses([demand.request], clients.quotas, clients.sagemaker)
-        if not quota.possible:
-            sentences.append(f"{demand.who}: {quota.message(region)}")
-    return sentences
+    statuses = status_of_each([demand.request for demand in demands], clients.quotas, clients.sagemaker)
+    return [f"{demand.who}: {quota.message(region)}" for demand, quota in zip(demands, statuses, strict=True) if not quota.possible]
 
 
 def rolls_back(stack_id: str, cloudformation: Any) -> bool:

@@ -57,6 +57,9 @@ class ComputeSpec:
     encrypt_inter_container_traffic: bool = False
     """Encrypt between hosts. SageMaker documents longer, and so dearer, training for it; it concerns jobs on several hosts only."""
 
+    infra_check: bool = False
+    """Let SageMaker check the hosts' GPUs and network before the container starts (``InfraCheckConfig``)."""
+
     def instance_type_of(self, source: CapacitySource) -> str:
         """The instance type that ``source`` brings: its own, else the one of all sources."""
         return source.instance_type or self.instance_type

@@ -46,12 +46,22 @@ class Deployment:
     """FSx for Lustre file system that mirrors tokens/."""
     file_system_mount: str | None = None
     """Its mount name."""
+    file_system_subnet: str | None = None
+    """The subnet that it lies in, and jobs that read it run in."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """Further tags of the jobs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TriageDeployment:
-    """Triage's: where a person reads on."""
+    """Triage's: where a person reads on, and where an execution's end is reported that it could not report itself."""
 
+    bucket: str
+    """Data bucket."""
+    topic_arn: str
+    """Topic of messages."""
+    stops_jobs: bool = False
+    """Whether a stopped execution's training job must be stopped for it: with polling, where no ``.sync`` does."""
     runbook: str
     """URL or path of the runbook; a failure's section is appended."""
     log_groups: dict[str, str] = field(default_factory=dict)
@@ -94,6 +104,8 @@ class MonitorDeployment:
     """Inputs whose quotas are looked at once a day."""
     checkpoint_days: int | None = None
     """Age at which old checkpoints are deleted; null keeps them."""
+    job_log_days: int | None = None
+    """Retention of SageMaker's log groups; null leaves it alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

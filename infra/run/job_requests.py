@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 
 from contracts.config import Json
 from contracts.files import CHECKPOINT_CHANNEL
@@ -73,7 +74,8 @@ def prepare_request(spec: RunSpec, layout: RunLayout, deployment: Deployment, *,
 
 def _tags(layout: RunLayout, deployment: Deployment) -> list[dict[str, str]]:
     """Cost allocation: by deployment and by run."""
-    return [{"Key": DEPLOYMENT_TAG, "Value": deployment.name}, {"Key": "pretrain:run", "Value": layout.run_id}]
+    tags = {**deployment.tags, DEPLOYMENT_TAG: deployment.name, "pretrain:run": layout.run_id}
+    return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
 def _run_input(layout: RunLayout, deployment: Deployment) -> Json:
@@ -94,13 +96,26 @@ def needs_hugging_face(data: DataSpec) -> bool:
     return data.source.startswith("hf://") or (data.tokenizer.uri or "").startswith("hf://")
 
 
-def training_request(spec: RunSpec, layout: RunLayout, deployment: Deployment, tokens_uri: str, tokens_bytes: int) -> Json:
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """The data set, as the training job's channel needs it."""
+
+    uri: str
+    """Its folder in S3."""
+    bytes: int
+    """About its size."""
+    imported: bool = False
+    """Whether the file system, where there is one, has had the time to import it."""
+
+
+def training_request(spec: RunSpec, layout: RunLayout, deployment: Deployment, tokens: Tokens) -> Json:
     """CreateTrainingJob, the part that all legs, sources and attempts share.
 
     The state machine merges into it: a capacity source's part, a leg's part, then image digest, job name, attempt number, time
     limit, the attempt's folder and, as a channel, the checkpoint to go on from. Merging keeps the plan small: a state holds
     256 KiB, and a run has up to 16 legs.
     """
+    from_lustre = deployment.file_system_id is not None and tokens.imported
     return {
         "RoleArn": deployment.training_role_arn,
         "AlgorithmSpecification": {
@@ -110,14 +125,15 @@ def training_request(spec: RunSpec, layout: RunLayout, deployment: Deployment, t
         },
         "InputDataConfig": [
             _channel("run", uri(deployment.bucket, layout.run_json), "File"),
-            _tokens_channel(deployment, tokens_uri, tokens_bytes),
+            _lustre_channel(deployment, tokens.uri) if from_lustre else _s3_channel(tokens),
         ],
         "OutputDataConfig": {"S3OutputPath": uri(deployment.bucket, JOBS_PREFIX), "KmsKeyId": deployment.key_arn},
         "Environment": {"PYTHONUNBUFFERED": "1"},
         "Tags": _tags(layout, deployment),
         "EnableNetworkIsolation": True,
         "EnableInterContainerTrafficEncryption": spec.compute.encrypt_inter_container_traffic,
-        **_vpc(deployment),
+        **({"InfraCheckConfig": {"EnableInfraCheck": True}} if spec.compute.infra_check else {}),
+        **_vpc(deployment, only=deployment.file_system_subnet if from_lustre else None),
     }
 
 
@@ -154,9 +170,11 @@ def _channel(name: str, s3_uri: str, mode: str) -> Json:
     return {"ChannelName": name, "InputMode": mode, "DataSource": {"S3DataSource": source}}
 
 
-def _tokens_channel(deployment: Deployment, tokens_uri: str, tokens_bytes: int) -> Json:
-    if deployment.file_system_id is None:
-        return _channel("tokens", tokens_uri, "File" if tokens_bytes <= FILE_MODE_BYTES else "FastFile")
+def _s3_channel(tokens: Tokens) -> Json:
+    return _channel("tokens", tokens.uri, "File" if tokens.bytes <= FILE_MODE_BYTES else "FastFile")
+
+
+def _lustre_channel(deployment: Deployment, tokens_uri: str) -> Json:
     _, key = split_uri(tokens_uri)
     source = {
         "FileSystemId": deployment.file_system_id,
@@ -191,7 +209,8 @@ def _stopping(spec: RunSpec, source: CapacitySource) -> Json:
     return stopping
 
 
-def _vpc(deployment: Deployment) -> Json:
+def _vpc(deployment: Deployment, *, only: str | None = None) -> Json:
+    """``only``: the one subnet of a job that reads a file system, which lies in one zone."""
     if not deployment.subnets:
         return {}
-    return {"VpcConfig": {"Subnets": list(deployment.subnets), "SecurityGroupIds": list(deployment.security_groups)}}
+    return {"VpcConfig": {"Subnets": [only] if only else list(deployment.subnets), "SecurityGroupIds": list(deployment.security_groups)}}

@@ -25,6 +25,11 @@ RUNS_PREFIX = "runs/"
 JOBS_PREFIX = "jobs/"
 
 
+def explanation_key(layout: RunLayout, execution: str) -> str:
+    """Why an execution ended that could not say so itself (infra/triage/unreported.py); beside the run's report."""
+    return f"{layout.prefix}ended-{execution}.json"
+
+
 def tokens_prefix(fingerprint: str) -> str:
     """Folder of one finished data set."""
     return f"{TOKENS_PREFIX}{fingerprint}/"

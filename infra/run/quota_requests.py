@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from infra.run.run_spec import RunSpec
-from infra.sagemaker.quotas import QuotaRequest, Use
+from infra.sagemaker.quotas import QuotaRequest, Scope, Use
 
 
 def quota_requests(spec: RunSpec, *, prepared: bool) -> list[QuotaRequest]:
@@ -11,15 +13,23 @@ def quota_requests(spec: RunSpec, *, prepared: bool) -> list[QuotaRequest]:
     data, compute = spec.data, spec.compute
     found: list[QuotaRequest] = []
     if not prepared:
-        found.append(
-            QuotaRequest(path="data.instance_count", use="processing job", instance_type=data.instance_type, count=data.instance_count)
-        )
+        found += _of_job("data", "processing job", data.instance_type, data.instance_count, data.max_runtime_seconds)
     for source in compute.capacity:
-        if source.kind == "training_plan":
-            continue  # reserved instances are outside the quotas
         use: Use = "spot training job" if source.kind == "spot" else "training job"
         kind, count = compute.instance_type_of(source), compute.instance_count
-        found.append(QuotaRequest(path="compute.instance_count", use=use, instance_type=kind, count=count))
+        asked = _of_job("compute", use, kind, count, compute.max_runtime_seconds)
+        if source.kind == "training_plan":  # reserved instances are outside the quotas of instances
+            found += [request for request in asked if request.scope == "run_time"]
+            continue
+        found += asked
         if compute.keep_alive_seconds and source.kind == "on_demand":  # spot and plans keep no warm pool
             found.append(QuotaRequest(path="compute.keep_alive_seconds", use="training warm pool", instance_type=kind, count=count))
     return found
+
+
+def _of_job(part: str, use: Use, instance_type: str, count: int, seconds: int) -> Iterator[QuotaRequest]:
+    """Of one job: instances of its type, in it, and among all jobs of its kind; and its longest run time."""
+    scopes: tuple[Scope, ...] = ("type", "job", "all")
+    for scope in scopes:
+        yield QuotaRequest(path=f"{part}.instance_count", use=use, instance_type=instance_type, count=count, scope=scope)
+    yield QuotaRequest(path=f"{part}.max_runtime_seconds", use=use, instance_type=instance_type, count=seconds, scope="run_time")

@@ -1,11 +1,14 @@
 """SageMaker quotas by their exact names: limit, in use, requested.
 
 Quota codes differ per instance type and are published nowhere in full, the names follow one pattern, so
-names are looked up: applied values first, the service's defaults for what was never applied.
+names are looked up: applied values first, the service's defaults for what was never applied. Beside those of one type an account
+has limits on each job and on all jobs together (docs/unproven.md names the source of each name); an account whose list lacks
+one of these is not refused for it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,21 +17,30 @@ from typing import Any, Literal
 from contracts.config import Json
 
 Use = Literal["training job", "spot training job", "training warm pool", "processing job"]
+Scope = Literal["type", "job", "all", "run_time"]
+"""What a quota limits: instances of one type, instances of one job, instances of all jobs, seconds of one job."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuotaRequest:
-    """Instances that a run needs at once, counted against one quota."""
+    """What a run needs of one quota: instances at once, or seconds."""
 
     path: str
     """The setting that asks for them."""
     use: Use
     instance_type: str
     count: int
+    scope: Scope = "type"
 
     @property
     def quota(self) -> str:
         """Exact quota name."""
+        if self.scope == "job":
+            return f"Maximum number of instances per {self.use}"
+        if self.scope == "all":
+            return f"Number of instances across all {self.use}s"
+        if self.scope == "run_time":
+            return f"Longest run time for a {self.use.removeprefix('spot ')}"
         return f"{self.instance_type} for {self.use} usage"
 
 
@@ -38,7 +50,8 @@ class QuotaStatus:
 
     request: QuotaRequest
     limit: float | None
-    """None when Service Quotas has no quota of that name: the type is not offered for this use in this region."""
+    """None when Service Quotas has no quota of that name: the type is not offered for this use in this region. An account-wide
+    limit that is not listed limits nothing that is known."""
     used: int
     code: str = ""
     default: bool = False
@@ -47,12 +60,14 @@ class QuotaStatus:
     @property
     def enough(self) -> bool:
         """Whether the requested instances fit beside those in use."""
-        return self.limit is not None and self.limit - self.used >= self.request.count
+        if self.limit is None:
+            return self.request.scope != "type"
+        return self.limit - self.used >= self.request.count
 
     @property
     def possible(self) -> bool:
         """Whether the account may have them at all, whatever is in use at this minute."""
-        return self.limit is not None and self.limit >= self.request.count
+        return self.request.scope != "type" if self.limit is None else self.limit >= self.request.count
 
     def link(self, region: str) -> str:
         """Console page to ask for more."""
@@ -63,6 +78,11 @@ class QuotaStatus:
         request = self.request
         if self.limit is None:
             return f'Service Quotas in {region} knows no "{request.quota}": the type is not offered there; choose another type or region'
+        if request.scope == "run_time":
+            return (
+                f'{request.count} s needs quota {request.count} for "{request.quota}", this account has {self.limit:g}; request an '
+                f"increase at {self.link(region)} or lower it (an attempt that reaches its time limit is resumed by the next)"
+            )
         return (
             f'{request.count} x {request.instance_type} needs quota {request.count} for "{request.quota}", this account has '
             f"{self.limit:g} ({self.used} in use); request an increase at {self.link(region)} or lower it"
@@ -81,6 +101,12 @@ class QuotaStatus:
         }
 
 
+def status_of_each(requests: list[QuotaRequest], quotas: Any, sagemaker: Any) -> list[QuotaStatus]:
+    """The status of every request, in their order, by one look-up for all of them: of several inputs, each with its own count."""
+    found = {status.request.quota: status for status in quota_statuses(requests, quotas, sagemaker)}
+    return [dataclasses.replace(found[request.quota], request=request) for request in requests]
+
+
 def quota_statuses(requests: list[QuotaRequest], quotas: Any, sagemaker: Any) -> list[QuotaStatus]:
     """Limit and use of every requested quota; of two requests on one quota the larger counts, since a run's jobs follow one another."""
     largest: dict[str, QuotaRequest] = {}
@@ -92,9 +118,15 @@ def quota_statuses(requests: list[QuotaRequest], quotas: Any, sagemaker: Any) ->
     statuses = []
     for name, request in largest.items():
         limit, code, default = limits.get(name, (None, "", False))
-        in_use_now = used[request.use, request.instance_type]
+        in_use_now = _used(request, used)
         statuses.append(QuotaStatus(request=request, limit=limit, used=in_use_now, code=code, default=default))
     return statuses
+
+
+def _used(request: QuotaRequest, used: Counter[tuple[str, str]]) -> int:
+    if request.scope == "type":
+        return used[request.use, request.instance_type]
+    return sum(count for (use, _), count in used.items() if use == request.use) if request.scope == "all" else 0
 
 
 def _limits(names: set[str], quotas: Any) -> dict[str, tuple[float, str, bool]]:

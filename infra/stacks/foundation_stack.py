@@ -77,7 +77,9 @@ class FoundationStack(cdk.Stack):
         cdk.CfnOutput(self, "RepositoryUri", value=self.images.repository_uri)
         cdk.CfnOutput(self, "SecretArn", value=self.secret.ref)
 
-    def _key(self, settings: Settings) -> kms.Key:
+    def _key(self, settings: Settings) -> kms.IKey:
+        if settings.key_arn is not None:
+            return kms.Key.from_key_arn(self, "Key", settings.key_arn)
         key = kms.Key(
             self,
             "Key",

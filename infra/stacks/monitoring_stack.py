@@ -39,10 +39,21 @@ class MonitoringStack(cdk.Stack):
         failed = pipeline.machine.metric_failed(period=every, statistic="Sum")
         errors = self.monitor.function.metric_errors(period=every, statistic="Sum")
         self.alarms = [
-            self._alarm("RunFailed", "A run failed; the message before this one says why.", failed, threshold=0, above=True, periods=1),
+            self._alarm(
+                "RunFailed",
+                "A run failed; a message of its own says why, within minutes of its end.",
+                failed,
+                threshold=0,
+                above=True,
+                periods=1,
+            ),
             self._alarm("MonitorFailed", "The function that monitors running jobs fails.", errors, threshold=0, above=True, periods=3),
             *(self._metric_alarm(alarm) for alarm in alarms(settings.alarms)),
         ]
+        if pipeline.schedules.lost is not None:
+            lost = pipeline.schedules.lost.metric_approximate_number_of_messages_visible(period=every, statistic="Maximum")
+            sentence = "A schedule could not start its run; the message in the queue says which."
+            self.alarms.append(self._alarm("ScheduleLost", sentence, lost, threshold=0, above=True, periods=1))
         dashboard = build_dashboard(self, settings.name, pipeline.machine, self.alarms)
         if settings.monthly_budget_usd is not None:
             self._budget(settings.monthly_budget_usd, foundation)
@@ -63,7 +74,9 @@ class MonitoringStack(cdk.Stack):
             metric=metric,
             threshold=threshold,
             comparison_operator=comparison.GREATER_THAN_THRESHOLD if above else comparison.LESS_THAN_THRESHOLD,
-            evaluation_periods=periods,
+            # One more than must be beyond the threshold: the data is five-minute data, and a late value must not reset the alarm.
+            evaluation_periods=periods + 1,
+            datapoints_to_alarm=periods,
             treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,  # no active job, no value
             alarm_description=f"{sentence} What to do: {self._settings.runbook_url}#{section(name)}",
         )

@@ -34,19 +34,20 @@ class NetworkStack(cdk.Stack):
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, foundation: FoundationStack, **kwargs: Any) -> None:
         super().__init__(scope, construct_id, description="Pre-training: network of the jobs", **kwargs)
-        assert settings.network is not None
-        self.vpc = self._vpc(settings.network, settings)
-        self.group = self._group()
-        self.subnets = self.vpc.select_subnets(
-            subnet_type=ec2.SubnetType.PRIVATE_WITH_EGRESS if settings.network.internet else ec2.SubnetType.PRIVATE_ISOLATED
-        )
+        self.subnet_ids, self.group_ids = existing(settings)
+        if settings.network is not None:
+            self.vpc = self._vpc(settings.network, settings)
+            kind = ec2.SubnetType.PRIVATE_WITH_EGRESS if settings.network.internet else ec2.SubnetType.PRIVATE_ISOLATED
+            self.subnet_ids = self.vpc.select_subnets(subnet_type=kind).subnet_ids
+            self.group_ids = [self._group().security_group_id]
         self.file_system = None if settings.fsx is None else self._file_system(settings.fsx, foundation)
 
     def values(self) -> dict[str, Any]:
         """The part of Deployment that comes from here."""
-        found: dict[str, Any] = {"subnets": self.subnets.subnet_ids, "security_groups": [self.group.security_group_id]}
+        found: dict[str, Any] = {"subnets": self.subnet_ids, "security_groups": self.group_ids}
         if self.file_system is not None:
             found |= {"file_system_id": self.file_system.ref, "file_system_mount": self.file_system.attr_lustre_mount_name}
+            found["file_system_subnet"] = self.subnet_ids[0]
         return found
 
     def _vpc(self, network: NetworkSettings, settings: Settings) -> ec2.Vpc:
@@ -92,8 +93,8 @@ class NetworkStack(cdk.Stack):
             file_system_type="LUSTRE",
             file_system_type_version="2.15",
             storage_capacity=settings.storage_gib,
-            subnet_ids=[self.subnets.subnet_ids[0]],  # Lustre lives in one zone; jobs in the others read across zones
-            security_group_ids=[self.group.security_group_id],
+            subnet_ids=[self.subnet_ids[0]],  # Lustre lives in one zone, and the jobs that read it run in its subnet
+            security_group_ids=self.group_ids,
             kms_key_id=foundation.key.key_arn,
             lustre_configuration=fsx.CfnFileSystem.LustreConfigurationProperty(
                 deployment_type="PERSISTENT_2",
@@ -113,6 +114,12 @@ class NetworkStack(cdk.Stack):
             ),
         )
         return file_system
+
+
+def existing(settings: Settings) -> tuple[list[str], list[str]]:
+    """Subnets and security groups of the VPC that a setting names."""
+    found = settings.existing_network
+    return ([], []) if found is None else (list(found.subnet_ids), list(found.security_group_ids))
 
 
 def allow_lustre_to_use(foundation: FoundationStack) -> None:

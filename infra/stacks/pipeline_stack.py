@@ -7,6 +7,8 @@ from typing import Any
 
 import aws_cdk as cdk
 import yaml
+from aws_cdk import aws_events as events
+from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
@@ -15,12 +17,13 @@ from infra import roles
 from infra.constructs.assets import ROOT
 from infra.constructs.functions import Functions
 from infra.constructs.image_build import ImageBuild
+from infra.constructs.polling import with_polling
 from infra.constructs.python_function import log_retention
 from infra.constructs.quota_check import QuotaCheck
 from infra.constructs.schedules import Schedules
 from infra.settings import Settings
 from infra.stacks.foundation_stack import FoundationStack
-from infra.stacks.network_stack import NetworkStack
+from infra.triage import unreported
 
 DEFINITION = ROOT / "infra" / "pipeline.asl.yaml"
 
@@ -41,7 +44,7 @@ class PipelineStack(cdk.Stack):
         *,
         settings: Settings,
         foundation: FoundationStack,
-        network: NetworkStack | None,
+        network: dict[str, Any],
         **kwargs: Any,
     ) -> None:
         super().__init__(scope, construct_id, description="Pre-training: build, functions, state machine, schedules", **kwargs)
@@ -49,8 +52,8 @@ class PipelineStack(cdk.Stack):
         shared = foundation.shared
         self.build = ImageBuild(self, "Build", settings=settings, shared=shared, retention=retention)
         self.prepare_role, self.training_role = (
-            roles.prepare_role(self, shared, settings.source_buckets, in_vpc=network is not None),
-            roles.training_role(self, shared, in_vpc=network is not None),
+            roles.prepare_role(self, shared, settings.source_buckets, in_vpc=bool(network)),
+            roles.training_role(self, shared, in_vpc=bool(network)),
         )
         self.functions = Functions(
             self,
@@ -60,9 +63,13 @@ class PipelineStack(cdk.Stack):
             build=self.build,
             prepare_role=self.prepare_role,
             training_role=self.training_role,
-            network={} if network is None else network.values(),
+            network=network,
+            topic_arn=foundation.topic.topic_arn,
         )
         self.machine = self._machine(settings, foundation, retention)
+        ended = {"stateMachineArn": [self.machine.state_machine_arn], "status": list(unreported.STATUSES)}
+        pattern = events.EventPattern(source=["aws.states"], detail_type=[unreported.DETAIL_TYPE], detail=ended)
+        events.Rule(self, "Ended", event_pattern=pattern, targets=[targets.LambdaFunction(self.functions.triage)])
         self.schedules = Schedules(self, "Schedules", settings=settings, machine=self.machine)
         if settings.refuse_missing_quotas:
             self.schedules.node.add_dependency(QuotaCheck(self, "QuotaCheck", settings=settings))
@@ -71,6 +78,7 @@ class PipelineStack(cdk.Stack):
 
     def _machine(self, settings: Settings, foundation: FoundationStack, retention: logs.RetentionDays) -> sfn.StateMachine:
         functions = self.functions
+        definition = load_definition() if settings.training_task == "sync" else with_polling(load_definition())
         role = roles.machine_role(
             self,
             functions=[function.function_arn for function in functions.called],
@@ -90,7 +98,7 @@ class PipelineStack(cdk.Stack):
         return sfn.StateMachine(
             self,
             "Machine",
-            definition_body=sfn.DefinitionBody.from_string(json.dumps(load_definition())),
+            definition_body=sfn.DefinitionBody.from_string(json.dumps(definition)),
             definition_substitutions={
                 "Partition": self.partition,
                 "AdmitFunction": functions.admit.function_arn,

@@ -134,7 +134,7 @@ def _resume(limits: Limits, sources: tuple[Source, ...], following: Attempt, don
 
 def _elsewhere(limits: Limits, sources: tuple[Source, ...], following: Attempt, done: Attempt, verdict: Verdict, jitter: float) -> Decision:
     pause = wait_seconds(done.tries + 1, jitter=jitter)
-    if verdict.action != "next_source" and done.waited_seconds + pause <= limits.max_wait_seconds:
+    if verdict.action not in ("next_source", "other_source") and done.waited_seconds + pause <= limits.max_wait_seconds:
         again = dataclasses.replace(following, wait_seconds=pause, tries=done.tries + 1, waited_seconds=done.waited_seconds + pause)
         return _affordable(limits, sources, again, done, verdict)
     if done.source + 1 < len(sources):
@@ -143,7 +143,8 @@ def _elsewhere(limits: Limits, sources: tuple[Source, ...], following: Attempt, 
         )
     tried = ", ".join(f"{source.kind} {source.instance_type}" for source in sources)
     sentence = f"{verdict.sentence} (tried {tried}; waited {done.waited_seconds} s on the last, {done.number} requests in all)"
-    return Decision(again=False, attempt=done, name=verdict.name, sentence=sentence, retry="retry")
+    retry = "stop" if verdict.action == "other_source" else "retry"
+    return Decision(again=False, attempt=done, name=verdict.name, sentence=sentence, retry=retry)
 
 
 def _affordable(limits: Limits, sources: tuple[Source, ...], following: Attempt, done: Attempt, verdict: Verdict) -> Decision:

@@ -11,9 +11,14 @@ from typing import Literal
 
 from contracts.failure import ReadFailure, read_failure
 
-Action = Literal["resume", "wait", "next_source", "stop"]
+Action = Literal["resume", "wait", "next_source", "other_source", "stop"]
 """``resume``: a new attempt from the last checkpoint, counted. ``wait``: the same source again after a pause, not counted
-(nothing ran), then the next source. ``next_source``: go on there at once. ``stop``: the leg ends with the explanation."""
+(nothing ran), then the next source. ``next_source``: go on there at once; ``other_source``: the
+same, and with none left another try is of no use. ``stop``: the leg ends with the explanation."""
+
+
+LIMIT = re.compile(r"is (?P<limit>\d+) \w+, with current utilization of \d+ \w+ and a request delta of (?P<delta>\d+)")
+"""SageMaker's words for a limit: "The account-level service limit 'NAME' is 0 Instances, with current utilization of ..."."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,12 @@ class Evidence:
     waited_out: bool = False
     """Whether a pending limit was set and used up."""
 
+    @property
+    def never_fits(self) -> bool:
+        """Whether the service's own numbers say that the request exceeds the whole limit, whatever is in use."""
+        found = LIMIT.search(self.cause)
+        return found is not None and int(found["delta"]) > int(found["limit"])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -53,6 +64,7 @@ class Row:
     """Pattern that ``status/secondary_status`` must match whole; empty takes every status."""
     started: bool | None = None
     waited_out: bool | None = None
+    never_fits: bool | None = None
 
     def matches(self, evidence: Evidence) -> bool:
         """Whether this row decides."""
@@ -62,6 +74,7 @@ class Row:
             and (not self.status or re.fullmatch(self.status, f"{evidence.status}/{evidence.secondary_status}") is not None)
             and self.started in (None, evidence.started)
             and self.waited_out in (None, evidence.waited_out)
+            and self.never_fits in (None, evidence.never_fits)
         )
 
 
@@ -75,6 +88,8 @@ class Verdict:
 
 
 MAX_DETAIL = 300  # characters: a notification, not a log
+FIELD = r"\bfields?\b.{0,80}\bnot supported by Step Functions"
+"""Step Functions' words for a field that is newer than its optimised integration."""
 CAPACITY = r"CapacityError|InsufficientCapacity|insufficient capacity|Unable to provision requested ML compute capacity"
 
 TABLE: tuple[Row, ...] = (
@@ -101,8 +116,19 @@ TABLE: tuple[Row, ...] = (
         sentence="SageMaker has no capacity for this instance type now: {detail}",
     ),
     Row(
+        name="QuotaTooSmall", when="ResourceLimitExceeded, and the request exceeds the whole limit", action="other_source",
+        text=r"ResourceLimitExceeded", never_fits=True,
+        sentence="the account's quota is too small for the request, however long it waits: {detail}",
+    ),
+    Row(
         name="QuotaExceeded", when="ResourceLimitExceeded when the job is created", action="wait", text=r"ResourceLimitExceeded",
         sentence="the account's quota is used up: {detail}",
+    ),
+    Row(
+        name="FieldNotSupported", when="a field of the request is not supported by Step Functions", action="stop",
+        text=FIELD,
+        sentence="Step Functions' integration does not know a field of the request, so nothing was created: {detail}; leave out the "
+        "setting behind it, or set training_task to polling in cdk.json",
     ),
     Row(
         name="Throttled", when="ThrottlingException, RequestLimitExceeded, TooManyRequests or 5xx from the API", action="wait",
@@ -166,6 +192,7 @@ ACTIONS: dict[Action, str] = {
     "resume": "new attempt from the last checkpoint, counted against `compute.max_attempts`",
     "wait": "same source again after a pause, not counted; then the next source",
     "next_source": "next capacity source at once",
+    "other_source": "next capacity source at once; with none left the leg ends with the explanation",
     "stop": "the leg ends with the explanation",
 }
 

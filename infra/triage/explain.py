@@ -7,14 +7,18 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from contracts.config import Json
 from contracts.failure import read_failure
 from infra.run.deployment import TriageDeployment
+from infra.triage.decisions import FIELD, TABLE
 
 UNREADABLE = "Runtime.UnmarshalError"  # Lambda's runtime could not parse the event; Admit never saw it
+BUILD_QUEUE = re.compile(r"Cannot have more than (?P<builds>\d+) builds in queue[^.(]*")
+"""CodeBuild's words for a StartBuild that its account has no place for."""
 TAIL_EVENTS = 100  # a build's classed sentence is among its last lines
 
 
@@ -80,6 +84,9 @@ def explain(event: Json, clients: Clients, deployment: TriageDeployment) -> Json
     stage, error, cause = str(failure["stage"]), str(failure.get("error", "")), str(failure.get("cause", ""))
     if stage == "Train legs" and any(map(_failed, event.get("legs", []))):
         return _legs(event["legs"], deployment)
+    queue = BUILD_QUEUE.search(cause)
+    if stage == "Build image" and queue is not None:
+        return _refused_build(int(queue["builds"]), queue[0], deployment)
     build = _json(cause).get("Build")
     if stage == "Build image" and build:
         return _build(build, clients, deployment)
@@ -94,6 +101,9 @@ def _classed(stage: str, error: str, cause: str, deployment: TriageDeployment) -
         return explanation(deployment, stage=stage, name="Refused", sentence=sentence, retry="stop", log_group=log_group)
     if own is not None:
         return explanation(deployment, stage=stage, name=own.name, sentence=own.sentence, retry=own.retry, log_group=log_group)
+    if (unknown := re.search(FIELD, cause)) is not None:  # as States.Runtime, which no Catch sees
+        row = next(row for row in TABLE if row.text == FIELD)
+        return explanation(deployment, stage=stage, name=row.name, sentence=row.sentence.format(detail=unknown[0]), retry="stop")
     sentence = f"{stage} failed with {error or 'an unnamed error'}: {' '.join(cause.split())[:600] or 'no cause given'}"
     return explanation(deployment, stage=stage, name="Unexpected", sentence=sentence, retry="retry", log_group=log_group)
 
@@ -117,6 +127,22 @@ def _without_triage(known: Json, deployment: TriageDeployment) -> Json:
     """The job's own class when it left one, since it comes first in the text; else Triage's."""
     triage_failed = f"Triage of attempt {known['attempt']} failed with {known['error']}: {_message(str(known.get('cause', '')))}"
     return _classed("Train", str(known["error"]), "; ".join(filter(None, (known.get("job"), triage_failed))), deployment)
+
+
+def _refused_build(builds: int, said: str, deployment: TriageDeployment) -> Json:
+    """StartBuild was refused: by an account that may run no builds at all, or by a queue that stayed full."""
+    said = " ".join(said.split())
+    if builds == 0:
+        name, retry = "BuildsNotAllowed", "stop"
+        sentence = (
+            f'CodeBuild refuses every build of this account ("{said}"), whatever Service Quotas shows, as it does on some new accounts; '
+            "open a support case that asks for CodeBuild builds (a quota request does not help), or build and push the same images with "
+            "`make images`: the next run skips this stage"
+        )
+    else:
+        name, retry = "BuildQueueFull", "retry"
+        sentence = f'CodeBuild\'s queue stayed full for two hours ("{said}"); start again when builds have ended, or use `make images`'
+    return explanation(deployment, stage="Build image", name=name, sentence=sentence, retry=retry)
 
 
 def _build(build: Json, clients: Clients, deployment: TriageDeployment) -> Json:

@@ -1,9 +1,11 @@
 """Triage and Explain: the class of a failed attempt, whether to retry, and the sentence for people.
 
-Two kinds of event (pipeline.asl.yaml), both with "run_id" and "execution_arn" for the log:
+Three kinds of event. Two of pipeline.asl.yaml, both with "run_id" and "execution_arn" for the log:
 
     {"stage": "Train", "leg": {...}, "attempt": {...}, "job": {...} | absent, "error": {...} | absent}   -> decision
     {"explain": {"stage", "error", "cause"}, "legs": [...]}                                              -> explanation
+
+and EventBridge's "Step Functions Execution Status Change" of an execution that did not succeed                        -> explanation
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from contracts.config import Json
 from infra.edge import log
 from infra.edge.function import Container, lambda_function
 from infra.run.deployment import TriageDeployment
+from infra.triage import unreported
 from infra.triage.explain import Clients, explain
 from infra.triage.triage import triage
 
@@ -22,6 +25,9 @@ from infra.triage.triage import triage
 def handler(event: Json, container: Container[TriageDeployment]) -> Json:
     """Triage one attempt, or explain a failure."""
     clients = Clients(sagemaker=container.client("sagemaker"), logs=container.client("logs"), s3=container.client("s3"))
+    if event.get("detail-type") == unreported.DETAIL_TYPE:
+        more = {name: container.client(service) for name, service in (("states", "stepfunctions"), ("s3", "s3"), ("sns", "sns"))}
+        return unreported.explain_unreported(event, unreported.Clients(explain=clients, **more), container.deployment)
     if "explain" in event:
         explained = explain(event, clients, container.deployment)
         log.info(str(explained["sentence"]), verdict=explained["class"], action="explain")

@@ -21,6 +21,9 @@ def main(arguments: Sequence[str]) -> int:
         case ["ecr", "get-login-password", "--region", region]:
             token = boto3.client("ecr", region_name=region).get_authorization_token()["authorizationData"][0]["authorizationToken"]
             print(base64.b64decode(token).decode().partition(":")[2])
+        case ["ecr-public", "get-login-password", "--region", region]:
+            token = boto3.client("ecr-public", region_name=region).get_authorization_token()["authorizationData"]["authorizationToken"]
+            print(base64.b64decode(token).decode().partition(":")[2])
         case ["ecr", "describe-images", *rest]:
             _describe_images(rest)
         case _:

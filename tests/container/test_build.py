@@ -27,6 +27,7 @@ class FakeMachine:
         self.commands: list[str] = []
         self.pushed: list[str] = []
         self.inputs: list[str] = []
+        self.pauses: list[float] = []
 
     def __call__(self, command: Sequence[str], text: str = "") -> Finished:
         line = " ".join(command)
@@ -64,6 +65,7 @@ class FakeMachine:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "container").mkdir()
+    (tmp_path / "container/Dockerfile").write_text((ROOT / "container/Dockerfile").read_text())
     for target in ("data_prep", "training"):
         source = ROOT / f"container/requirements-{target}.txt"
         (tmp_path / f"container/requirements-{target}.txt").write_text(source.read_text())
@@ -77,7 +79,7 @@ MakeBuild = Callable[..., tuple[Build, FakeMachine]]
 def make(folder: Path) -> MakeBuild:
     def made(environment: dict[str, str] | None = None, **machine: object) -> tuple[Build, FakeMachine]:
         fake = FakeMachine(folder, **machine)  # type: ignore[arg-type]
-        return Build(BuildRequest.read(ENVIRONMENT | (environment or {})), run=fake, folder=folder), fake
+        return Build(BuildRequest.read(ENVIRONMENT | (environment or {})), run=fake, folder=folder, pause=fake.pauses.append), fake
 
     return made
 
@@ -142,8 +144,66 @@ def test_base_in_a_private_registry_is_logged_in_to(make: MakeBuild):
     base = "763104351884.dkr.ecr.us-west-2.amazonaws.com/base:20260731"
     build, fake = make({"TRAINING_BASE_IMAGE": base})
     build.images()
-    assert [line.split()[-1] for line in fake.commands if "docker login" in line] == [REPOSITORY.split("/")[0], base.split("/")[0]]
+    hosts = [REPOSITORY.split("/")[0], base.split("/")[0], "public.ecr.aws"]
+    assert [line.split()[-1] for line in fake.commands if "docker login" in line] == hosts
     assert f"TRAINING_BASE_IMAGE={base}" in fake.commands[fake.index("build --target training")]
+
+
+def test_build_goes_on_without_a_login_to_the_public_registry(make: MakeBuild, capsys: pytest.CaptureFixture[str]):
+    for refused in ("ecr-public get-login-password", "docker login public.ecr.aws"):
+        build, fake = make(failing=[(refused, 255, "Could not connect to the endpoint URL")])
+        assert set(build.images()) == {"data_prep", "training"} and not fake.pauses
+        assert "warning: no login to public.ecr.aws" in capsys.readouterr().out
+
+
+def flaky(fake: FakeMachine, words: str, output: str, times: int) -> Callable[[Sequence[str], str], Finished]:
+    """The machine whose command with ``words`` fails ``times`` times."""
+    left = [times]
+
+    def run(command: Sequence[str], text: str = "") -> Finished:
+        if all(word in " ".join(command) for word in words.split()) and left[0]:
+            left[0] -= 1
+            return Finished(1, [output])
+        return fake(command, text)
+
+    return run
+
+
+@pytest.mark.parametrize("step", ["--load --target training", "push=true --target data_prep", "docker login 123456789012"])
+def test_step_is_repeated_while_a_registry_does_not_answer(make: MakeBuild, step: str):
+    build, fake = make()
+    build.run = flaky(fake, step, "ERROR: toomanyrequests: Rate exceeded", 3)
+    assert set(build.images()) == {"data_prep", "training"}
+    assert fake.pauses == [30, 60, 120]
+
+
+def test_a_registry_that_stays_away_ends_the_build_after_three_repeats(make: MakeBuild):
+    build, fake = make()
+    build.run = flaky(fake, "--load --target training", "ERROR: toomanyrequests: Rate exceeded", 4)
+    with pytest.raises(JobFailure, match=r"RegistryUnreachable \(retry\)"):
+        build.images()
+    assert len(fake.pauses) == 3
+
+
+DATED = "public.ecr.aws/deep-learning-containers/base:devel-cu132-amzn2023-20260731"
+
+
+@pytest.mark.parametrize("named", ["", "example.com/base:12-20260101"])
+def test_dated_base_that_the_registry_lacks_falls_back_to_the_undated_tag(make: MakeBuild, capsys: pytest.CaptureFixture[str], named: str):
+    base = named or DATED
+    build, fake = make({"TRAINING_BASE_IMAGE": named})
+    missing = f"ERROR: failed to solve: {base}: failed to resolve source metadata for {base}: {base}: not found"
+    build.run = flaky(fake, "--load --target training", missing, 1)
+    build.images()
+    undated = base.rpartition("-")[0]
+    assert f"warning: the registry has no such dated base image; {undated} is taken" in capsys.readouterr().out
+    # what is pushed is what was checked: every later build of the training image names the same base
+    assert f"--build-arg TRAINING_BASE_IMAGE={undated} " in fake.commands[fake.index("push=true --target training")]
+    assert f"TRAINING_BASE_IMAGE={undated} " not in fake.commands[fake.index("--load --target data_prep")]
+
+
+def test_the_dockerfile_names_the_dated_base(make: MakeBuild):
+    assert f"ARG TRAINING_BASE_IMAGE={DATED}\n" in (ROOT / "container/Dockerfile").read_text()
 
 
 def test_base_argument_is_left_to_the_dockerfile_when_not_set(make: MakeBuild):

@@ -14,10 +14,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import yaml
 
 from contracts.failure import read_failure
+from infra.admit import gather
+from infra.cli.exits import CommandError
+from infra.cli.images import build_images
+from infra.constructs.assets import image_tag
 from local_aws.images.image_store import ImageStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +55,8 @@ class FakeEcr(BaseHTTPRequestHandler):
         pass
 
     def GetAuthorizationToken(self, request: Any) -> tuple[int, Any]:
-        return 200, {"authorizationData": [{"authorizationToken": base64.b64encode(b"AWS:a-password").decode()}]}
+        data = {"authorizationToken": base64.b64encode(b"AWS:a-password").decode()}
+        return 200, {"authorizationData": data if "SpencerFrontendService" in self.headers["X-Amz-Target"] else [data]}
 
     def DescribeImages(self, request: Any) -> tuple[int, Any]:
         tag = request["imageIds"][0]["imageTag"]
@@ -108,6 +114,7 @@ def environment(tmp_path: Path, endpoint: str) -> dict[str, str]:
         "AWS_ACCESS_KEY_ID": "000000000000",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_MAX_ATTEMPTS": "1",
+        "PAUSE_SECONDS": "0",
         "REPOSITORY_URI": REPOSITORY,
         "CACHE_REPOSITORY_URI": f"{REPOSITORY}-cache",
         "IMAGE_TAG": "abc",
@@ -141,6 +148,7 @@ def test_buildspec_builds_checks_pushes_and_the_second_time_skips(context: Path,
     }
     assert any("are not executed" in line for line in log), "a snapshot must say that it is one"
     assert not any("a-password" in line for line in log)
+    assert any("docker login" in line and "public.ecr.aws" in line for line in log) and not any("warning: no login" in line for line in log)
 
     store = ImageStore(tmp_path / "home")
     training = store.resolve(exported["TRAINING_IMAGE"])
@@ -156,6 +164,23 @@ def test_buildspec_builds_checks_pushes_and_the_second_time_skips(context: Path,
     assert len([line for line in log if line.startswith("skipped: ")]) == 2 and not any("buildx build" in line for line in log)
 
 
+def test_images_built_elsewhere_are_found_by_the_next_run(context: Path, tmp_path: Path, ecr: tuple[str, dict[str, str]]):
+    """`make images`: the deployed project's variables, this machine's docker; Admit then skips the stage."""
+    endpoint, images = ecr
+    shell = environment(tmp_path, endpoint)
+    tag = image_tag("cpu", None, context)
+    variables = {name: shell.pop(name) for name in ("REPOSITORY_URI", "CACHE_REPOSITORY_URI", "DEVICE")} | {"IMAGE_TAG": tag}
+    del shell["IMAGE_TAG"]
+    with pytest.raises(CommandError, match="check out the commit that was deployed"):
+        build_images(variables | {"IMAGE_TAG": "another"}, shell, context)
+    assert images == {}
+    build_images(variables, shell, context)
+    assert set(images) == {f"data_prep-{tag}", f"training-{tag}"}
+    client = boto3.client("ecr", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
+    found = gather.image(client, gather.Deployed(bucket="data", repository_uri=REPOSITORY, image_tag=tag, secret_arn="arn"))
+    assert found["exists"] and found["training"] == f"{REPOSITORY}@{images[f'training-{tag}']}"
+
+
 def test_failing_smoke_test_pushes_nothing(context: Path, tmp_path: Path, ecr: tuple[str, dict[str, str]]):
     endpoint, images = ecr
     (context / "training/job.py").write_text("raise SystemExit('This image cannot train on cpu: an import fails')")
@@ -169,6 +194,7 @@ def test_unreachable_registry_is_worth_a_retry(context: Path, tmp_path: Path):
     code, log, _ = run_buildspec(context, environment(tmp_path, "http://127.0.0.1:1"))
     failure = read_failure(log[-1])
     assert code != 0 and failure is not None and (failure.name, failure.retry) == ("RegistryUnreachable", "retry")
+    assert len([line for line in log if line.startswith("repeated in ")]) == 3
 
 
 def docker(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

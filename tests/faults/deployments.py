@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import functools
 import json
@@ -19,6 +20,9 @@ from account import Account, Json, Unexpected, expect, expect_words
 from rounds import SCHEDULE, ZONE, schedule_settings
 from table import Row
 
+from infra.cli.empty import buckets_to_empty, empty_buckets
+from infra.cli.local import target_of
+from infra.settings import Settings
 from local_aws import embedded
 from local_aws.embedded import PROJECT, Embedded, EmbeddedError
 
@@ -202,6 +206,31 @@ def destroyed(account: Account) -> Iterator[Row]:
     )
 
 
+def destroyed_without_retention(account: Account) -> Iterator[Row]:
+    """`make destroy` with retain_data false: versioned, filled buckets, access logs too."""
+    began, s3 = time.monotonic(), account.client("s3")
+    deploy(account.aws, retain_data=False, refuse_missing_quotas=False, name="brief")
+    target = dataclasses.replace(target_of(account.aws), settings=Settings(name="brief"))
+    buckets = buckets_to_empty(target)
+    expect("buckets that go with the stacks", len(buckets), 2)
+    for bucket in buckets:
+        for body in (b"old", b"new"):
+            s3.put_object(Bucket=bucket, Key="runs/r/run.json", Body=body)
+        s3.delete_object(Bucket=bucket, Key="runs/r/run.json")
+    counts = empty_buckets(target, buckets)
+    expect("versions and markers deleted", set(counts.values()), {3})
+    _cdk(account.aws, "destroy", "--all", "--force")
+    there = {item["Name"] for item in s3.list_buckets()["Buckets"]}
+    expect("buckets that are left", there & set(buckets), set())
+    yield Row(
+        injected="`make destroy` with retain_data false: versions and delete markers in the data bucket and in the access logs",
+        happened="every version and marker was deleted, then the stacks and both buckets",
+        attempts=0,
+        lost="everything, as asked",
+        seconds=time.monotonic() - began,
+    )
+
+
 def _logs(account: Account) -> set[str]:
     """Log groups that the stacks made; services make others."""
     cloudformation = account.client("cloudformation")
@@ -214,4 +243,4 @@ def _updated(account: Account) -> dict[str, object]:
     return {stack["StackName"]: stack.get("LastUpdatedTime", stack["CreationTime"]) for stack in stacks}
 
 
-LIFE = (deployed_again, one_setting_changed, destroyed)
+LIFE = (deployed_again, one_setting_changed, destroyed, destroyed_without_retention)

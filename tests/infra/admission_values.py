@@ -39,9 +39,11 @@ class Quotas:
     """ListServiceQuotas and ListAWSDefaultServiceQuotas."""
 
     def __init__(self, applied: dict[str, float], defaults: dict[str, float]) -> None:
+        self.read = 0
         self.lists = {"list_service_quotas": applied, "list_aws_default_service_quotas": defaults}
 
     def get_paginator(self, name: str) -> Any:
+        self.read += 1
         values = self.lists[name]
         page = {"Quotas": [{"QuotaName": k, "Value": v, "QuotaCode": "L-1"} for k, v in values.items()]}
         return SimpleNamespace(paginate=lambda **_: [page])

@@ -11,6 +11,7 @@ from aws_models.needs import Names, of_api_calls, of_services, of_tasks
 from aws_models.pipeline import Pipeline
 from aws_models.scenarios import paths
 from aws_models.synthesis import settings_of, synthesise
+from aws_models.unreported import deliveries
 
 os.environ.setdefault("JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION", "20")
 
@@ -38,12 +39,19 @@ def names(synthesised):
 
 
 @pytest.fixture(scope="session")
-def needs(synthesised, names, runs):
+def ended(synthesised):
+    """Executions that ended outside of every Catch, explained by the triage function."""
+    return deliveries(synthesised)
+
+
+@pytest.fixture(scope="session")
+def needs(synthesised, names, runs, ended):
     """Every request that must be allowed, once, from the recorded runs, the jobs' and builds' source and the services' own doings."""
     machine = names.role("Machine")
     found = []
     for _, run in runs.values():
         found += [*of_api_calls(names, run.world.calls, run.world.missing), *of_tasks(names, machine, run.execution.calls)]
+    found += of_api_calls(names, ended.world.calls, ended.world.missing)
     found += [*of_services(names, synthesised.policies), *prepare_needs(names), *build_needs(names)]
     return list({str(need.request): need for need in found}.values())
 
@@ -51,7 +59,7 @@ def needs(synthesised, names, runs):
 @pytest.fixture(scope="session")
 def watched(tmp_path_factory):
     """A deployment whose options give Monitor all its work (enabled schedules, pruned checkpoints) and look at its quotas."""
-    settings = settings_of(checkpoint_days=30, refuse_missing_quotas=True)
+    settings = settings_of(checkpoint_days=30, refuse_missing_quotas=True, job_log_retention_days=90)
     schedules = tuple(dataclasses.replace(schedule, enabled=True) for schedule in settings.schedules)
     return synthesise(tmp_path_factory.mktemp("watched"), dataclasses.replace(settings, schedules=schedules))
 

@@ -6,19 +6,33 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from admission_values import DEPLOYMENT, Json, price, spec
+from admission_values import DEPLOYMENT, Jobs, Json, Quotas, price, spec
 
 from infra.admit import checks
+from infra.admit.checks import offered
 from infra.admit.estimate import estimate
 from infra.admit.gather import secret_has_value
 from infra.run.quota_requests import quota_requests
 from infra.run.recipes import RECIPES
+from infra.sagemaker.quotas import quota_statuses
 
 
 def test_p5_is_no_processing_type() -> None:
     chosen = spec({"data": {"instance_type": "ml.p5.48xlarge"}})
     (problem,) = checks.type_problems(chosen, ["ml.p5.48xlarge"], ["ml.c7i.8xlarge"])
     assert str(problem).startswith('data.instance_type: "ml.p5.48xlarge" is no instance type for processing jobs')
+
+
+def test_a_type_that_only_service_quotas_knows_is_offered() -> None:
+    """The runtime's service model may be older than the type; a quota of its own is proof enough."""
+    chosen = spec({"compute": {"instance_type": "ml.p9.48xlarge"}})
+    requests = quota_requests(chosen, prepared=False)
+    listed = quota_statuses(requests, Quotas({"ml.p9.48xlarge for training job usage": 1}, {}), Jobs())
+    assert offered(listed, "training") == {"ml.p9.48xlarge"} and offered(listed, "processing") == set()
+    known = {"ml.c7i.8xlarge"}
+    assert not list(checks.type_problems(chosen, offered(listed, "training"), known))
+    unlisted = quota_statuses(requests, Quotas({}, {}), Jobs())
+    assert [problem.path for problem in checks.type_problems(chosen, offered(unlisted, "training"), known)] == ["compute.instance_type"]
 
 
 def test_ranks_must_match_the_gpus() -> None:
@@ -76,7 +90,7 @@ def test_a_training_plan_is_described_and_never_bought() -> None:
     messages = [problem.message for problem in checks.training_plan_problems(chosen, {arn: plan})]
     assert any("is Expired" in message for message in messages)
     assert any("reserves ml.p4d.24xlarge, not ml.p5.48xlarge" in message for message in messages)
-    assert quota_requests(chosen, prepared=True) == []
+    assert [request.scope for request in quota_requests(chosen, prepared=True)] == ["run_time"]  # its instances are outside the quotas
 
 
 def test_recipes_fit_their_devices() -> None:

@@ -72,8 +72,12 @@ def test_facts_of_a_run_that_can_go_have_no_problem() -> None:
     ("changed", "topic", "words"),
     [
         ({"source": None, "source_refused": "SourceEmpty"}, "Data", "SourceEmpty"),
-        ({"processing_types": frozenset()}, "Instance types", "no instance type for processing jobs"),
-        ({"quotas": [dataclasses.replace(q, limit=0.0) for q in facts().quotas or []]}, "Quotas", "needs quota 1"),
+        ({"processing_types": frozenset(), "quotas": []}, "Instance types", "no instance type for processing jobs"),
+        (
+            {"quotas": [dataclasses.replace(q, limit=0.0) for q in facts().quotas or [] if q.request.scope == "type"]},
+            "Quotas",
+            "needs quota 1",
+        ),
         ({"costs": dataclasses.replace(facts().costs, prepare_max_usd=1000.0)}, "Budget", "is less than"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

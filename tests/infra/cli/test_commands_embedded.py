@@ -8,7 +8,8 @@ from unittest import mock
 
 import pytest
 
-from infra.cli import where
+from infra.cli import commands, where
+from infra.cli.empty import buckets_to_empty, empty_buckets
 from infra.cli.local import target_of
 
 pytestmark = pytest.mark.embedded
@@ -47,6 +48,29 @@ def test_refused_run_from_start_to_log(local, pretrain):
     assert pretrain("logs", "no-text", "--stage", "admit").code == 0
     job = pretrain("logs", "no-text", "--stage", "train")
     assert job.code == 4 and "has started no training job" in job.out
+
+
+def test_versioned_buckets_are_emptied_to_the_last_marker(local):
+    s3 = local.client("s3")
+    s3.create_bucket(Bucket="to-be-emptied")
+    s3.put_bucket_versioning(Bucket="to-be-emptied", VersioningConfiguration={"Status": "Enabled"})
+    for number in range(3):
+        s3.put_object(Bucket="to-be-emptied", Key="runs/r/run.json", Body=str(number).encode())
+    s3.delete_object(Bucket="to-be-emptied", Key="runs/r/run.json")
+    assert empty_buckets(local, ["to-be-emptied"]) == {"to-be-emptied": 4}
+    s3.delete_bucket(Bucket="to-be-emptied")
+
+
+def test_buckets_of_the_deployed_template_are_found_by_their_deletion_policy(local, pretrain, embedded_aws, monkeypatch):
+    assert embedded_aws.bucket in buckets_to_empty(local) and len(buckets_to_empty(local)) == 2
+    emptied = []
+    monkeypatch.setattr(commands, "empty_buckets", lambda target, buckets: emptied.append(buckets) or {})
+    refused = pretrain("empty")  # nobody answers the question
+    assert refused.code != 0 and emptied == []
+    template = local.client("cloudformation").get_template(StackName="pretrain-foundation")["TemplateBody"]
+    kept = json.loads(json.dumps(template).replace('"DeletionPolicy": "Delete"', '"DeletionPolicy": "Retain"'))
+    monkeypatch.setattr(local.client("cloudformation"), "get_template", lambda StackName: {"TemplateBody": kept})
+    assert "Nothing to empty" in pretrain("empty").out and emptied == []
 
 
 def test_doctor_is_green_where_everything_is_there_and_red_without_text(local, pretrain, embedded_aws):

@@ -13,10 +13,33 @@ from small_s3 import SmallS3
 from infra.admit.checks import check
 from infra.cli import preflight as module
 from infra.cli.preflight import Check, preflight
+from infra.cli.registry import Unknown
 
 INPUT = {"recipe": "local", "budget": {"max_usd": 100}}
 PLENTY = {f"ml.c7i.large for {use} usage": 64.0 for use in ("training job", "processing job")}
 BUILD = {"environment": {"environmentVariables": [{"name": "IMAGE_TAG", "value": "0123"}]}}
+
+
+ACCOUNT_WIDE = [
+    f"Quota: {name}"
+    for use in ("processing job", "training job")
+    for name in (
+        f"Maximum number of instances per {use}",
+        f"Number of instances across all {use}s",
+        f"Longest run time for a {use}",
+    )
+]
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry that has every image; tests of the check itself are in test_registry.py."""
+    monkeypatch.setattr(module, "has_image", lambda reference: True)
+
+
+def project(*, builds: list[str]) -> Any:
+    listed = {"batch_get_projects": lambda names: {"projects": [BUILD]}, "list_builds_for_project": lambda projectName: {"ids": builds}}
+    return SimpleNamespace(**listed)
 
 
 def deployed(**changed: Any) -> Deployed:
@@ -25,7 +48,7 @@ def deployed(**changed: Any) -> Deployed:
     clients = {
         "s3": s3,
         "sts": SimpleNamespace(get_caller_identity=lambda: {"Account": "111122223333", "Arn": "arn:aws:iam::111122223333:user/me"}),
-        "codebuild": SimpleNamespace(batch_get_projects=lambda names: {"projects": [BUILD]}),
+        "codebuild": project(builds=["build:1"]),
         "ecr": SimpleNamespace(describe_images=lambda **_: {"imageDetails": []}),
         "secretsmanager": SimpleNamespace(describe_secret=lambda SecretId: {}),
         "service-quotas": Quotas(PLENTY, {}),
@@ -41,10 +64,35 @@ def lines(target: Deployed, value: Any = INPUT) -> dict[str, Check]:
 def test_a_run_that_can_go_is_green_in_the_order_of_the_stages() -> None:
     found = lines(deployed())
     assert {line.state for line in found.values()} == {"good"}
-    assert list(found) == [
-        *("Account", "Stacks", "Image", "Data", "Hub token"),
+    assert [name for name in found if name not in ACCOUNT_WIDE] == [
+        *("Account", "Stacks", "Image", "Base image", "Data", "Hub token"),
         *("Quota: ml.c7i.large for processing job usage", "Quota: ml.c7i.large for training job usage", "Capacity", "Budget"),
     ]
+
+
+def test_account_wide_limits_have_lines_and_are_no_hindrance_where_they_are_not_listed() -> None:
+    found = lines(deployed())
+    assert [name for name in found if name in ACCOUNT_WIDE] == ACCOUNT_WIDE
+    short = deployed(**{"service-quotas": Quotas(PLENTY | {"Longest run time for a training job": 60}, {})})
+    assert lines(short)["Quota: Longest run time for a training job"].state == "bad"
+
+
+def test_an_account_that_never_built_is_told_of_the_builds_it_may_not_have() -> None:
+    line = lines(deployed(codebuild=project(builds=[])))["Image"]
+    assert line.state == "warning" and "Cannot have more than 0 builds" in line.fix and "make images" in line.fix
+
+
+@pytest.mark.parametrize("answer", [False, Unknown("public.ecr.aws does not answer")])
+def test_a_base_image_that_cannot_be_confirmed_is_a_warning(answer: bool | Unknown, monkeypatch: pytest.MonkeyPatch) -> None:
+    def has_image(reference: str) -> bool:
+        assert reference.startswith("public.ecr.aws/deep-learning-containers/base:")
+        if isinstance(answer, Unknown):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(module, "has_image", has_image)
+    line = lines(deployed())["Base image"]
+    assert line.state == "warning" and ("does not answer" in line.found or "has no public.ecr.aws" in line.found)
 
 
 @pytest.mark.parametrize(

@@ -110,10 +110,12 @@ def test_a_resumed_job_is_not_blamed_for_the_gap_before_it() -> None:
 
 def test_a_quota_too_small_for_an_enabled_schedule_is_counted() -> None:
     published = Published()
-    clients = Clients(s3=None, sagemaker=Jobs(), cloudwatch=published, quotas=Quotas({"ml.p5.48xlarge for training job usage": 0}, {}))
+    quotas = Quotas({"ml.p5.48xlarge for training job usage": 0}, {})
+    clients = Clients(s3=None, sagemaker=Jobs(), cloudwatch=published, quotas=quotas)
     inputs = (CheckedInput(name="weekly", watched=True, input={}), CheckedInput(name="other", watched=False, input={}))
     found = check_quotas(dataclasses.replace(ROUND, deployment=dataclasses.replace(DEPLOYMENT, inputs=inputs)), clients)
     assert published.values == {names.MISSING_QUOTAS.name: 2}  # no processing quota of that name, and none for p5
+    assert quotas.read == 2  # applied and default quotas, once for both inputs
     assert any("weekly: 1 x ml.p5.48xlarge needs quota 1" in line for line in found["missing"])
 
 

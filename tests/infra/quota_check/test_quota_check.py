@@ -73,6 +73,15 @@ def test_its_physical_id_never_changes_so_that_no_update_is_a_replacement() -> N
     assert said(event("Update", P5, PhysicalResourceId=created), 1)["PhysicalResourceId"] == created
 
 
+def test_all_demands_share_one_look_up() -> None:
+    quotas = Quotas({P5.request.quota: 3}, {})
+    small = dataclasses.replace(P5, who="schedule small", request=dataclasses.replace(P5.request, count=4))
+    clients = Clients(quotas=quotas, sagemaker=Jobs(), cloudformation=None)
+    why = reason(event("Create", *[P5] * 40, small), clients, "us-west-2")
+    assert why is not None and why.startswith("schedule small: 4 x ml.p5.48xlarge needs quota 4") and "schedule weekly" not in why
+    assert quotas.read == 1
+
+
 def test_an_error_while_looking_is_answered_too() -> None:
     def denied(name: str) -> Any:
         raise PermissionError("AccessDenied: servicequotas:ListServiceQuotas")
@@ -132,7 +141,7 @@ def test_the_function_puts_its_answer_with_the_empty_content_type_that_the_url_i
 def test_default_recipe_and_enabled_schedules_claim_their_instances() -> None:
     example = settings("example")
     assert {demand.who for demand in demands(example)} == {"the default recipe", "schedule weekly-8b"}  # "continued" is not enabled
-    assert {demand.request.quota for demand in demands(example)} == {
+    assert {demand.request.quota for demand in demands(example) if demand.request.scope == "type"} == {
         "ml.c7i.8xlarge for processing job usage",
         "ml.p5.48xlarge for training job usage",
     }

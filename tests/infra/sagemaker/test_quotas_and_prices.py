@@ -6,10 +6,13 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from admission_values import Jobs, Quotas
 
+from infra.run.quota_requests import quota_requests
+from infra.run.run_spec import resolve
 from infra.sagemaker.prices import PriceReader, admitted_usd_per_hour, table_usd_per_hour
-from infra.sagemaker.quotas import QuotaRequest, QuotaStatus, quota_statuses
+from infra.sagemaker.quotas import QuotaRequest, QuotaStatus, Scope, quota_statuses
 
 
 def test_a_quota_is_its_limit_minus_what_runs() -> None:
@@ -30,6 +33,42 @@ def test_a_quota_that_does_not_exist_says_so() -> None:
     quota = QuotaStatus(request=QuotaRequest(path="x", use="training job", instance_type="ml.x", count=1), limit=None, used=0)
     assert not quota.enough
     assert "is not offered there" in quota.message("eu-west-1")
+
+
+def test_account_wide_limits_are_asked_for_by_their_exact_names() -> None:
+    spec = resolve({"compute": {"capacity": [{"kind": "spot"}, {"kind": "on_demand"}]}}, default_recipe="llama3_8b")
+    assert {request.quota for request in quota_requests(spec, prepared=False) if request.scope != "type"} == {
+        "Longest run time for a training job",
+        "Longest run time for a processing job",
+        "Maximum number of instances per training job",
+        "Maximum number of instances per spot training job",
+        "Maximum number of instances per processing job",
+        "Number of instances across all training jobs",
+        "Number of instances across all spot training jobs",
+        "Number of instances across all processing jobs",
+    }
+
+
+def test_instances_across_all_jobs_count_every_type() -> None:
+    request = QuotaRequest(path="compute.instance_count", use="training job", instance_type="ml.g5.xlarge", count=2, scope="all")
+    (quota,) = quota_statuses([request], Quotas({request.quota: 3}, {}), Jobs())
+    assert (quota.used, quota.enough, quota.possible) == (2, False, True)
+
+
+def test_a_longer_run_time_than_the_account_allows_is_refused_with_both_numbers() -> None:
+    request = QuotaRequest(
+        path="compute.max_runtime_seconds", use="spot training job", instance_type="ml.p5.48xlarge", count=2_419_200, scope="run_time"
+    )
+    (quota,) = quota_statuses([request], Quotas({"Longest run time for a training job": 432_000}, {}), Jobs())
+    assert not quota.enough
+    assert '2419200 s needs quota 2419200 for "Longest run time for a training job", this account has 432000' in quota.message("us-west-2")
+
+
+@pytest.mark.parametrize("scope", ["job", "all", "run_time"])
+def test_an_account_wide_limit_that_is_not_listed_refuses_nothing(scope: Scope) -> None:
+    request = QuotaRequest(path="x", use="training job", instance_type="ml.p5.48xlarge", count=9, scope=scope)
+    (quota,) = quota_statuses([request], Quotas({}, {}), Jobs())
+    assert quota.enough and quota.possible and quota.row("us-west-2")["limit"] is None
 
 
 def listed(usage: str, usd: str) -> Any:

@@ -11,9 +11,10 @@ import pytest
 from aws_cdk.assertions import Match
 from synthesised import Synthesised, settings, synthesise
 
+from contracts.config import SpecError
 from infra.constructs.alarms import OTHER_ALARMS, alarms, section
 from infra.constructs.policy import allow, new_role
-from infra.settings import AlarmSettings
+from infra.settings import AlarmSettings, load_settings
 
 Json = Any
 
@@ -134,6 +135,57 @@ def test_every_alarm_tells_the_topic_and_links_its_section(default: Synthesised)
     for alarm in found:
         assert alarm["AlarmActions"]
         assert any(f"#{section(name)}" in alarm["AlarmDescription"] for name in names)
+
+
+def test_what_a_schedule_cannot_start_is_kept_and_alarms(default: Synthesised) -> None:
+    template = default.template("pipeline")
+    ((queue, found),) = template.find_resources("AWS::SQS::Queue").items()
+    assert found["Properties"]["SqsManagedSseEnabled"] is True
+    (schedule,) = resources(template, "AWS::Scheduler::Schedule")
+    assert schedule["Target"]["DeadLetterConfig"] == {"Arn": {"Fn::GetAtt": [queue, "Arn"]}}
+    alarms = [a for a in resources(default.template("monitoring"), "AWS::CloudWatch::Alarm") if a.get("Namespace") == "AWS/SQS"]
+    assert [(a["MetricName"], a["Threshold"], a["DatapointsToAlarm"]) for a in alarms] == [("ApproximateNumberOfMessagesVisible", 0, 1)]
+
+
+def test_one_empty_period_resets_no_alarm(default: Synthesised) -> None:
+    for alarm in resources(default.template("monitoring"), "AWS::CloudWatch::Alarm"):
+        assert alarm["DatapointsToAlarm"] == alarm["EvaluationPeriods"] - 1 >= 1
+
+
+def test_the_end_of_an_execution_that_did_not_succeed_calls_triage(default: Synthesised) -> None:
+    template = default.template("pipeline")
+    (rule,) = [r for r in resources(template, "AWS::Events::Rule") if r["EventPattern"]["source"] == ["aws.states"]]
+    ((machine, _),) = template.find_resources("AWS::StepFunctions::StateMachine").items()
+    assert rule["EventPattern"]["detail"] == {"stateMachineArn": [{"Ref": machine}], "status": ["FAILED", "TIMED_OUT", "ABORTED"]}
+    (function,) = template.find_resources("AWS::Lambda::Function", {"Properties": {"Handler": "infra.triage.handler.handler"}})
+    assert [target["Arn"] for target in rule["Targets"]] == [{"Fn::GetAtt": [function, "Arn"]}]
+
+
+def test_the_training_output_is_encrypted_with_the_key(default: Synthesised) -> None:
+    assert [name for name, s in statements(default) if "kms:Encrypt" in s["Action"] and name.startswith("TrainingRole")]
+
+
+def test_a_customer_key_of_the_bootstrap_is_the_builds_to_decrypt_with(tmp_path: Any) -> None:
+    import dataclasses
+
+    key = "arn:aws:kms:us-west-2:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+    synthesised = synthesise(tmp_path, dataclasses.replace(settings("default"), bootstrap_key_arn=key), checked=False)
+    granted = [(name, s) for name, s in statements(synthesised) if s["Resource"] == key]
+    assert [(name.startswith("BuildBuildRole"), s["Action"]) for name, s in granted] == [(True, "kms:Decrypt")]
+
+
+def test_schedules_whose_inputs_outgrow_the_monitor_are_refused_with_the_number() -> None:
+    leg = {"name": "a", "training": {"steps": 1000}}
+    schedule = {
+        "name": "s",
+        "expression": "rate(1 day)",
+        "enabled": True,
+        "input": {"legs": [leg | {"name": f"leg-{n}"} for n in range(16)]},
+    }
+    block = {"schedules": [schedule | {"name": f"s{n}"} for n in range(4)]}
+    with pytest.raises(SpecError, match=r"the inputs of the 4 enabled schedules are \d{4} bytes, more than the 3000"):
+        load_settings({"default": block}, "default")
+    load_settings({"default": {"schedules": [each | {"enabled": False} for each in block["schedules"]]}}, "default")
 
 
 def test_the_execution_log_and_tracing_are_on(default: Synthesised) -> None:

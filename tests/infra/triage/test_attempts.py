@@ -43,6 +43,17 @@ SOURCES = (
 RESUME, WAIT, NEXT, STOP = (Verdict("Some", action, "it ended") for action in ("resume", "wait", "next_source", "stop"))
 
 
+LIMIT = (
+    "The account-level service limit 'ml.p5.48xlarge for training job usage' is {limit} Instances, with current utilization of {used} "
+    "Instances and a request delta of {delta} Instances. Please use AWS Service Quotas to request an increase for this quota."
+)
+LONGEST = (
+    "The account-level service limit 'Longest run time for a training job' is 432000 Seconds, with current utilization of 0 Seconds and "
+    "a request delta of 2419200 Seconds."
+)
+UNSUPPORTED = "The field 'InfraCheckConfig' is not supported by Step Functions"
+
+
 def ran(seconds: float) -> dict[str, Any]:
     return {"TrainingJobName": "job-1", "BillableTimeInSeconds": seconds}
 
@@ -60,6 +71,14 @@ def ran(seconds: float) -> dict[str, Any]:
             "wait",
         ),
         (Evidence(error="SageMaker.ResourceLimitExceededException", cause="the limit is 0"), "QuotaExceeded", "wait"),
+        (Evidence(error="SageMaker.ResourceLimitExceededException", cause=LIMIT.format(limit=4, used=4, delta=1)), "QuotaExceeded", "wait"),
+        (
+            Evidence(error="SageMaker.ResourceLimitExceededException", cause=LIMIT.format(limit=0, used=0, delta=1)),
+            "QuotaTooSmall",
+            "other_source",
+        ),
+        (Evidence(error="SageMaker.ResourceLimitExceededException", cause=LONGEST), "QuotaTooSmall", "other_source"),
+        (Evidence(error="States.TaskFailed", cause=UNSUPPORTED), "FieldNotSupported", "stop"),
         (Evidence(error="SageMaker.AmazonSageMakerException", cause="Rate exceeded (Status Code: 400)"), "Throttled", "wait"),
         (Evidence(status="Failed", failure_reason="InternalServerError: please try again", started=True), "ServiceFault", "resume"),
         (Evidence(status="Failed", failure_reason="AlgorithmError: , exit code: 137", started=True), "ContainerKilled", "resume"),
@@ -88,7 +107,7 @@ def test_a_processing_jobs_sentence_is_its_own_and_nothing_is_added_to_it() -> N
     )
     leg = {"job": "r-prepare", "limits": to_json(LIMITS), "sources": [to_json(SOURCES[0])]}
     event = {"stage": "Prepare data", "leg": leg, "attempt": write_attempt(Attempt(max_runtime_seconds=10))}
-    decided = triage(event, clients, TriageDeployment(runbook="docs/runbook.md"), jitter=0.0)
+    decided = triage(event, clients, TriageDeployment(runbook="docs/runbook.md", bucket="data", topic_arn="arn:topic"), jitter=0.0)
     assert decided["again"] is False
     assert decided["explanation"]["sentence"] == "DiskFull (stop): the disk is full"
     assert decided["explanation"]["log_stream"] == "r-prepare-1/algo-1"
@@ -168,6 +187,14 @@ def test_an_attempt_survives_the_state_machine() -> None:
 def test_pauses_grow_to_a_ceiling_and_jitter_halves_them_at_most() -> None:
     assert [wait_seconds(n, jitter=1.0) for n in range(1, 8)] == [60, 120, 240, 480, 900, 900, 900]
     assert wait_seconds(1, jitter=0.0) == 30
+
+
+def test_a_limit_that_never_clears_is_not_waited_for() -> None:
+    verdict = judge(Evidence(error="SageMaker.ResourceLimitExceededException", cause=LIMIT.format(limit=0, used=0, delta=1)))
+    elsewhere = decide(LIMITS, SOURCES, first_attempt(LIMITS, SOURCES), verdict, {}, jitter=0.5)
+    assert elsewhere.again and (elsewhere.attempt.source, elsewhere.attempt.wait_seconds) == (1, 0)
+    ended = decide(LIMITS, SOURCES, elsewhere.attempt, verdict, {}, jitter=0.5)
+    assert not ended.again and (ended.name, ended.retry) == ("QuotaTooSmall", "stop")
 
 
 def classes() -> set[str]:

@@ -28,13 +28,15 @@ PREPARE: dict[str, tuple[str, ...]] = {
     "UploadPart": (SHARD,),
     "CompleteMultipartUpload": (SHARD,),
     "AbortMultipartUpload": (SHARD,),
+    "DeleteObject": (f"tokens/{FINGERPRINT}/.work/plan.json",),
     "DeleteObjects": (f"tokens/{FINGERPRINT}/.work/plan.json",),
     "GetSecretValue": ("",),
 }
-# `aws` commands of container/build.py -> ECR actions, on the deployment's own repositories unless it says "*".
+# `aws` commands of container/build.py -> the action of their service, on the deployment's own repositories unless it says "*".
 BUILD_COMMANDS: dict[str, tuple[str, str]] = {
     "ecr get-login-password": ("GetAuthorizationToken", "*"),
     "ecr describe-images": ("DescribeImages", "own"),
+    "ecr-public get-login-password": ("GetAuthorizationToken", "*"),
 }
 
 
@@ -72,7 +74,9 @@ def build_needs(names: Names) -> Iterator[Need]:
     )
     yield from (need(f"logs:{action}", group + "build", "CodeBuild writes the log") for action in ("CreateLogStream", "PutLogEvents"))
     for command, (action, where) in BUILD_COMMANDS.items():
-        yield from (need(f"ecr:{action}", resource, f"aws {command}") for resource in (["*"] if where == "*" else repositories))
+        service = command.split()[0]
+        yield from (need(f"{service}:{action}", resource, f"aws {command}") for resource in (["*"] if where == "*" else repositories))
+    yield need("sts:GetServiceBearerToken", "*", "aws ecr-public get-login-password (API reference of ECR Public)")
     for repository in repositories:
         yield from (need(f"ecr:{action}", repository, "docker pull and push") for action in (*PULL, *PUSH))
     for base in ("pytorch-training", "base"):

@@ -87,6 +87,17 @@ def without_action(role: str, action: str) -> Change:
     return change
 
 
+def without_resource(role: str, action: str, word: str) -> Change:
+    """The statement that allows an action loses the resources with ``word`` in them."""
+
+    def change(templates: Json) -> None:
+        for statement in _statements(templates, role):
+            if action in _actions(statement) and isinstance(statement["Resource"], list):
+                statement["Resource"] = [resource for resource in statement["Resource"] if f":{word}/" not in json.dumps(resource)]
+
+    return change
+
+
 def without_condition(role: str, action: str) -> Change:
     """The statement that allows an action loses its condition."""
 
@@ -177,6 +188,13 @@ STACK_FAULTS = (
     Mutation(name="machine: events:PutRule dropped", templates=without_action("MachineRole", "events:PutRule")),
     Mutation(name="machine: sagemaker:AddTags dropped", templates=without_action("MachineRole", "sagemaker:AddTags")),
     Mutation(name="machine: sagemaker:StopTrainingJob dropped", templates=without_action("MachineRole", "sagemaker:StopTrainingJob")),
+    Mutation(
+        name="machine: training plans dropped", templates=without_resource("MachineRole", "sagemaker:CreateTrainingJob", "training-plan")
+    ),
+    Mutation(
+        name="machine: reserved capacity dropped",
+        templates=without_resource("MachineRole", "sagemaker:CreateTrainingJob", "reserved-capacity"),
+    ),
     Mutation(name="machine: may invoke any function", templates=on_everything("MachineRole", "lambda:InvokeFunction")),
     Mutation(name="training: kms:CreateGrant dropped", templates=without_action("TrainingRole", "kms:CreateGrant")),
     Mutation(name="training: image pull dropped", templates=without_action("TrainingRole", "ecr:BatchGetImage")),

@@ -119,8 +119,12 @@ def _requests(names: Names, service: str, name: str, given: Mapping[str, Any]) -
     resources: dict[str, Callable[[], str]] = {
         "DescribeImages": lambda: arn("ecr", f"repository/{given['repositoryName']}"),
         "DescribeExecution": lambda: str(given["executionArn"]),
+        "GetExecutionHistory": lambda: str(given["executionArn"]),
+        "Publish": lambda: str(given["TopicArn"]),
         "DescribeTrainingJob": lambda: arn("sagemaker", f"training-job/{given['TrainingJobName']}"),
+        "StopTrainingJob": lambda: arn("sagemaker", f"training-job/{given['TrainingJobName']}"),
         "DescribeProcessingJob": lambda: arn("sagemaker", f"processing-job/{given['ProcessingJobName']}"),
+        "PutRetentionPolicy": lambda: arn("logs", f"log-group:{given['logGroupName']}:log-stream:"),
         "DescribeLogStreams": lambda: arn("logs", f"log-group:{given['logGroupName']}:log-stream:"),
         "GetLogEvents": lambda: arn("logs", f"log-group:{given['logGroupName']}:log-stream:{given['logStreamName']}"),
         "DescribeSecret": lambda: str(given["SecretId"]),
@@ -133,6 +137,8 @@ def _requests(names: Names, service: str, name: str, given: Mapping[str, Any]) -
         return
     context = {"cloudwatch:namespace": str(given["Namespace"])} if name == "PutMetricData" else {}
     yield f"{prefix}:{name}", resources[name]() if name in resources else "*", context
+    if name == "Publish":
+        yield from (("kms:GenerateDataKey", names.key, names.via("sns")), ("kms:Decrypt", names.key, names.via("sns")))
     if name == "GetSecretValue":
         yield "kms:Decrypt", names.key, names.via("secretsmanager")
 
@@ -157,7 +163,7 @@ def of_tasks(names: Names, machine_role: str, calls: Iterable[Call]) -> Iterator
     for call in calls:
         _, model = operation(call.resource)
         because, given = f"state {call.state}: {call.resource.split(':::')[1]}", call.arguments
-        for action, resource, context in _task(names, model.name, given):
+        for action, resource, context in _task(names, model.name, given, sync=":aws-sdk:" not in call.resource):
             yield Need(request=Request(principal=machine_role, action=action, resource=resource, context=context), because=because)
         if "RoleArn" in given:
             for action, resource, context in _job(names, model.name, given):
@@ -165,7 +171,7 @@ def of_tasks(names: Names, machine_role: str, calls: Iterable[Call]) -> Iterator
                 yield Need(request=request, because=f"SageMaker for {call.state}'s job")
 
 
-def _task(names: Names, name: str, given: Json) -> Iterator[tuple[str, str, dict[str, str]]]:
+def _task(names: Names, name: str, given: Json, *, sync: bool) -> Iterator[tuple[str, str, dict[str, str]]]:
     if name == "Invoke":
         yield "lambda:InvokeFunction", given["FunctionName"], {}
     elif name == "Publish":
@@ -175,9 +181,19 @@ def _task(names: Names, name: str, given: Json) -> Iterator[tuple[str, str, dict
         resource = names.project
         prefix = "codebuild"
         if name != "StartBuild":
-            kind = name.removeprefix("Create").removesuffix("Job")
+            kind = name.removeprefix("Create").removeprefix("Describe").removesuffix("Job")
             prefix, resource = "sagemaker", names.arn("sagemaker", f"{kind.lower()}-job/{given[f'{kind}JobName']}")
-            yield "iam:PassRole", given["RoleArn"], {"iam:PassedToService": "sagemaker.amazonaws.com"}
+            if "RoleArn" in given:
+                yield "iam:PassRole", given["RoleArn"], {"iam:PassedToService": "sagemaker.amazonaws.com"}
+            if plan := given.get("ResourceConfig", {}).get("TrainingPlanArn"):
+                # "Training plan users" page: the call is checked against the plan and the capacity that it reserves, beside the job.
+                yield f"sagemaker:{name}", plan, {}
+                yield f"sagemaker:{name}", names.arn("sagemaker", "reserved-capacity/rc-0123456789"), {}
+        if not sync:
+            yield f"{prefix}:{name}", resource, {}
+            if name == "CreateTrainingJob":
+                yield f"{prefix}:AddTags", resource, {}
+            return
         companions, rule = SYNC_COMPANIONS[name]
         yield from ((f"{prefix}:{action}", resource, {}) for action in (name, *companions))
         yield from ((f"events:{action}", names.arn("events", f"rule/{rule}"), {}) for action in ("PutTargets", "PutRule", "DescribeRule"))
@@ -190,6 +206,8 @@ def _job(names: Names, name: str, given: Json) -> Iterator[tuple[str, str, dict[
     yield from _reads(names, [i["S3Input"]["S3Uri"] for i in given.get("ProcessingInputs", [])])
     written = [given[field]["S3OutputPath"] for field in ("OutputDataConfig",) if field in given]
     written += [output["S3Output"]["S3Uri"] for output in given.get("ProcessingOutputConfig", {}).get("Outputs", [])]
+    if "KmsKeyId" in given.get("OutputDataConfig", {}):
+        yield "kms:Encrypt", given["OutputDataConfig"]["KmsKeyId"], {}
     if "CheckpointConfig" in given:
         folder = given["CheckpointConfig"]["S3Uri"]
         yield from _reads(names, [f"{folder}checkpoints/step-1/shard"])
@@ -243,6 +261,11 @@ def of_services(names: Names, policies: Policies) -> Iterator[Need]:
         yield Need(request=Request(principal=cloudwatch, action=action, resource=names.key, context=alarm), because="an alarm notifies")
     schedule = names.role("Schedule")
     yield Need(request=Request(principal=schedule, action="states:StartExecution", resource=names.machine), because="a schedule fires")
+    (queue,) = names.templates.resources("AWS::SQS::Queue")
+    yield Need(
+        request=Request(principal=schedule, action="sqs:SendMessage", resource=names.templates.arn(queue)),
+        because="a start that was given up",
+    )
     machine = names.role("Machine")
     yield from (Need(request=Request(principal=machine, action=f"logs:{a}", resource="*"), because="execution logs") for a in LOG_DELIVERY)
     functions = [function.properties["Role"] for function in names.templates.resources("AWS::Lambda::Function")]

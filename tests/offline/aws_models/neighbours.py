@@ -203,7 +203,7 @@ def _privileges(names: Names, policies: Policies) -> Iterator[Need]:
         ("codebuild:StartBuild", names.project, ("Machine",)),
         ("ecr:PutImage", names.images, ("BuildRole",)),
         ("states:StartExecution", names.machine, ("Schedule",)),
-        ("sns:Publish", names.topic, ("Machine", "Monitor")),
+        ("sns:Publish", names.topic, ("Machine", "Monitor", "Triage")),
     )
     for action, resource, words in only:
         for role in policies.identity:

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 from unittest import mock
 
@@ -120,7 +121,10 @@ class Pipeline:
 
         execution = Interpreter(self.definition, queries=queries, check=check, seed=seed).run(script, scenario.input, name=scenario.name)
         names = [
-            call.arguments[key] for call in execution.calls for key in ("TrainingJobName", "ProcessingJobName") if key in call.arguments
+            call.arguments[key]
+            for call in execution.calls
+            for key in ("TrainingJobName", "ProcessingJobName")
+            if key in call.arguments and "RoleArn" in call.arguments
         ]
         problems += [*rules.job_name_problems(names), *world.wrong]
         return PipelineRun(execution, world, tuple(problems), queries)
@@ -165,10 +169,15 @@ class Pipeline:
         name = operation(call.resource)[1].name
         if name == "Invoke":
             return self.invoke(call.arguments["FunctionName"], call.arguments["Payload"], world)
+        if name == "DescribeTrainingJob":
+            return _status(call.arguments["TrainingJobName"], world)
         if name in ("CreateTrainingJob", "CreateProcessingJob"):
-            return _job(
-                call.arguments, planned if isinstance(planned, Job) else Job(), name.removeprefix("Create").removesuffix("Job"), world
-            )
+            kind = name.removeprefix("Create").removesuffix("Job")
+            ended = _job(call.arguments, planned if isinstance(planned, Job) else Job(), kind, world)
+            if ":aws-sdk:" not in call.resource:
+                return ended
+            job = world.jobs[call.arguments[f"{kind}JobName"]]
+            return Result({f"{kind}JobArn": job[f"{kind}JobArn"]}, seconds=1)
         if name == "StartBuild":
             return self._build(planned if isinstance(planned, Build) else Build(), world)
         return Result({"MessageId": "00000000-0000-0000-0000-000000000000"})
@@ -226,6 +235,15 @@ def _instance_types() -> set[str]:
 
 def _milliseconds(world: World, seconds: float) -> int:
     return int(world.time(seconds).timestamp() * 1000)
+
+
+def _status(name: str, world: World) -> Outcome:
+    """DescribeTrainingJob by the SDK integration: in progress when it is first asked for, then how the job ended."""
+    job = {key: value.isoformat() if isinstance(value, datetime) else value for key, value in world.jobs[name].items()}
+    if name not in world.polled:
+        world.polled.add(name)
+        job |= {"TrainingJobStatus": "InProgress", "SecondaryStatus": "Training"}
+    return Result(job, seconds=1)
 
 
 def _job(request: Json, job: Job, kind: str, world: World) -> Outcome:

@@ -43,6 +43,11 @@ def failed(scenario: Scenario, error: str, *says: str, visits: tuple[str, ...] =
     return Path(scenario=scenario, status="FAILED", error=error, says=says, visits=("Explain", "Notify", *visits), avoids=avoids)
 
 
+def full_queue(builds: int) -> Failure:
+    """StartBuild on an account whose queue takes no more."""
+    return Failure("CodeBuild.AccountLimitExceededException", f"Cannot have more than {builds} builds in queue for the account", seconds=1)
+
+
 def every_error_of(definition: Json, state: str) -> list[Failure | None]:
     """Each error name of the state's retriers once, so that the next attempt is the normal one."""
     retriers = dict(all_states(definition))[state].get("Retry", [])
@@ -84,6 +89,9 @@ def _successes() -> dict[str, Path]:
     limits = Failure("SageMaker.ResourceLimitExceededException", "The account-level service limit is 0", seconds=1)
     return {
         "everything for the first time": Path(scenario=Scenario(image=False), visits=("Build image", "Prepare data", "Announce")),
+        "the build queue is full, then there is a place": Path(
+            scenario=Scenario(image=False, tasks={"Build image": [full_queue(5)] * 3}), visits=("Wait to build", "Announce")
+        ),
         "image and data there": Path(scenario=Scenario(input=LOCAL, tokens=True), avoids=("Build image", "Prepare data", "Triage")),
         "four compared legs": Path(scenario=Scenario(input={"ablation": "reference", "budget": {"max_usd": 1e6}}, tokens=True)),
         "a schedule's run": Path(
@@ -226,6 +234,21 @@ def _job_failures() -> dict[str, Path]:
     lines = ("Step 3/9", "BaseImageMissing (stop): there is no base image", "Command did not exit successfully")
     two = {**LOCAL, "legs": [{"name": "a"}, {"name": "b"}]}
     return {
+        "no build is allowed": failed(
+            Scenario(input=LOCAL, image=False, tasks={"Build image": [full_queue(0)]}),
+            "BuildsNotAllowed",
+            "support case",
+            "make images",
+            visits=("Build later?",),
+            avoids=("Wait to build", "Prepare data"),
+        ),
+        "the build queue stays full": failed(
+            Scenario(input=LOCAL, image=False, tasks={"Build image": [full_queue(5)] * 61}),
+            "BuildQueueFull",
+            "two hours",
+            visits=("Wait to build",),
+            avoids=("Prepare data",),
+        ),
         "the build fails with a sentence": failed(
             Scenario(input=LOCAL, image=False, tasks={"Build image": [Build(status="FAILED", lines=lines)]}),
             "BaseImageMissing",

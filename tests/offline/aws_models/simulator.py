@@ -47,6 +47,8 @@ class Policies:
 
     def __init__(self, templates: Templates) -> None:
         self.environment: Environment = templates.environment
+        self.control: list[Json] = []
+        """Statements of a service control policy of the account's organisation; none: there is no organisation."""
         self.identity: dict[str, list[Json]] = {}
         self.trust: dict[str, Json] = {}
         self.on_resource: dict[str, Json] = {}
@@ -85,7 +87,7 @@ class Policies:
             context.setdefault("aws:PrincipalAccount", request.principal.split(":")[4])
         simulation = {
             "identityPolicies": self.identity.get(request.principal, []),
-            "serviceControlPolicies": [],
+            "serviceControlPolicies": self._control(),
             "resourceControlPolicies": [],
             "request": {
                 "action": request.action,
@@ -102,6 +104,12 @@ class Policies:
         if resource_policy is not None:
             simulation["resourcePolicy"] = resource_policy
         return simulation
+
+    def _control(self) -> list[Json]:
+        if not self.control:
+            return []
+        document = {"Version": "2012-10-17", "Statement": self.control}
+        return [{"orgIdentifier": "o-1", "policies": [{"name": "control", "policy": document}]}]
 
     def _resource_policy(self, request: Request) -> Json | None:
         if request.action == "sts:AssumeRole":

@@ -70,6 +70,10 @@ class World:
     """Lines by log group and stream."""
     stack_status: str = "UPDATE_IN_PROGRESS"
     """Of every stack."""
+    ended: dict[str, Json] = field(default_factory=dict)
+    """Executions that ended, by ARN: as DescribeExecution gives them, with their ``events``."""
+    polled: set[str] = field(default_factory=set)
+    """Training jobs whose status was asked for by the machine itself."""
     running: set[str] = field(default_factory=set)
     """ARNs of running executions."""
     refuse: Callable[[ApiCall], ApiError | None] = lambda call: None
@@ -143,7 +147,7 @@ class World:
 
     def _s3_HeadObject(self, Bucket: str, Key: str, **_: Any) -> Json:
         body = self._object(Bucket, Key, "404")
-        return {"ContentLength": len(body), "ETag": _etag(body)}
+        return {"ContentLength": len(body), "ETag": _etag(body), "LastModified": self.written.get((Bucket, Key), self.time())}
 
     def _s3_GetObject(self, Bucket: str, Key: str, **_: Any) -> Json:
         body = self._object(Bucket, Key, "NoSuchKey")
@@ -219,6 +223,10 @@ class World:
     def _sagemaker_DescribeProcessingJob(self, ProcessingJobName: str) -> Json:
         return self._job(ProcessingJobName)
 
+    def _sagemaker_StopTrainingJob(self, TrainingJobName: str) -> Json:
+        self._job(TrainingJobName)
+        return {}
+
     def _job(self, name: str) -> Json:
         if name not in self.jobs:
             raise ApiError("ValidationException", "Requested resource not found.")
@@ -235,13 +243,27 @@ class World:
             raise ApiError("ResourceNotFoundException", "The specified log stream does not exist.")
         return {"events": [{"message": line, "timestamp": 0} for line in self.logs[logGroupName, logStreamName]]}
 
+    def _logs_PutRetentionPolicy(self, logGroupName: str, **_: Any) -> Json:
+        if logGroupName.endswith("ProcessingJobs"):  # no processing job has run yet
+            raise ApiError("ResourceNotFoundException", "The specified log group does not exist.")
+        return {}
+
     def _secretsmanager_DescribeSecret(self, SecretId: str) -> Json:
         return {"ARN": SecretId, "VersionIdsToStages": {"1": ["AWSCURRENT"]} if self.secret_set else {}}
 
     def _cloudformation_DescribeStacks(self, StackName: str) -> Json:
         return {"Stacks": [{"StackName": StackName.split("/")[1], "CreationTime": START, "StackStatus": self.stack_status}]}
 
+    def _sns_Publish(self, **_: Any) -> Json:
+        return {"MessageId": "00000000-0000-0000-0000-000000000000"}
+
+    def _stepfunctions_GetExecutionHistory(self, executionArn: str, reverseOrder: bool = False, maxResults: int = 100, **_: Any) -> Json:
+        events = self.ended[executionArn]["events"]
+        return {"events": (events[::-1] if reverseOrder else events)[:maxResults]}
+
     def _stepfunctions_DescribeExecution(self, executionArn: str) -> Json:
+        if executionArn in self.ended:
+            return {key: value for key, value in self.ended[executionArn].items() if key != "events"}
         return {"executionArn": executionArn, "status": "RUNNING" if executionArn in self.running else "SUCCEEDED"}
 
 

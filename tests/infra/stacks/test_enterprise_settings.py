@@ -1,0 +1,132 @@
+"""What platform teams ask for: existing network and key, boundary, role path, tags, a build behind a proxy; each synthesised."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from synthesised import Synthesised, synthesise
+
+from contracts.config import SpecError
+from infra.settings import load_settings
+
+Json = Any
+KEY = "arn:aws:kms:us-west-2:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+SECRET = "arn:aws:secretsmanager:us-west-2:111122223333:secret:pip-Ab12Cd"
+BOUNDARY = "arn:aws:iam::111122223333:policy/team/boundary"
+BLOCK: Json = {
+    "account": "111122223333",
+    "region": "us-west-2",
+    "existing_network": {"subnet_ids": ["subnet-0000000a", "subnet-0000000b"], "security_group_ids": ["sg-0000000c"]},
+    "fsx": {"storage_gib": 1200},
+    "key_arn": KEY,
+    "build": {
+        "vpc_id": "vpc-0000000d",
+        "subnet_ids": ["subnet-0000000a"],
+        "security_group_ids": ["sg-0000000e"],
+        "proxy": "http://proxy.example.com:3128",
+        "pip_config_secret_arn": SECRET,
+    },
+    "permissions_boundary_arn": BOUNDARY,
+    "role_path": "/ml-platform/",
+    "tags": {"cost-center": "42"},
+    "job_log_retention_days": 30,
+}
+STACKS = ("foundation", "network", "pipeline", "monitoring")
+
+
+@pytest.fixture(scope="module")
+def enterprise(tmp_path_factory: pytest.TempPathFactory) -> Synthesised:
+    """All of them at once, under the rules of cdk-nag and CloudFormation too."""
+    return synthesise(tmp_path_factory.mktemp("enterprise"), load_settings({"enterprise": BLOCK}, "enterprise"))
+
+
+def of(synthesised: Synthesised, kind: str) -> list[Json]:
+    found = [resource for stack in STACKS for resource in synthesised.template(stack).to_json()["Resources"].values()]
+    return [resource["Properties"] for resource in found if resource["Type"] == kind]
+
+
+def statements(synthesised: Synthesised, role: str) -> list[Json]:
+    template = synthesised.template("pipeline").to_json()["Resources"].items()
+    (found,) = [it["Properties"] for name, it in template if it["Type"] == "AWS::IAM::Role" and role in name]
+    return [statement for policy in found["Policies"] for statement in policy["PolicyDocument"]["Statement"]]
+
+
+def test_nothing_is_found_by_the_rules(enterprise: Synthesised) -> None:
+    assert enterprise.findings == []
+
+
+def test_jobs_join_the_existing_network_and_none_is_made(enterprise: Synthesised) -> None:
+    assert of(enterprise, "AWS::EC2::VPC") == [] and of(enterprise, "AWS::EC2::SecurityGroup") == []
+    (file_system,) = of(enterprise, "AWS::FSx::FileSystem")
+    assert (file_system["SubnetIds"], file_system["SecurityGroupIds"]) == (["subnet-0000000a"], ["sg-0000000c"])
+    (deployment,) = [
+        json.dumps(function["Environment"]["Variables"]["DEPLOYMENT"])
+        for function in of(enterprise, "AWS::Lambda::Function")
+        if function["Handler"] == "infra.admit.handler.handler"
+    ]
+    for words in ("subnet-0000000b", "sg-0000000c", "file_system_subnet", "cost-center"):
+        assert words in deployment
+    assert any("ec2:CreateNetworkInterface" in s["Action"] for s in statements(enterprise, "TrainingRole"))
+
+
+def test_the_existing_key_encrypts_everything_and_none_is_made(enterprise: Synthesised) -> None:
+    assert of(enterprise, "AWS::KMS::Key") == []
+    assert all(KEY in json.dumps(topic["KmsMasterKeyId"]) for topic in of(enterprise, "AWS::SNS::Topic"))
+    assert all(KEY in json.dumps(repository["EncryptionConfiguration"]) for repository in of(enterprise, "AWS::ECR::Repository"))
+    assert KEY in json.dumps([bucket["BucketEncryption"] for bucket in of(enterprise, "AWS::S3::Bucket")])
+
+
+def test_every_role_has_the_boundary_and_the_path(enterprise: Synthesised) -> None:
+    roles = of(enterprise, "AWS::IAM::Role")
+    assert len(roles) > 8
+    assert {(role.get("PermissionsBoundary"), role.get("Path")) for role in roles} == {(BOUNDARY, "/ml-platform/")}
+
+
+def test_stacks_resources_carry_the_tags_beside_the_deployments(enterprise: Synthesised) -> None:
+    for kind in ("AWS::S3::Bucket", "AWS::Lambda::Function", "AWS::FSx::FileSystem", "AWS::StepFunctions::StateMachine"):
+        for resource in of(enterprise, kind):
+            tags = {tag["Key"]: tag["Value"] for tag in resource["Tags"]}
+            assert tags.get("cost-center") == "42" and tags.get("pretrain:deployment") == "pretrain", kind
+
+
+def test_the_build_runs_in_the_vpc_behind_the_proxy_with_its_own_package_index(enterprise: Synthesised) -> None:
+    (project,) = of(enterprise, "AWS::CodeBuild::Project")
+    assert project["VpcConfig"] == {"VpcId": "vpc-0000000d", "Subnets": ["subnet-0000000a"], "SecurityGroupIds": ["sg-0000000e"]}
+    variables = {item["Name"]: item for item in project["Environment"]["EnvironmentVariables"]}
+    assert variables["HTTPS_PROXY"]["Value"] == variables["http_proxy"]["Value"] == "http://proxy.example.com:3128"
+    assert "169.254.170.2" in variables["NO_PROXY"]["Value"]
+    assert (variables["PIP_CONFIG"]["Type"], variables["PIP_CONFIG"]["Value"]) == ("SECRETS_MANAGER", SECRET)
+    granted = statements(enterprise, "BuildRole")
+    assert [s["Resource"] for s in granted if s["Action"] == "secretsmanager:GetSecretValue"] == [SECRET]
+    (join,) = [s for s in granted if s["Action"] == "ec2:CreateNetworkInterfacePermission"]
+    assert join["Condition"]["StringEquals"] == {"ec2:AuthorizedService": "codebuild.amazonaws.com"}
+
+
+def test_only_the_setting_lets_the_monitor_limit_the_jobs_logs(enterprise: Synthesised, default: Synthesised) -> None:
+    for synthesised, expected in ((enterprise, True), (default, False)):
+        text = json.dumps(synthesised.template("monitoring").to_json())
+        assert ("logs:PutRetentionPolicy" in text) is expected
+
+
+def test_none_of_it_is_there_without_the_settings(default: Synthesised) -> None:
+    assert default.stacks.network is None
+    (project,) = default.template("pipeline").find_resources("AWS::CodeBuild::Project").values()
+    assert "VpcConfig" not in project["Properties"] and "PROXY" not in json.dumps(project) and "PIP_CONFIG" not in json.dumps(project)
+    for role in default.template("pipeline").find_resources("AWS::IAM::Role").values():
+        assert not {"Path", "PermissionsBoundary"} & set(role["Properties"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"network": {"availability_zones": ["us-west-2a"]}}, "goes without network"),
+        ({"existing_network": None}, "set network or existing_network too"),
+        ({"build": {"vpc_id": "vpc-0000000d"}}, "go together"),
+        ({"tags": {"aws:team": "x"}}, "without the prefix aws:"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(change: Json, words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        load_settings({"x": BLOCK | change}, "x")
