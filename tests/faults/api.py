@@ -73,9 +73,12 @@ def unknown_field(account: Account) -> Iterator[Row]:
     ended = _with(account, "unknown-field", Fault(id="", on="CreateTrainingJob", unsupported_field="CheckpointConfig", times=-1))
     expect("the end", (ended.status, ended.error), ("FAILED", "States.Runtime"))
     expect_words(ended.cause, "The field 'CheckpointConfig' is not supported by Step Functions")
+    key = account.until(lambda: next((key for key in account.keys("runs/unknown-field/ended-")), None), "an explanation", every=1)
+    explained = json.loads(account.read(f"runs/unknown-field/ended-{key}"))
+    expect("the explanation's class and stage", (explained["class"], explained["stage"]), ("FieldNotSupported", "Train"))
     yield Row(
         injected="a field of CreateTrainingJob that Step Functions does not know",
-        happened=f"States.Runtime, which no state can catch: {ended.cause}",
+        happened=f"States.Runtime, which no state can catch; explained from its event: {explained['sentence']}",
         attempts=len(account.training_jobs("unknown-field")),
         lost="nothing was created",
         seconds=ended.seconds,

@@ -32,7 +32,7 @@ def after(s3: SmallS3, attempt: Attempt, reason: str = "AlgorithmError: HostLost
         sagemaker=SimpleNamespace(describe_training_job=lambda TrainingJobName: described), log_stream=lambda group, prefix: None, s3=s3
     )
     event = {"stage": "Train", "leg": LEG, "attempt": write_attempt(attempt)}
-    return triage(event, clients, TriageDeployment(runbook="docs/runbook.md"), jitter=0.0)
+    return triage(event, clients, TriageDeployment(runbook="docs/runbook.md", bucket="data", topic_arn="arn:topic"), jitter=0.0)
 
 
 def attempt(number: int = 1, **values: Any) -> Attempt:
