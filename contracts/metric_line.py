@@ -9,8 +9,8 @@ definitions, the dashboard, the report and `watch` use the names below and no ot
 from __future__ import annotations
 
 import json
-import math
 import re
+import sys
 from dataclasses import dataclass
 
 
@@ -39,28 +39,41 @@ METRICS: tuple[Metric, ...] = (
 )
 NAMES = frozenset(metric.name for metric in METRICS)
 
+LARGEST = 1e40
+"""float32 ends at 3.4e38, so no metric is larger; and sums and ratios of values within this bound stay finite."""
+LAST_STEP = 2**53
+"""A float holds every whole number up to here."""
+
 _NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
 
 
 def format_line(step: int, time: float, values: dict[str, float | int | None]) -> str:
-    """One JSON line. Unknown names are an error; NaN and infinities, which JSON cannot hold, become null."""
+    """One JSON line. Unknown names are an error; NaN, infinities and what is beyond ``LARGEST`` become null."""
     unknown = values.keys() - NAMES
     if unknown:
         raise ValueError(f"no such metric: {', '.join(sorted(unknown))}; add it to contracts/metric_line.py")
-    finite = {k: v if v is not None and math.isfinite(v) else None for k, v in values.items()}
+    finite = {k: v if v is not None and -LARGEST <= v <= LARGEST else None for k, v in values.items()}
     return json.dumps({"step": step, "time": round(time, 3), **finite})
 
 
 def parse_line(line: str) -> dict[str, float] | None:
-    """The values of a metrics line (nulls left out), or None for any other log line."""
+    """The values of a metrics line, nulls left out; None for any other line: another line of a log, or a damaged one.
+
+    A line is damaged when it is no strict JSON object (cut off by a kill, NaN), when its step is no whole number from 0 to 2^53,
+    or when a value is neither null nor a number within +-``LARGEST``.
+    """
     text = line.strip()
     if not text.startswith('{"step":'):
         return None
     try:
         row = json.loads(text)
-    except json.JSONDecodeError:
-        return None  # a line cut off by a kill
-    return {k: float(v) for k, v in row.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    except (ValueError, RecursionError):
+        return None
+    values = {name: value for name, value in row.items() if value is not None}
+    if not all(type(value) in (int, float) and -LARGEST <= value <= LARGEST for value in values.values()):
+        return None  # NaN fails both comparisons
+    step = values.get("step", -1)
+    return {sys.intern(k): float(v) for k, v in values.items()} if 0 <= step <= LAST_STEP and step == int(step) else None
 
 
 def regex(name: str) -> str:

@@ -4,7 +4,7 @@
     figures.py   RunFacts -> the figures of each leg and of the run
     series.py    metrics lines -> curves, thinned to what a screen can show
     document.py  figures and curves -> report.json
-    page.py      report.json -> report.html, self-contained
+    page.py      report.json -> report.html, self-contained; overview.py and tables.py are its parts
 
 Runs in a Lambda function: standard library and boto3 only.
 """

@@ -6,6 +6,7 @@ execution's final output.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from contracts.config import to_json
@@ -16,6 +17,8 @@ from infra.report.series import MAX_POINTS, read_series
 from infra.run.layout import RunLayout, uri
 
 VERSION = 1
+UNREAD_IN_OUTPUT = 10
+"""Sentences about damaged files in the execution's output; report.json has all of them."""
 
 
 def build_document(facts: RunFacts, usd_per_hour: UsdPerHour) -> Json:
@@ -24,7 +27,7 @@ def build_document(facts: RunFacts, usd_per_hour: UsdPerHour) -> Json:
     layout = RunLayout(facts.run_id)
     legs = [_leg(leg, number, facts, layout) for leg, number in zip(facts.legs, figures, strict=True)]
     cost = _cost(facts, figures, usd_per_hour)
-    return {
+    document = {
         "version": VERSION,
         "run_id": facts.run_id,
         "recipe": facts.run.get("recipe"),
@@ -40,7 +43,19 @@ def build_document(facts: RunFacts, usd_per_hour: UsdPerHour) -> Json:
         "data": _data(facts),
         "lineage": _lineage(facts),
         "links": links(facts),
+        "unread": list(facts.unread),
     }
+    finite: Json = _finite(document)
+    return finite
+
+
+def _finite(value: Any) -> Any:
+    """The value without NaN and infinities, which JSON cannot hold: a figure that overflowed is not known."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def headline(facts: RunFacts, figures: list[LegFigures]) -> str:
@@ -107,6 +122,7 @@ def summary(document: Json) -> Json:
         "links": document["links"],
         "usd": document["cost"]["total_usd"],
         "legs": legs,
+        "unread": document["unread"][:UNREAD_IN_OUTPUT],
     }
 
 
@@ -119,7 +135,7 @@ def _leg(leg: LegFacts, figures: LegFigures, facts: RunFacts, layout: RunLayout)
         "name": leg.name,
         "figures": to_json(figures),
         "settings": leg.training,
-        "attempts": [_attempt(attempt) for attempt in leg.attempts],
+        "attempts": [_attempt(attempt, facts.region) for attempt in leg.attempts],
         "export": uri(facts.bucket, f"{leg.folder}{EXPORT}/") if exported else None,
         "checkpoints": uri(facts.bucket, f"{leg.folder}{CHECKPOINTS}/") if leg.folder else None,
         "metrics": uri(facts.bucket, layout.attempts_prefix(leg.name)),
@@ -129,15 +145,20 @@ def _leg(leg: LegFacts, figures: LegFigures, facts: RunFacts, layout: RunLayout)
             "steps": list(series.steps),
             "columns": shown,
             "interruptions": to_json(series.interruptions),
-            "rows_logged": series.rows_logged,
+            "checkpoints": sorted(
+                {*series.checkpoints, *(saved["step"] for saved in leg.result.get("checkpoints") or () if "step" in saved)}
+            ),
+            "rows_logged": series.rows_logged if leg.rows_logged <= len(leg.rows) else leg.rows_logged,
+            "bad_lines": leg.bad_lines,
             "rows_shown": len(series.steps),
             "max_points": MAX_POINTS,
         },
     }
 
 
-def _attempt(attempt: Attempt) -> Json:
-    return dict(to_json(attempt))
+def _attempt(attempt: Attempt, region: str) -> Json:
+    log = log_link(region, "/aws/sagemaker/TrainingJobs", attempt.job_name) if attempt.job_name else None
+    return {**to_json(attempt), "log": log}
 
 
 def _rounded(value: float | None) -> float | None:
@@ -149,16 +170,21 @@ def _stages(facts: RunFacts, figures: list[LegFigures]) -> list[Json]:
     """Each stage's outcome and seconds, in run order."""
     failed_in = str((facts.explanation or {}).get("stage") or "")
     build, job = facts.image.get("build") or {}, facts.data.get("job") or {}
-    rows: list[tuple[str, str, float | None]] = [("Admit", "done" if facts.run else "not reached", None)]
+    rows: list[tuple[str, str, float | None]] = [("Admit", "done" if facts.run else "not reached", _between(facts.started, facts.admitted))]
     rows.append(("Build image", _made(facts.image, "built"), job_seconds(build, "")))
     rows.append(("Prepare data", _made(facts.data, "prepared"), job_seconds(job, "Processing")))
     trained = sum(leg.finished for leg in figures)
     state = "done" if figures and trained == len(figures) else (f"{trained} of {len(figures)} legs" if figures else "not reached")
     rows.append(("Train", state if any(leg.steps for leg in figures) else "not reached", sum(leg.train_seconds for leg in figures) or None))
+    rows.append(("Report", "done", _between(facts.now, facts.read)))
     return [
         {"name": n, "state": "failed" if failed_in and n.lower().startswith(failed_in.lower().split()[0]) else s, "seconds": t}
         for n, s, t in rows
     ]
+
+
+def _between(start: float | None, end: float | None) -> float | None:
+    return end - start if start is not None and end is not None and end >= start else None
 
 
 def _made(stage: Json, key: str) -> str:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.config import SpecError, parse
-from infra.report.read import Attempt, Json, LegFacts, Row, RunFacts, epoch_seconds
-from infra.report.series import find_interruptions, once_per_step
+from infra.report.read import Attempt, Json, LegFacts, RunFacts, epoch_seconds
+from infra.report.series import Row, find_interruptions, once_per_step
 from infra.run.recipes import REFERENCE_ABLATION
 from training.spec import TrainingSpec, total_steps
 
@@ -26,7 +26,7 @@ class LegFigures:
 
     name: str
     finished: bool
-    """The leg trained all its steps and wrote result.json."""
+    """The leg trained all its steps: it wrote result.json, or its job completed."""
     steps: int
     """Last step logged."""
     steps_planned: int
@@ -73,7 +73,7 @@ def leg_figures(leg: LegFacts, hosts: int, usd_per_hour: UsdPerHour, unigram_ent
     devices = result.get("devices")
     return LegFigures(
         name=leg.name,
-        finished=bool(result),
+        finished=bool(result) or leg.trained,
         steps=int(rows[-1]["step"]) if rows else int(result.get("steps") or 0),
         steps_planned=total_steps(spec, hosts) if spec is not None else int(leg.training.get("steps") or 0),
         tokens=_whole(result.get("tokens"), _last(rows, "tokens")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import time
@@ -23,6 +24,7 @@ def handler(event: Json, container: Container[ReportDeployment]) -> Json:
     """Read the run, write its report."""
     s3, where = container.client("s3"), container.deployment
     facts = read_run(event, bucket=where.bucket, region=container.region, dashboard=where.dashboard, s3=s3, now=time.time())
+    facts = dataclasses.replace(facts, read=time.time())
     return write_report(facts, s3=s3, usd_per_hour=functools.partial(admitted_usd_per_hour, facts.run))
 
 
@@ -30,7 +32,7 @@ def write_report(facts: RunFacts, *, s3: Any, usd_per_hour: UsdPerHour) -> Json:
     """Put report.json, then report.html, under the run's folder; returns the summary. Writing again replaces both."""
     document = build_document(facts, usd_per_hour)
     layout = RunLayout(facts.run_id)
-    body = json.dumps(document, separators=(",", ":")).encode()
+    body = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
     s3.put_object(Bucket=facts.bucket, Key=layout.report_json, Body=body, ContentType="application/json")
     s3.put_object(Bucket=facts.bucket, Key=layout.report_html, Body=render(document).encode(), ContentType="text/html; charset=utf-8")
     attempts = sum(len(leg.attempts) for leg in facts.legs)
@@ -39,6 +41,7 @@ def write_report(facts: RunFacts, *, s3: Any, usd_per_hour: UsdPerHour) -> Json:
         outcome=facts.outcome,
         legs=len(facts.legs),
         attempts=attempts,
+        unread=list(facts.unread),
         report=uri(facts.bucket, layout.report_html),
     )
     return summary(document)

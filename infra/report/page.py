@@ -12,7 +12,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from infra.report import tables
+from infra.report import overview, tables
 from infra.report.read import Json
 
 CHARTS: tuple[tuple[str, str, tuple[Json, ...]], ...] = (
@@ -52,16 +52,15 @@ def render(document: Json) -> str:
 def _parts(document: Json) -> list[str]:
     return [
         tables.failure(document),
-        tables.figures(document),
+        overview.unread(document),
+        overview.overview(document),
         _charts(document),
         tables.samples(document),
-        tables.stages(document),
-        tables.cost(document),
+        f'<div class="pair">{tables.stages(document)}{tables.cost(document)}</div>',
         tables.exports(document),
         tables.attempts(document),
         tables.data(document),
         tables.lineage(document),
-        tables.links(document),
     ]
 
 
@@ -78,16 +77,11 @@ def _chart_data(document: Json) -> Json:
                 "steps": leg["series"]["steps"],
                 "columns": leg["series"]["columns"],
                 "interruptions": leg["series"]["interruptions"],
-                "checkpoints": _checkpoint_steps(leg["series"]),
+                "checkpoints": leg["series"]["checkpoints"],
             }
             for leg in document["legs"]
         ]
     }
-
-
-def _checkpoint_steps(series: Json) -> list[int]:
-    held = series["columns"].get("checkpoint_seconds") or []
-    return [step for step, seconds in zip(series["steps"], held, strict=False) if seconds]
 
 
 def _charts(document: Json) -> str:
@@ -158,7 +152,7 @@ def _cell(value: float | None) -> str:
 
 def _notes(legs: list[Json]) -> str:
     notes = [
-        "Drag over a chart to zoom, double-click to go back. Short marks on the axis: checkpoints. "
+        "Drag over a chart to zoom, double-click to go back. Short marks on the axis: steps whose checkpoint was saved. "
         "Dashed vertical lines: training went back to a checkpoint."
     ]
     thinned = [leg for leg in legs if leg["series"]["rows_shown"] < leg["series"]["rows_logged"]]

@@ -1,23 +1,33 @@
 """Input of the report: the run's folder in S3, and the values that the state machine passes.
 
 A report is also written when the run failed, so every part may be missing: no run.json (Admit refused),
-no metrics (a job died early), no result.json (a leg did not finish).
+no metrics (a job died early), no result.json (a leg did not finish). A part that is there and damaged costs no more than itself:
+``RunFacts.unread`` says in one line each what could not be read.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from contracts.metric_line import parse_line
+from infra.edge.transient import is_transient
+from infra.report.series import MetricsLog, Row
+from infra.report.stored_shapes import EVENT, EVENT_LEG, INDEX, JOB, RESULT, RUN, Expected
+from infra.run.expected import fitting
 from infra.run.layout import RunLayout
-from infra.run.leg_files import attempt_folders, metrics_keys, newest_result
-from infra.run.stored import read_json, read_text
+from infra.run.leg_files import attempt_folders, metrics_keys, result_key
+from infra.run.stored import Unreadable, plain, read_json, read_lines, written
 
 Json = dict[str, Any]
-Row = dict[str, float]
+LAST_MOMENT = 1e11
+"""The year 5138: what lies behind it is no time of a job."""
+MISFITS_TOLD = 3
+"""Of each file: the first ones say what kind of damage it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +63,14 @@ class LegFacts:
     """Its full TrainingSpec, from run.json."""
     folder: str = ""
     """Key prefix of the attempt that it ended in: the newest with a result, else the newest; "" before any has written."""
+    trained: bool = False
+    """The state machine saw its training job complete."""
     rows: tuple[Row, ...] = ()
     """Metrics lines of all attempts, in the order written; a resumed attempt repeats steps."""
+    rows_logged: int = 0
+    """Lines that were read; of very many, ``rows`` are a part that keeps the curves' shape."""
+    bad_lines: int = 0
+    """Lines that were skipped, because they are damaged."""
     result: Json = field(default_factory=dict)
     """result.json, or {} when the leg did not finish."""
     attempts: tuple[Attempt, ...] = ()
@@ -78,6 +94,10 @@ class RunFacts:
     execution_arn: str | None = None
     run: Json = field(default_factory=dict)
     """run.json, or {} when Admit refused the input."""
+    admitted: float | None = None
+    """When Admit wrote run.json, its last step; epoch seconds."""
+    read: float | None = None
+    """When everything was read, epoch seconds."""
     image: Json = field(default_factory=dict)
     """``{"built": bool, "build": CodeBuild's Build}``."""
     data: Json = field(default_factory=dict)
@@ -87,6 +107,65 @@ class RunFacts:
     legs: tuple[LegFacts, ...] = ()
     explanation: Json | None = None
     """Explain's output, on failure."""
+    unread: tuple[str, ...] = ()
+    """What is damaged and was left out, a sentence each."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads a run's files; what cannot be read is told in ``unread`` and reads as missing."""
+
+    s3: Any
+    bucket: str
+    unread: list[str] = field(default_factory=list)
+
+    def json(self, key: str, expected: Expected) -> Json:
+        """The object stored there, as far as it is as ``expected``; {} when there is none."""
+        try:
+            return self.fitting(read_json(self.s3, self.bucket, key), expected, key)
+        except Unreadable as error:
+            self.unread.append(f"{error}.")
+        except ClientError as error:
+            self._refused(error, key)
+        return {}
+
+    def written(self, key: str) -> dt.datetime | None:
+        """When the object was written; None when there is none, or it is not known."""
+        try:
+            return written(self.s3, self.bucket, key)
+        except ClientError as error:
+            if is_transient(error):
+                raise
+            return None  # reading it has told so already
+
+    def metrics(self, keys: Iterable[str]) -> MetricsLog:
+        """The lines of a leg's metrics files, damaged ones counted."""
+        log = MetricsLog()
+        for key in keys:
+            before = log.bad_lines
+            try:
+                for line in read_lines(self.s3, self.bucket, key):
+                    log.add(parse_line(line), blank=not line.strip())
+            except ClientError as error:
+                self._refused(error, key)
+            bad = log.bad_lines - before
+            if bad:
+                self.unread.append(f"s3://{self.bucket}/{key}: {bad:,} damaged {'line is' if bad == 1 else 'lines are'} left out.")
+        return log
+
+    def fitting(self, value: Any, expected: Expected, name: str) -> Json:
+        """The parts of an object that are as ``expected``."""
+        misfits: list[str] = []
+        found: Json = fitting(value, expected, misfits) or {}
+        if misfits:
+            more = f"; and {len(misfits) - MISFITS_TOLD} more" if len(misfits) > MISFITS_TOLD else ""
+            self.unread.append(f"{name}: left out, since {'; '.join(misfits[:MISFITS_TOLD])}{more}.")
+        return found
+
+    def _refused(self, error: ClientError, key: str) -> None:
+        if is_transient(error):
+            raise error  # the state machine calls again
+        self.unread.append(f"s3://{self.bucket}/{key} cannot be read: {error}.")
 
 
 def read_run(event: Mapping[str, Any], *, bucket: str, region: str, s3: Any, now: float, dashboard: str = "") -> RunFacts:
@@ -100,28 +179,60 @@ def read_run(event: Mapping[str, Any], *, bucket: str, region: str, s3: Any, now
         now: epoch seconds.
         dashboard: name of the deployment's dashboard, for its link.
     """
-    run_id = str(event["run_id"])
+    reader = Reader(s3, bucket)
+    given = _event(event, reader)
+    run_id = str(given["run_id"])
     layout = RunLayout(run_id)
-    run = read_json(s3, bucket, layout.run_json)
-    attempts = {str(leg["name"]): list(_jobs(leg.get("attempts"))) for leg in _items(event.get("legs"))}
-    legs = tuple(_leg(leg, attempts, layout, bucket, s3) for leg in run.get("legs", []))
+    run = reader.json(layout.run_json, RUN)
+    ended = {leg["name"]: leg for leg in given["legs"]}
+    planned = {leg["name"]: leg for leg in run.get("legs") or () if leg.get("name")}
+    if not planned and (given.get("explanation") or {}).get("stage") != "Admit":
+        reader.unread.append(f"s3://{bucket}/{layout.run_json} names no legs: the run's settings are not known.")
+    planned |= {name: leg for name, leg in ended.items() if name not in planned}
+    legs = tuple(_leg(leg, ended.get(name, {}), layout, reader) for name, leg in planned.items())
     fingerprint = (run.get("tokens") or {}).get("fingerprint")
     return RunFacts(
         run_id=run_id,
         bucket=bucket,
         region=region,
-        outcome=str(event.get("outcome") or ("failed" if event.get("explanation") else "succeeded")),
+        outcome=str(given.get("outcome") or ("failed" if given.get("explanation") else "succeeded")),
         now=now,
         dashboard=dashboard,
-        started=epoch_seconds(event.get("started") or (run.get("admitted") or {}).get("time")),
-        execution_arn=event.get("execution_arn"),
+        started=epoch_seconds(given.get("started") or (run.get("admitted") or {}).get("time")),
+        execution_arn=given.get("execution_arn"),
         run=run,
-        image=event.get("image") or {},
-        data=event.get("data") or {},
-        index=read_json(s3, bucket, f"tokens/{fingerprint}/index.json") if fingerprint else {},
+        admitted=epoch_seconds(reader.written(layout.run_json)),
+        image=given.get("image") or {},
+        data=given.get("data") or {},
+        index=reader.json(f"tokens/{fingerprint}/index.json", INDEX) if fingerprint else {},
         legs=legs,
-        explanation=event.get("explanation") or None,
+        explanation=given.get("explanation") or None,
+        unread=tuple(reader.unread),
     )
+
+
+def _event(event: Mapping[str, Any], reader: Reader) -> Json:
+    """The event as far as it can be read; its legs as a list, each with a name and a flat list of ``attempts``.
+
+    Raises:
+        ValueError: it names no run, so there is no place for a report.
+    """
+    try:
+        value = plain(dict(event))
+    except (ValueError, TypeError) as error:
+        reader.unread.append(f"The state machine's values cannot be read: {error}.")
+        value = {key: event[key] for key in ("run_id", "execution_arn", "outcome") if isinstance(event, dict) and key in event}
+    found = reader.fitting(value, EVENT, "The state machine's values")
+    legs = []
+    for item in _items(found.get("legs")):
+        leg = reader.fitting(item, EVENT_LEG, "A leg's outcome")
+        if leg.get("name"):
+            name = f"A job of leg {leg['name']}"
+            legs.append({**leg, "attempts": [reader.fitting(job, JOB, name) for job in _jobs(leg.get("attempts"))]})
+    run_id = found.get("run_id") or str(found.get("execution_arn") or "").rpartition(":")[2]
+    if not run_id:
+        raise ValueError("the event has neither run_id nor execution_arn, so that there is no run to report on")
+    return {**found, "run_id": run_id, "legs": legs}
 
 
 def epoch_seconds(value: object) -> float | None:
@@ -129,11 +240,12 @@ def epoch_seconds(value: object) -> float | None:
     if isinstance(value, dt.datetime):
         return value.timestamp()
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return value / 1000 if value > 1e11 else float(value)  # 1e11 s is the year 5138, 1e11 ms is 1973
+        seconds = value / 1000 if value > 1e11 else float(value)  # 1e11 s is the year 5138, 1e11 ms is 1973
+        return seconds if 0 <= seconds < LAST_MOMENT else None
     if isinstance(value, str):
         try:
-            return dt.datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp()
-        except ValueError:
+            return epoch_seconds(dt.datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp())
+        except (ValueError, OverflowError):
             return None
     return None
 
@@ -152,18 +264,24 @@ def _jobs(value: Any) -> Iterator[Json]:
             yield item
 
 
-def _leg(leg: Json, attempts: Mapping[str, list[Json]], layout: RunLayout, bucket: str, s3: Any) -> LegFacts:
+def _leg(leg: Json, ended: Json, layout: RunLayout, reader: Reader) -> LegFacts:
     name = str(leg["name"])
-    folders = attempt_folders(s3, bucket, layout, name)
-    lines = [line for key in metrics_keys(folders) for line in read_text(s3, bucket, key).splitlines()]
-    ended = newest_result(s3, bucket, folders)
+    folders = attempt_folders(reader.s3, reader.bucket, layout, name)
+    log = reader.metrics(metrics_keys(folders))
+    folder, result = next(((f, found) for f in reversed(folders) if (found := reader.json(result_key(f), RESULT))), ("", {}))
+    trained = ended.get("outcome") == "trained"
+    if trained and not result:
+        reader.unread.append(f"Leg {name} was trained and has no result that can be read: its figures are those of its metrics lines.")
     return LegFacts(
         name=name,
-        training=leg.get("training", {}),
-        folder=ended[0] if ended is not None else (folders[-1] if folders else ""),
-        rows=tuple(row for row in map(parse_line, lines) if row is not None),
-        result=ended[1] if ended is not None else {},
-        attempts=tuple(_attempt(job) for job in attempts.get(name, [])),
+        training=leg.get("training") or {},
+        folder=folder or (folders[-1] if folders else ""),
+        trained=trained,
+        rows=tuple(log.rows),
+        rows_logged=log.rows_logged,
+        bad_lines=log.bad_lines,
+        result=result,
+        attempts=tuple(_attempt(job) for job in ended.get("attempts", ())),
     )
 
 
@@ -173,11 +291,11 @@ def _attempt(job: Mapping[str, Any]) -> Attempt:
     billable = job.get("BillableTimeInSeconds")
     resources = job.get("ResourceConfig") or {}
     return Attempt(
-        job_name=str(job.get("TrainingJobName", "")),
-        status=str(job.get("TrainingJobStatus", "Unknown")),
+        job_name=job.get("TrainingJobName") or "",
+        status=job.get("TrainingJobStatus") or "Unknown",
         started=started,
         ended=ended,
-        billable_seconds=float(billable) if isinstance(billable, (int, float)) else wall,
+        billable_seconds=wall if billable is None else float(billable),
         instance_type=resources.get("InstanceType"),
         instance_count=int(resources.get("InstanceCount") or 1),
         spot=bool(job.get("EnableManagedSpotTraining")),

@@ -72,59 +72,14 @@ def failure(document: Json) -> str:
     return f'<section class="failure" role="alert"><p><strong>{escape(why.get("sentence"))}</strong></p><table>{body}</table></section>'
 
 
-FIGURES: tuple[tuple[str, str, int, str], ...] = (
-    ("Steps", "steps", 0, ""),
-    ("Training tokens", "tokens", 0, ""),
-    ("Parameters", "parameters", 0, ""),
-    ("First loss", "loss_first", 3, "nats"),
-    ("Last loss", "loss_last", 3, "nats"),
-    ("Validation loss", "validation_loss", 3, "nats"),
-    ("Unigram entropy", "unigram_entropy", 3, "nats"),
-    ("Tokens/s per device", "tokens_per_second_per_device", 0, ""),
-    ("Against first leg", "ratio_to_baseline", 3, ""),
-    ("Reference tokens/s", "reference_tokens_per_second", 0, ""),
-    ("MFU (BF16 peak)", "mfu", 1, "%"),
-    ("Memory", "memory_gib", 2, "GiB"),
-    ("Attempts", "attempts", 0, ""),
-    ("Cost", "usd", 2, "$"),
-)
-
-
-def figures(document: Json) -> str:
-    """Every leg's figures side by side, one column a leg."""
-    legs = document["legs"]
-    if not legs:
-        return ""
-    rows = []
-    for title, key, digits, unit in FIGURES:
-        values = [leg["figures"].get(key) for leg in legs]
-        if all(value is None for value in values) or (key == "ratio_to_baseline" and len(legs) == 1):
-            continue
-        cells = [dollars(value) if unit == "$" else amount(value, digits, unit) for value in values]
-        rows.append(_row(title, cells))
-    rows.insert(1, _row("Trained on", [f"{leg['figures']['devices']} x {escape(leg['figures']['device_name'])}" for leg in legs]))
-    rows.extend(_row(escape(path), [escape(_plain(value)) for value in values]) for path, values in changed_settings(legs))
-    head = "".join(f'<th scope="col" class="number">{escape(leg["name"])}</th>' for leg in legs)
-    note = "<p class=note>The reference figures are 4 x ml.p5.48xlarge (32 H100), Llama-3 8B, sequence length 8192.</p>"
-    told = note if any(leg["figures"].get("reference_tokens_per_second") for leg in legs) else ""
-    return _section("Figures", _table(rows, f"<td></td>{head}") + told)
-
-
 def exports(document: Json) -> str:
     """Where the finished legs' files are."""
     rows = [
-        _row(escape(leg["name"]), [escape(leg["export"]), escape(leg["checkpoints"]), escape(leg["metrics"])], number=False)
+        row(escape(leg["name"]), [escape(leg["export"]), escape(leg["checkpoints"]), escape(leg["metrics"])], number=False)
         for leg in document["legs"]
     ]
     head = "".join(f"<th scope=col>{title}</th>" for title in ("Leg", "Exported model", "Checkpoints", "All metrics"))
-    return _section("Files", _table(rows, head)) if rows else ""
-
-
-def changed_settings(legs: list[Json]) -> list[tuple[str, list[Any]]]:
-    """Dotted paths in which the legs' settings differ, with each leg's value."""
-    flat = [dict(_flatten(leg["settings"])) for leg in legs]
-    paths = sorted({path for settings in flat for path in settings})
-    return [(path, [s.get(path) for s in flat]) for path in paths if len({json.dumps(s.get(path)) for s in flat}) > 1]
+    return section("Files", table(rows, head)) if rows else ""
 
 
 def samples(document: Json) -> str:
@@ -143,10 +98,10 @@ def samples(document: Json) -> str:
 def stages(document: Json) -> str:
     """Stages in run order with their seconds."""
     rows = [
-        _row(stage["name"], [escape(stage["state"]), "" if stage["seconds"] is None else duration(stage["seconds"])], number=False)
+        row(stage["name"], [escape(stage["state"]), "" if stage["seconds"] is None else duration(stage["seconds"])], number=False)
         for stage in document["stages"]
     ]
-    return _section("Stages", _table(rows))
+    return section("Stages", table(rows))
 
 
 def cost(document: Json) -> str:
@@ -155,28 +110,48 @@ def cost(document: Json) -> str:
     rows = [("Prepare data", value["prepare_data_usd"]), *((f"Train {name}", usd) for name, usd in value["legs_usd"].items())]
     rows += [("Total", value["total_usd"])] + ([("Budget", value["budget_usd"])] if value["budget_usd"] is not None else [])
     note = "<p class=note>Billable seconds x instances x on-demand price. Storage, build and functions are not in it.</p>"
-    return _section("Cost", _table([_row(escape(name), [dollars(usd)]) for name, usd in rows]) + note)
+    return section("Cost", table([row(escape(name), [dollars(usd)]) for name, usd in rows]) + note)
 
 
 def attempts(document: Json) -> str:
-    """Every training job with its end status and reason."""
-    rows = [_attempt(leg["name"], job) for leg in document["legs"] for job in leg["attempts"]]
-    titles = ("Leg", "Training job", "Status", "Instances", "Started", "Billable", "What ended it")
-    return _section("Training jobs", _table(rows, "".join(f"<th scope=col>{title}</th>" for title in titles))) if rows else ""
+    """Every training job with its place in time, its end status and its reason."""
+    jobs = [(leg["name"], job) for leg in document["legs"] for job in leg["attempts"]]
+    if not jobs:
+        return ""
+    moments = [moment for _, job in jobs for moment in (job["started"], job["ended"]) if moment is not None]
+    span = (min(moments), max(max(moments), min(moments) + 1)) if moments else None
+    rows = [_attempt(leg, job, span) for leg, job in jobs]
+    titles = ("Leg", "Training job", "Status", "Time line", "Instances", "Started", "Billable", "What ended it")
+    note = f"<p class=note>Time line: {clock(span[0])} to {clock(span[1])}.</p>" if span else ""
+    return section("Training jobs", table(rows, "".join(f"<th scope=col>{title}</th>" for title in titles)) + note)
 
 
-def _attempt(leg: str, job: Json) -> str:
+def _attempt(leg: str, job: Json, span: tuple[float, float] | None) -> str:
     spot = " (spot)" if job["spot"] else ""
-    instances = f"{job['instance_count']} x {escape(job['instance_type'])}{spot}"
+    name = f'<a href="{escape(job["log"])}">{escape(job["job_name"])}</a>' if job["log"] else escape(job["job_name"])
     cells = [
-        escape(job["job_name"]),
+        name,
         escape(job["status"]),
-        instances,
+        _bar(job, span),
+        f"{job['instance_count']} x {escape(job['instance_type'])}{spot}",
         clock(job["started"]),
         duration(job["billable_seconds"]),
         escape(job["failure"]),
     ]
-    return _row(escape(leg), cells, number=False)
+    return row(escape(leg), cells, number=False)
+
+
+def _bar(job: Json, span: tuple[float, float] | None) -> str:
+    """The job's place between the first start and the last end of all jobs, 0 to 100."""
+    if span is None or job["started"] is None:
+        return "–"
+    end = job["ended"] if job["ended"] is not None else span[1]
+    left, right = (100 * (moment - span[0]) / (span[1] - span[0]) for moment in (job["started"], max(end, job["started"])))
+    kind = "whole" if job["status"] == "Completed" else "broken"
+    return (
+        f'<svg class="bar {kind}" viewBox="0 0 100 8" preserveAspectRatio="none" role="img" aria-label="{duration(end - job["started"])}">'
+        f'<rect x="{left:.2f}" width="{max(right - left, 0.8):.2f}" height="8"/></svg>'
+    )
 
 
 def data(document: Json) -> str:
@@ -188,8 +163,8 @@ def data(document: Json) -> str:
         ("Bytes as stored", f"{value['bytes']:,}" if value["bytes"] else None),
     ]
     rows += [("Token shards", value["tokens"]), *value["shards"]]
-    body = [_row(escape(name), [escape(item)], number=False) for name, item in rows if item not in (None, "")]
-    return _section("Data", _table(body)) if body else ""
+    body = [row(escape(name), [escape(item)], number=False) for name, item in rows if item not in (None, "")]
+    return section("Data", table(body)) if body else ""
 
 
 def lineage(document: Json) -> str:
@@ -198,42 +173,26 @@ def lineage(document: Json) -> str:
     rows = [("Image", value["image"]), ("Image tag (hash of the build context)", value["image_tag"]), ("Execution", value["execution"])]
     if isinstance(value["environment"], dict):
         rows += list(value["environment"].items())
-    body = [_row(escape(name), [escape(item)], number=False) for name, item in rows if item]
+    body = [row(escape(name), [escape(item)], number=False) for name, item in rows if item]
     if not body and not value["run"]:
         return ""
     run = html.escape(json.dumps(value["run"], indent=2))
     details = f"<details><summary>run.json, the resolved configuration</summary><pre>{run}</pre></details>" if value["run"] else ""
-    return _section("Lineage", _table(body) + details)
+    return section("Lineage", table(body) + details)
 
 
-def links(document: Json) -> str:
-    """Links to pages of the AWS console."""
-    titles = (("execution", "Execution"), ("logs", "Logs of the training jobs"), ("dashboard", "Dashboard"))
-    found = [(title, document["links"].get(key)) for key, title in titles]
-    rows = [_row(title, [f'<a href="{escape(address)}">{escape(address)}</a>'], number=False) for title, address in found if address]
-    note = "<p class=note>A run on the embedded AWS has no pages there.</p>"
-    return _section("In the AWS console", _table(rows) + note) if rows else ""
-
-
-def _section(title: str, body: str) -> str:
+def section(title: str, body: str) -> str:
+    """A section with its heading."""
     return f"<section><h2>{title}</h2>{body}</section>"
 
 
-def _table(rows: list[str], head: str = "") -> str:
+def table(rows: list[str], head: str = "") -> str:
+    """A table that scrolls where it is wider than the page."""
     top = f"<thead><tr>{head}</tr></thead>" if head else ""
     return f'<div class="scroll"><table>{top}<tbody>{"".join(rows)}</tbody></table></div>'
 
 
-def _row(name: str, cells: list[str], number: bool = True) -> str:
+def row(name: str, cells: list[str], number: bool = True) -> str:
+    """A row with its heading."""
     kind = ' class="number"' if number else ""
     return f'<tr><th scope="row">{name}</th>{"".join(f"<td{kind}>{cell}</td>" for cell in cells)}</tr>'
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _flatten(value: Any, path: str = "") -> list[tuple[str, Any]]:
-    if isinstance(value, dict):
-        return [pair for key, item in value.items() for pair in _flatten(item, f"{path}.{key}" if path else key)]
-    return [(path, value)]

@@ -16,9 +16,12 @@ from typing import Any
 from contracts.checkpoint_manifest import CheckpointManifest, DamagedManifest, parse_manifest
 from contracts.config import Json
 from contracts.files import CHECKPOINT_MANIFEST, CHECKPOINTS, EXPORT, METRICS, METRICS_FILE, RESULT_FILE
+from infra.run.expected import COUNT, fitting
 from infra.run.layout import RunLayout, attempt_order
-from infra.run.stored import read_json, read_text
+from infra.run.stored import Unreadable, read_bytes, read_json
 
+_READ_OF_RESULT = {"steps": COUNT, "export": {"files": COUNT, "bytes": COUNT}}
+"""What Admit and Triage take from result.json."""
 _STEP_FILE = re.compile(r"step-(\d+)/([^/]+)")
 
 
@@ -87,7 +90,7 @@ def manifest_of(s3: Any, bucket: str, folder: StepFolder) -> CheckpointManifest 
     if CHECKPOINT_MANIFEST not in folder.files:
         return None
     try:
-        manifest = parse_manifest(read_text(s3, bucket, folder.prefix + CHECKPOINT_MANIFEST).encode())
+        manifest = parse_manifest(read_bytes(s3, bucket, folder.prefix + CHECKPOINT_MANIFEST) or b"")
     except DamagedManifest:
         return None
     lacking = manifest.missing({name: file.bytes for name, file in folder.files.items()})
@@ -107,6 +110,11 @@ def metrics_keys(attempts: Iterable[str]) -> list[str]:
     return [f"{attempt}{METRICS}/{METRICS_FILE}" for attempt in attempts]
 
 
+def result_key(attempt: str) -> str:
+    """The result of an attempt."""
+    return f"{attempt}{METRICS}/{RESULT_FILE}"
+
+
 def newest_result(s3: Any, bucket: str, attempts: Iterable[str]) -> tuple[str, Json] | None:
     """The newest attempt that reached its last step, and its result.json; None while there is none."""
     for attempt in sorted(attempts, key=attempt_order, reverse=True):
@@ -119,8 +127,8 @@ def newest_result(s3: Any, bucket: str, attempts: Iterable[str]) -> tuple[str, J
 def result_of(s3: Any, bucket: str, attempt: str) -> Json | None:
     """result.json of an attempt, or None when it has none that can be read."""
     try:
-        return read_json(s3, bucket, f"{attempt}{METRICS}/{RESULT_FILE}") or None
-    except (ValueError, RecursionError):
+        return fitting(read_json(s3, bucket, result_key(attempt)), _READ_OF_RESULT, []) or None
+    except Unreadable:
         return None
 
 

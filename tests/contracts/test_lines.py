@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.failure import MAX_FAILURE_BYTES, BadInput, read_failure, write_failure
-from contracts.metric_line import METRICS, NAMES, format_line, metric_definitions, parse_line, regex
+from contracts.metric_line import LARGEST, METRICS, NAMES, format_line, metric_definitions, parse_line, regex
 from training.failure_classes import FAILURE_CLASSES, CollectiveHang
 
-numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**15), 10**15)
+numbers = st.floats(-LARGEST, LARGEST) | st.integers(-(10**15), 10**15)
 
 
 @given(st.dictionaries(st.sampled_from(sorted(NAMES)), numbers), st.integers(0, 10**7))
@@ -37,6 +37,29 @@ def test_not_a_number_becomes_null_and_matches_nothing() -> None:
 def test_unknown_metric_name_is_an_error() -> None:
     with pytest.raises(ValueError, match="no such metric: los"):
         format_line(1, 1.0, {"los": 1.0})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": null, "loss": 1.0}',
+        '{"step": "3", "loss": 1.0}',
+        '{"step": 2.5, "loss": 1.0}',
+        '{"step": -1, "loss": 1.0}',
+        '{"step": 1e300, "loss": 1.0}',
+        '{"step": true, "loss": 1.0}',
+        '{"step": 3, "loss": NaN}',
+        '{"step": 3, "loss": -Infinity}',
+        '{"step": 3, "loss": 1e999}',
+        '{"step": 3, "tokens": 1' + "0" * 400 + "}",
+        '{"step": 3, "tokens": 1' + "0" * 5000 + "}",
+        '{"step": 3, "loss": "2.5"}',
+        '{"step": 3, "loss": [2.5]}',
+        '{"step": 3, "loss": ' + "[" * 5000 + "}",
+    ],
+)
+def test_a_damaged_metrics_line_is_none(line: str) -> None:
+    assert parse_line(line) is None
 
 
 @pytest.mark.parametrize("line", ["", "step 3", '{"step": 3, "lo', '{"stage": "prepare"}'])

@@ -53,12 +53,18 @@
   function draw(figure) {
     const curves = JSON.parse(figure.dataset.curves); // [{"name": column, "label": text, "points": bool}]
     const tables = [];
-    const series = [{ label: "step", value: (_, v) => (v == null ? "" : v.toLocaleString("en-US")) }];
+    const steps = (value) => value.toLocaleString("en-US");
+    let lastStep = 0;
+    // Nothing under the cursor, or on paper: the last values.
+    const series = [{ label: "step", value: (_, v, s, i) => (v != null ? steps(v) : i == null ? steps(lastStep) : "") }];
     report.legs.forEach((leg, index) => {
       curves.forEach((curve) => {
         const column = leg.columns[curve.name];
         if (!column) return;
         const present = column.map((value, i) => [leg.steps[i], value]).filter((pair) => pair[1] != null);
+        if (!present.length) return;
+        const last = present[present.length - 1];
+        lastStep = Math.max(lastStep, last[0]);
         tables.push([present.map((pair) => pair[0]), present.map((pair) => pair[1])]);
         const stroke = colour("--leg-" + (index % 8));
         series.push({
@@ -70,7 +76,7 @@
           spanGaps: true,
           leg: leg.name,
           show: !hidden.has(leg.name),
-          value: (_, v) => short(v),
+          value: (_, v, s, i) => (v != null ? short(v) : i == null ? short(last[1]) : ""),
         });
       });
     });

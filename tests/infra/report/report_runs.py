@@ -31,8 +31,8 @@ def run_json(run_id: str = "evening", **given: Any) -> dict[str, Any]:
 
 
 def metrics_lines(steps: int, every: int = 1, start: int = 1, at: float = START, speed: float = 9000.0, shift: float = 0.0) -> list[str]:
-    """Lines of a smoothly falling loss with checkpoints every tenth of the way."""
-    lines = []
+    """Lines of a smoothly falling loss; validation every tenth of the way, and a checkpoint whose seconds stand in the next line."""
+    lines, saved = [], False
     for step in range(start, steps + 1):
         if step % every and step != 1:
             continue
@@ -42,8 +42,11 @@ def metrics_lines(steps: int, every: int = 1, start: int = 1, at: float = START,
             "tokens_per_second_per_device": speed * (0.5 if step <= 2 else 1) + math.sin(step) * 40, "mfu": 41.0 + math.sin(step),
             "step_seconds": 0.5, "data_wait_seconds": 0.004, "memory_gib": 61.5,
         }  # fmt: skip
-        if step % max(1, steps // 10) == 0:
-            values |= {"checkpoint_seconds": 1.5, "validation_loss": loss + 0.1}
+        if saved:
+            values["checkpoint_seconds"] = 1.5
+        saved = step % max(1, steps // 10) == 0
+        if saved:
+            values["validation_loss"] = loss + 0.1
         lines.append(format_line(step, at + step * 0.5, values))
     return lines
 
