@@ -11,7 +11,7 @@ from rich.table import Table
 from infra.cli.exits import CommandError, Exit
 from infra.cli.find_run import find_run
 from infra.cli.target import Target
-from infra.report.tables import changed_settings
+from infra.report.overview import changed_settings
 from infra.run.layout import RunLayout
 
 FIGURES = (
