@@ -30,7 +30,7 @@ from infra.run.leg_files import attempt_folders, manifest_of, newest_result, ste
 from local_aws import embedded
 
 SOURCE = "source/stdlib/"
-INTERVAL, CHECKPOINTS, STEPS = 2, 5, 14
+INTERVAL, CHECKPOINTS, STEPS = 2, 5, 60
 LIMIT_SECONDS = 1800.0
 
 

@@ -3,8 +3,9 @@
     make bench-resume [TRIALS=20]
 
 Each trial starts ``python -m training.job`` on two CPU ranks over a data set whose epoch ends in the middle, kills it with
-SIGKILL, starts the next attempt on an empty disk with what was synced, and compares every loss, every gradient norm and the
-exported weights bit by bit. Then: from 2 ranks to 1 and back, a truncated newest checkpoint, a checkpoint of another model.
+SIGKILL, starts the next attempt on an empty disk with the newest whole checkpoint as a channel, and compares every loss, every
+gradient norm and the exported weights bit by bit. Then: from 2 ranks to 1 and back, from 2 to 3, a truncated newest checkpoint, a
+checkpoint of another model.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def trial(root: Path, tokens: Path, whole: JobRun, seed: int, epoch_end: int) ->
     leg, while_saving = Leg(root, tokens), seed % 2 == 0
     after = kill(leg.start(), random.Random(seed), while_saving=while_saving)
     last = leg.start()
-    same = last.finish() == 0 and last.losses() == whole.losses() and last.export_hash() == whole.export_hash()
+    same = last.finish() == 0 and leg.losses() == whole.losses() and last.export_hash() == whole.export_hash()
     return Trial(bitwise=same, while_saving=while_saving, killed_after_step=after, before_epoch_end=after < epoch_end)
 
 
@@ -74,8 +75,24 @@ def rank_changes(root: Path, tokens: Path, whole: JobRun) -> bool:
         run = leg.start({**changes, **schedule})
         if run.finish() != 0:
             return False
-    found, expected = run.losses(), whole.losses()
-    return all(abs(found[step][0] - expected[step][0]) <= ROUNDING * expected[step][0] for step in expected)
+    return _near(leg.losses(), whole.losses())
+
+
+def two_to_three_ranks(root: Path, tokens: Path) -> bool:
+    """A global batch of 12: 2 ranks to step 8, 3 ranks to the end, against 2 ranks throughout; losses equal to rounding."""
+    batch = {"global_batch_size": 12, "steps": 16}
+    whole = Leg(root / "two", tokens, training=batch)
+    if whole.start().finish() != 0:
+        return False
+    leg = Leg(root / "three", tokens, training={**batch, "schedule": {"total_steps": 16}})
+    for changes in ({"steps": 8}, {"processes_per_host": 3}):
+        if leg.start(changes).finish() != 0:
+            return False
+    return leg.given is not None and _near(leg.losses(), whole.losses())
+
+
+def _near(found: dict[int, tuple[float, float]], expected: dict[int, tuple[float, float]]) -> bool:
+    return all(step in found and abs(found[step][0] - expected[step][0]) <= ROUNDING * expected[step][0] for step in expected)
 
 
 def truncated(root: Path, tokens: Path, whole: JobRun, seed: int) -> bool:
@@ -84,17 +101,17 @@ def truncated(root: Path, tokens: Path, whole: JobRun, seed: int) -> bool:
     first = leg.start()
     first.wait_until(lambda: first.step() >= 13)
     first.kill()
-    newest = max((first.kept / "checkpoints").glob("step-*/.metadata"), key=lambda path: int(path.parent.name.split("-")[1])).parent
+    newest = leg.whole()[0]
     part = random.Random(seed).choice(sorted(newest.glob("*.distcp")))
     part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
     last = leg.start()
-    done = last.finish() == 0 and f"{newest.name} is passed over" in last.log()
-    return done and last.losses() == whole.losses() and last.export_hash() == whole.export_hash()
+    done = last.finish() == 0 and leg.given is not None and leg.given != newest
+    return done and leg.losses() == whole.losses() and last.export_hash() == whole.export_hash()
 
 
 def other_model(root: Path, tokens: Path, whole: JobRun) -> bool:
     """A checkpoint of another model is refused in one sentence."""
-    run = Leg(root, tokens, last=whole).start({"model": {"ffn_dim": 256}, "steps": 30})
+    run = Leg(root, tokens, attempts=[whole]).start({"model": {"ffn_dim": 256}, "steps": 30})
     failure = read_failure(run.failure()) if run.finish() != 0 else None
     return failure is not None and failure.name == "CheckpointMismatch"
 
@@ -126,6 +143,7 @@ def main(trials: int, seed: int) -> int:
         }
         rest = {
             "rank_changes_to_rounding": rank_changes(root / "ranks", tokens, whole),
+            "two_to_three_ranks_to_rounding": two_to_three_ranks(root / "elastic", tokens),
             "truncated_falls_back_bitwise": truncated(root / "truncated", tokens, whole, seed),
             "other_model_refused": other_model(root / "other", tokens, whole),
         }
