@@ -31,6 +31,7 @@ ACCOUNT_TOKEN = "the token is the account's; ECR offers no resource for it"
 CHECKPOINTS_OF_ATTEMPTS = f"{RUNS_PREFIX}*/{ATTEMPTS}/*/{CHECKPOINTS}/*"
 RESULTS_OF_ATTEMPTS = f"{RUNS_PREFIX}*/{ATTEMPTS}/*/{METRICS}/{RESULT_FILE}"
 PUBLIC_TOKEN = "a login to the public registry (API reference of ECR Public); neither action has a resource"
+WRITTEN_BY_ADMIT = ("run.json", "lock.json", "executions/*.json")
 READ_IMAGE = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
 
 
@@ -112,7 +113,11 @@ def admit_role(scope: Construct, shared: Shared, source_buckets: Sequence[str], 
             allow("s3:ListBucket", on=shared.bucket_arn),
             allow("s3:GetObject", on=shared.objects("*"), because=ANY_TEXT),
             *_read_sources(scope, source_buckets),
-            allow("s3:PutObject", on=shared.objects(f"{RUNS_PREFIX}*/run.json", f"{RUNS_PREFIX}*/lock.json"), because=PREFIX),
+            allow(
+                "s3:PutObject",
+                on=shared.objects(*(f"{RUNS_PREFIX}*/{name}" for name in ("run.json", "lock.json", "executions/*.json"))),
+                because=PREFIX,
+            ),
             _key_through_s3(scope, shared, "kms:Decrypt", "kms:GenerateDataKey"),
             allow("ecr:DescribeImages", on=shared.images.repository_arn),
             allow("secretsmanager:DescribeSecret", on=shared.secret_arn),  # whether a value is set; never the value
@@ -166,8 +171,17 @@ def triage_role(
     )
 
 
+def _see_jobs(scope: Construct) -> list[Statement]:
+    training, processing = _jobs(scope)
+    return [
+        allow("sagemaker:ListTrainingJobs", "sagemaker:ListProcessingJobs", on="*", because=NO_RESOURCES),
+        allow("sagemaker:DescribeTrainingJob", on=training, because=JOB_NAMES),
+        allow("sagemaker:DescribeProcessingJob", on=processing, because=JOB_NAMES),
+    ]
+
+
 def report_role(scope: Construct, shared: Shared, log_group_arn: str) -> iam.Role:
-    """Report: reads the run's folder and the token index, writes two files."""
+    """Report: reads the run's folder, its jobs and the token index, writes two files."""
     return _function(
         scope,
         "ReportRole",
@@ -177,6 +191,7 @@ def report_role(scope: Construct, shared: Shared, log_group_arn: str) -> iam.Rol
             allow("s3:ListBucket", on=shared.bucket_arn),
             allow("s3:GetObject", on=shared.objects(f"{RUNS_PREFIX}*", f"{TOKENS_PREFIX}*/index.json"), because=PREFIX),
             allow("s3:PutObject", on=shared.objects(f"{RUNS_PREFIX}*/report.html", f"{RUNS_PREFIX}*/report.json"), because=PREFIX),
+            *_see_jobs(scope),
             _key_through_s3(scope, shared, "kms:Decrypt", "kms:GenerateDataKey"),
         ],
     )

@@ -31,6 +31,7 @@ from contracts.files import CHECKPOINT_MANIFEST
 from training.checkpoint_reader import Checkpoint, CheckpointPlanner, CheckpointReader, DamagedCheckpoint, open_checkpoint
 from training.checkpoint_writer import CheckpointWriter
 from training.failure_classes import CheckpointDamaged, CheckpointMismatch
+from training.leg_identity import mismatch
 from training.metrics import diverged
 
 _STEP = re.compile(r"step-(\d+)")
@@ -42,16 +43,6 @@ def step_folders(folder: Path) -> dict[int, Path]:
         return {}
     found = ((_STEP.fullmatch(path.name), path) for path in folder.iterdir())
     return {int(match[1]): path for match, path in found if match is not None}
-
-
-def mismatch(saved: Json, wanted: Json) -> str | None:
-    """Why a checkpoint of leg ``saved`` does not fit this leg, or None. Only what changes the meaning of its numbers counts."""
-    for section in ("model", "data", "optimizer"):
-        old, new = saved.get(section, {}), wanted.get(section, {})
-        for key in sorted(old.keys() | new.keys()):
-            if old.get(key) != new.get(key):
-                return f"{section}.{key} was {old.get(key)} there and is {new.get(key)} here"
-    return None
 
 
 @dataclass(frozen=True, kw_only=True)

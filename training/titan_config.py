@@ -14,6 +14,7 @@ from contracts.config import Json, to_json
 from contracts.files import CHECKPOINTS, METRICS, TENSORBOARD
 from training import cpu_device, float8
 from training.checkpoints import LegCheckpoints
+from training.leg_identity import leg_identity
 from training.leg_job import STOP_FILE, LegJob
 from training.loader import ShardLoader
 from training.memory import LOSS_CHUNKS, checkpoint_bytes, chunks_loss, parameter_count
@@ -103,23 +104,9 @@ def leg_model_spec(spec: TrainingSpec, name: str = "leg") -> ModelSpec:
 
 
 def leg_json(job: LegJob) -> Json:
-    """What a checkpoint is of, for its manifest. ``model``, ``data`` and ``optimizer`` must be equal for another job to go on from it."""
-    spec = job.spec
-    other = {} if spec.optimizer.name == "adamw" else {"optimizer": {"name": spec.optimizer.name}}  # without the section: AdamW
-    return {
-        **other,
-        "run_id": job.run_id,
-        "leg": job.leg,
-        "attempt": job.attempt,
-        "model": to_json(spec.model),
-        "data": {
-            "fingerprint": job.fingerprint,
-            "sequence_length": spec.sequence_length,
-            "seed": spec.seed,
-            "tokens_per_step": job.tokens_per_step,
-        },
-        "training": to_json(spec),
-    }
+    """What a checkpoint is of, for its manifest; its identity must be equal for another job to go on from it."""
+    who = {"run_id": job.run_id, "leg": job.leg, "attempt": job.attempt}
+    return {**leg_identity(job.spec, job.fingerprint, job.cluster.size), **who, "training": to_json(job.spec)}
 
 
 def _loader(job: LegJob, split: SplitName) -> ShardLoader.Config:

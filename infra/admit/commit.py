@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from contracts.config import Json
+from contracts.config import Json, to_json
 from infra.admit.gather import Clients, Facts
 from infra.admit.plan import Planner
 from infra.run import run_lock
 from infra.run.deployment import Deployment
 from infra.run.job_requests import needs_hugging_face
 from infra.run.layout import RunLayout, tokens_prefix, uri
-from infra.run.run_spec import as_input
+from infra.run.run_jobs import UNDER_WAY, run_jobs
+from infra.run.run_record import Change, ExecutionRecord, write_record
+from infra.run.run_spec import RunSpec, as_input
 
 IMPORT_TIME = datetime.timedelta(hours=1)
 """FSx imports what is new in S3 by itself, a while later, and says nowhere that it is done: a run sooner than this reads from S3."""
@@ -27,6 +31,8 @@ class Execution:
     name: str
     started: str
     """ISO 8601."""
+    started_by: str | None = None
+    """Who, as far as the input says."""
 
     @property
     def region(self) -> str:
@@ -34,16 +40,57 @@ class Execution:
         return self.arn.split(":")[3]
 
 
+def own(layout: RunLayout, execution: Execution, bucket: str, clients: Clients) -> None:
+    """Take the run's lock: not while another execution is active, nor while one of the run's jobs can still write."""
+
+    def busy() -> str | None:
+        jobs = run_jobs(clients.sagemaker, bucket, layout.run_id, now=0.0, statuses=UNDER_WAY)
+        return jobs[0].name if jobs else None
+
+    run_lock.acquire(clients.s3, clients.states, bucket, layout, execution.arn, busy=busy)
+
+
+def is_own(run: Json | None, execution: Execution) -> bool:
+    """Whether this very execution wrote run.json."""
+    return run is not None and (run.get("admitted") or {}).get("execution_arn") == execution.arn
+
+
+def record_of(
+    value: object,
+    layout: RunLayout,
+    execution: Execution,
+    outcome: Literal["admitted", "refused", "skipped"],
+    *,
+    reasons: Sequence[str] = (),
+    started_by: str | None = None,
+    changes: Sequence[Change] = (),
+) -> ExecutionRecord:
+    """The execution's record; ``value`` is the resolved input, or the input as it was given where it could not be resolved."""
+    settings = as_input(value) if isinstance(value, RunSpec) else value if isinstance(value, dict) else {}
+    return ExecutionRecord(
+        execution_arn=execution.arn,
+        run_id=layout.run_id,
+        started=execution.started,
+        started_by=execution.started_by,
+        outcome=outcome,
+        reasons=tuple(reasons),
+        settings=settings,
+        changes=tuple(to_json(change) for change in changes),
+    )
+
+
 def commit(facts: Facts, layout: RunLayout, execution: Execution, deployment: Deployment, clients: Clients) -> Json:
     """The plan. Committing again for the same execution writes the same and changes nothing.
 
+    The record comes before run.json: what changed is known only as long as the settings before are there.
+
     Raises:
-        RunIsActive: another execution owns the run.
+        RunIsActive, RunIsStopping, DamagedLock: see run_lock.acquire.
     """
     spec, source, image = facts.spec, facts.source, facts.image
     if source is None or image is None or facts.quotas is None:
         raise ValueError("commit needs facts that are complete and that check has passed")
-    run_lock.acquire(clients.s3, clients.states, deployment.bucket, layout, execution.arn)
+    own(layout, execution, deployment.bucket, clients)
     tokens = {"fingerprint": source.fingerprint, "uri": uri(deployment.bucket, tokens_prefix(source.fingerprint))}
     admitted = {
         "execution_arn": execution.arn,
@@ -54,6 +101,9 @@ def commit(facts: Facts, layout: RunLayout, execution: Execution, deployment: De
     }
     content = as_input(spec) | {"run_id": layout.run_id, "tokens": tokens, "image": {"tag": deployment.image_tag}, "admitted": admitted}
     body = json.dumps(content, indent=1).encode()
+    if facts.earlier is None or not is_own(facts.earlier.previous, execution):  # else Admit is tried again after it had written run.json
+        changes = facts.earlier.changes(spec) if facts.earlier is not None else ()
+        write_record(clients.s3, deployment.bucket, record_of(spec, layout, execution, "admitted", changes=changes))
     clients.s3.put_object(Bucket=deployment.bucket, Key=layout.run_json, Body=body, ContentType="application/json")
     checkpoints = facts.earlier.checkpoints if facts.earlier is not None else {}
     planner = Planner(

@@ -19,7 +19,7 @@ from infra.sagemaker.prices import PRICE_CALLS, PriceReader, pricing_region
 def handler(event: Json, container: Container[Deployment]) -> Json:
     """The plan of the run, or Refused with every reason."""
     try:
-        plan = admit(event["input"], parse(Execution, event["execution"], "execution"), container.deployment, clients(container))
+        plan = admit(event["input"], _execution(event), container.deployment, clients(container))
     except Refused as refused:
         log.warning("refused", problems=[str(problem) for problem in refused.problems])
         raise
@@ -30,6 +30,12 @@ def handler(event: Json, container: Container[Deployment]) -> Json:
         there = {"image_exists": plan["image"]["exists"], "data_exists": plan["tokens"]["exist"]}
         log.info("admitted", **admitted, **there)
     return plan
+
+
+def _execution(event: Json) -> Execution:
+    given = event["input"]
+    who = given.get("started_by") if isinstance(given, dict) else None
+    return parse(Execution, event["execution"] | {"started_by": who if isinstance(who, str) else None}, "execution")
 
 
 def clients(container: Container[Deployment]) -> Clients:

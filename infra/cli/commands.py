@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from contracts.config import suggestion
 from infra.cli import compare as comparing
 from infra.cli.empty import buckets_to_empty, empty_buckets, refuse_while_runs_are_active, versions
 from infra.cli.exits import CommandError, Exit
@@ -19,11 +20,11 @@ from infra.cli.images import build_images, build_variables
 from infra.cli.logs import Stage, shown, stage_log
 from infra.cli.observe import Observer
 from infra.cli.plan_screen import plan_value, show_checks, show_plan, show_resolved
-from infra.cli.preflight import preflight
+from infra.cli.preflight import changes_of, preflight
 from infra.cli.results import download_export, fetch_report, show_outcome
-from infra.cli.runs import list_runs, show_runs
+from infra.cli.runs import STATUSES, cost_of, list_runs, show_cost, show_runs
 from infra.cli.screen import output
-from infra.cli.start import read_input, resolve_input, start_execution, stop_execution
+from infra.cli.start import caller, read_input, resolve_input, start_execution, stop_execution
 from infra.cli.target import Target
 from infra.cli.watch import AWS_SECONDS, EMBEDDED_SECONDS, watch_lines
 from infra.cli.watch import watch as watch_run
@@ -72,12 +73,13 @@ def plan(
     target: Target,
     recipe: Recipe = None,
     settings: Settings = None,
+    run: RunId = None,
     input_file: InputFile = None,
     full: Annotated[bool, typer.Option("--full", help="Also print the whole resolved run.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a run would do, need and cost; starts nothing."""
-    found = preflight(target, resolve_input(_input(recipe, settings, None, input_file), target))
+    """Show what a run would do, need and cost, and what it changes of a run that exists; starts nothing."""
+    found = preflight(target, resolve_input(_input(recipe, settings, run, input_file), target))
     if as_json:
         _echo(plan_value(found))
         return
@@ -104,7 +106,9 @@ def start(
 ) -> None:
     """Start a run."""
     value = _input(recipe, settings, run, input_file)
-    resolve_input(value, target)
+    changes = changes_of(target, resolve_input(value, target))
+    for line in changes:
+        typer.echo(line, err=True)  # on stderr, so that --json stays JSON
     execution = start_execution(target, value)
     name = execution.rsplit(":", 1)[-1]
     run_id = run_id_of(value, name)
@@ -144,12 +148,24 @@ def logs(
 
 @on_target
 def list_(
-    target: Target, limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many.")] = 20, as_json: AsJson = False
+    target: Target,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many.")] = 20,
+    status: Annotated[str | None, typer.Option("--status", metavar="STATUS", help=f"Only these: {', '.join(STATUSES)}.")] = None,
+    mine: Annotated[bool, typer.Option("--mine", help="Only runs that you started with pretrain start.")] = False,
+    cost: Annotated[bool, typer.Option("--cost", help="Dollars by run and by month.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """List the newest runs."""
-    runs = list_runs(target, limit)
+    """List the newest runs: status, reason, steps, cost, who started them."""
+    if status is not None and status not in STATUSES:
+        raise CommandError(f"--status {status}: there is no such status{suggestion(status, STATUSES)}", Exit.USAGE)
+    me = caller(target) if mine else None
+    if mine and me is None:
+        raise CommandError("--mine: who you are is not known (sts:GetCallerIdentity was refused)", Exit.UNREACHABLE)
+    runs = list_runs(target, limit, status=status, started_by=me)
     if as_json:
-        _echo(runs)
+        _echo(cost_of(runs) if cost else runs)
+    elif cost:
+        show_cost(cost_of(runs), output())
     else:
         show_runs(runs, output())
 
@@ -197,8 +213,9 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Fetch a run's report.html and report.json; on AWS, also print the links to the run's console pages."""
-    run_id = find_run(target, run).run_id
-    page = fetch_report(target, run_id, folder or Path.cwd() / "runs" / run_id)
+    found = find_run(target, run)
+    run_id, execution = found.run_id, found.execution_arn.rsplit(":", 1)[-1] if found.execution_arn else None
+    page = fetch_report(target, run_id, folder or Path.cwd() / "runs" / run_id, execution)
     links = json.loads(page.with_name("report.json").read_text())["links"]
     if as_json:
         _echo({"run_id": run_id, "report": str(page), "links": links})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import datetime as dt
 import json
 import time
 from typing import Any
@@ -18,9 +20,11 @@ from infra.cli.progress import RunView, StageView, failure_sentence, read_leg, r
 from infra.cli.target import Target
 from infra.run.layout import RunLayout, index_key
 from infra.run.leg_files import attempt_folders, metrics_keys
+from infra.run.run_jobs import RunJob, run_jobs, total_usd
 from infra.sagemaker.prices import admitted_usd_per_hour
 from training.spec import TrainingSpec, total_steps
 
+JOBS_SECONDS = 30.0  # DescribeTrainingJob for each job of the run
 PROCESSING_LOGS = "/aws/sagemaker/ProcessingJobs"
 
 
@@ -37,6 +41,8 @@ class Observer:
         self._run_id = execution_arn.rsplit(":", 1)[-1]
         self._prepare_note = ""
         self._prepared = ""
+        self._jobs: list[RunJob] = []
+        self._jobs_due = 0.0
 
     def look(self) -> RunView:
         """The run at this moment.
@@ -56,13 +62,16 @@ class Observer:
         if stages[0].state == "done":  # before Admit has written run.json, the file there is that of the run's previous execution
             self._load_run()
         self._read_metrics()
+        legs = tuple(self._legs())
         view = RunView(
             run_id=self._run_id,
             execution_arn=self._arn,
             status=status,
             now=time.time(),
             stages=tuple(self._noted(stage) for stage in stages),
-            legs=tuple(self._legs()),
+            legs=legs,
+            usd=total_usd(self._jobs, self._price) if self._jobs else None,
+            waiting_for_capacity=any(job.waiting for job in self._jobs),
             output=_json(description.get("output")),
         )
         failed = view.ended and status != "SUCCEEDED"
@@ -94,12 +103,36 @@ class Observer:
     def _legs(self) -> list[Any]:
         compute = self._run.get("compute") or {}
         hosts = int(compute.get("instance_count") or 1)
-        price = admitted_usd_per_hour(self._run, str(compute.get("instance_type")))
-        per_hour = price * hosts if price is not None else None
+        self._look_at_jobs()
         return [
-            read_leg(str(leg["name"]), _steps(leg.get("training") or {}, hosts), self._leg_rows(str(leg["name"])), per_hour)
+            read_leg(name, _steps(leg.get("training") or {}, hosts), self._leg_rows(name), self._usd(name))
             for leg in self._run.get("legs", [])
+            for name in [str(leg["name"])]
         ]
+
+    def _look_at_jobs(self) -> None:
+        """The run's jobs; not with every look, since each is described anew."""
+        every = 1.0 if self.target.embedded else JOBS_SECONDS
+        if not self._run or time.monotonic() < self._jobs_due:
+            return
+        self._jobs_due = time.monotonic() + every
+        with contextlib.suppress(ClientError):  # a role that may not see jobs: no dollars are shown
+            self._jobs = run_jobs(self.target.client("sagemaker"), self.target.bucket, self._run_id, time.time())
+
+    def _price(self, instance_type: str) -> float | None:
+        return admitted_usd_per_hour(self._run, instance_type)
+
+    def _usd(self, leg: str) -> float | None:
+        own = [job for job in self._jobs if job.leg == leg]
+        return total_usd(own, self._price) if own else None
+
+    def usd_by_month(self) -> dict[str, float]:
+        """Dollars of the jobs that were seen, by the month in which each was created (UTC, ``2026-11``)."""
+        months: dict[str, float] = {}
+        for job in self._jobs:
+            month = f"{dt.datetime.fromtimestamp(job.created, dt.UTC):%Y-%m}"
+            months[month] = months.get(month, 0.0) + (job.usd(self._price) or 0.0)
+        return months
 
     def _leg_rows(self, name: str) -> list[dict[str, float]]:
         """Rows of all attempts, oldest attempt first."""

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from contracts.config import to_json
 from infra.cli.preflight import Check, Preflight, as_value
 from infra.cli.screen import PIPE_WIDTH, duration, say
 from infra.run.run_spec import Leg, RunSpec, as_input
@@ -62,12 +63,22 @@ def show_plan(plan: Preflight, console: Console) -> None:
     estimated = "not known (no price)" if costs.usd is None else f"${costs.usd:,.2f}"
     say(console, f"Preparing data: {prepare}. Estimate {estimated}, budget ${spec.budget.max_usd:,.2f}.")
     skipped = [name for name, there in (("Build image", plan.image_exists), ("Prepare data", plan.data_exists)) if there]
+    for line in change_lines(plan):
+        say(console, line)
     looked = any(check.name == "Image" for check in plan.checks)
     say(console, f"Skipped, already there: {', '.join(skipped) or 'nothing' if looked else 'not known without the stacks'}.")
 
 
 def _at_most(usd: float | None) -> str:
     return "cost not known (no price)" if usd is None else f"at most ${usd:,.2f}"
+
+
+def change_lines(plan: Preflight) -> list[str]:
+    """What an input changes of a run that exists, and what of it is refused."""
+    if not plan.changes and not plan.refused_changes:
+        return []
+    lines = [f"Changed from run {plan.spec.run_id} as it is:", *(f"  {change}" for change in plan.changes)]
+    return lines + [f"  refused: {reason}" for reason in plan.refused_changes]
 
 
 def memory_gib(leg: Leg, hosts: int) -> dict[str, float]:
@@ -100,6 +111,8 @@ def plan_value(plan: Preflight) -> dict[str, Any]:
     ranks = {leg.name: data_parallel_ranks(leg.training, spec.compute.instance_count) for leg in spec.legs}
     return {
         "ready": plan.ready,
+        "changes": [to_json(change) for change in plan.changes],
+        "refused_changes": list(plan.refused_changes),
         "run": as_input(spec),
         "estimate": plan.estimate.as_value(),
         "skips": {"build_image": plan.image_exists, "prepare_data": plan.data_exists},

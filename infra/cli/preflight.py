@@ -13,16 +13,18 @@ from typing import Any, Literal, TypeVar
 from botocore.exceptions import BotoCoreError, ClientError
 
 from contracts.config import Problem
-from data_prep.sources import Identified
+from data_prep.sources import Identified, resolve_uris
 from infra.admit.checks import Finding, check, needs_token
+from infra.admit.continued import continued
 from infra.admit.estimate import Estimate
 from infra.admit.gather import Clients, Deployed, Facts, Topic, gather
-from infra.cli.exits import CommandError
+from infra.cli.exits import CommandError, Exit
 from infra.cli.images import base_image, build_variables
 from infra.cli.registry import Unknown, has_image
 from infra.cli.target import STACKS, Target
 from infra.run.layout import RunLayout
 from infra.run.quota_requests import quota_requests
+from infra.run.run_record import Change
 from infra.run.run_spec import RunSpec
 from infra.sagemaker.instance_types import PRICES_AS_OF
 from infra.sagemaker.prices import PriceReader
@@ -56,6 +58,10 @@ class Preflight:
     estimate: Estimate
     image_exists: bool
     data_exists: bool
+    changes: tuple[Change, ...] = ()
+    """Settings of the run that exists already which this input changes."""
+    refused_changes: tuple[str, ...] = ()
+    """Which of them its checkpoints do not allow, each with its reason."""
 
     @property
     def ready(self) -> bool:
@@ -100,7 +106,30 @@ def preflight(target: Target, spec: RunSpec) -> Preflight:
         estimate=facts.costs,
         image_exists=facts.image is not None and bool(facts.image["exists"]),
         data_exists=facts.prepared,
+        changes=facts.earlier.changes(facts.spec) if facts.earlier is not None else (),
+        refused_changes=tuple(str(finding.problem) for finding in found if finding.topic == "Earlier run"),
     )
+
+
+def changes_of(target: Target, spec: RunSpec) -> list[str]:
+    """Sentences about what an input changes of a run that exists, for `start`: Admit decides.
+
+    Raises:
+        CommandError: what changes is not what the run's checkpoints were made with, so Admit would refuse it.
+    """
+    if spec.run_id is None:
+        return []
+    try:
+        earlier = continued(spec, RunLayout(spec.run_id), target.client("s3"), target.bucket)
+    except ClientError as error:
+        if str(error.response["Error"].get("Code")) in DENIED:
+            return []  # a role that may start runs and read none
+        raise
+    problems = [str(problem) for problem in earlier.problems(None)]
+    if problems:
+        raise CommandError("this run cannot go on so: " + "; ".join(problems), Exit.REFUSED)
+    full = dataclasses.replace(earlier.spec, data=resolve_uris(spec.data, target.bucket))
+    return [f"run {spec.run_id} exists; changed: {change}" for change in earlier.changes(full)]
 
 
 def _clients(target: Target, prices: PriceReader) -> Clients:

@@ -52,7 +52,8 @@ class LegView:
     tokens_per_second_per_device: float | None = None
     mfu: float | None = None
     step_seconds: float | None = None
-    usd_per_hour: float | None = None
+    usd: float | None = None
+    """Dollars of its jobs so far, of all the run's executions."""
     started: float | None = None
     """When its first line was logged, epoch seconds."""
     updated: float | None = None
@@ -64,13 +65,6 @@ class LegView:
         if self.step_seconds is None or not self.steps:
             return None
         return max(0, self.steps - self.step) * self.step_seconds
-
-    @property
-    def usd(self) -> float | None:
-        """Dollars since the first logged step, at the on-demand price; start-up comes on top."""
-        if self.usd_per_hour is None or self.started is None or self.updated is None:
-            return None
-        return (self.updated - self.started) / 3600 * self.usd_per_hour
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +81,10 @@ class RunView:
     legs: tuple[LegView, ...] = ()
     sentence: str | None = None
     """Why it failed."""
+    usd: float | None = None
+    """Dollars of the jobs of all the run's executions so far; None when no job was seen or a price is not known."""
+    waiting_for_capacity: bool = False
+    """A job of it has no instances yet."""
     output: dict[str, Any] = dataclasses.field(default_factory=dict)
     """The execution's final output."""
 
@@ -139,10 +137,10 @@ def _close(views: dict[str, StageView], name: str | None, worked: set[str], when
         views[name] = dataclasses.replace(views[name], state="skipped" if skipped else "done", ended=when, note=note)
 
 
-def read_leg(name: str, steps: int, rows: Sequence[Mapping[str, float]], usd_per_hour: float | None = None) -> LegView:
+def read_leg(name: str, steps: int, rows: Sequence[Mapping[str, float]], usd: float | None = None) -> LegView:
     """A leg from its metrics lines, in the order written."""
     if not rows:
-        return LegView(name=name, steps=steps, usd_per_hour=usd_per_hour)
+        return LegView(name=name, steps=steps, usd=usd)
     latest: dict[str, float] = {}
     for row in rows:
         latest.update(row)
@@ -157,7 +155,7 @@ def read_leg(name: str, steps: int, rows: Sequence[Mapping[str, float]], usd_per
         tokens_per_second_per_device=latest.get("tokens_per_second_per_device"),
         mfu=latest.get("mfu"),
         step_seconds=latest.get("step_seconds"),
-        usd_per_hour=usd_per_hour,
+        usd=usd,
         started=rows[0].get("time"),
         updated=rows[-1].get("time"),
     )

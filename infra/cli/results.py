@@ -14,7 +14,7 @@ from infra.cli.model_folder import PART, Source, fetch_model
 from infra.cli.progress import RunView
 from infra.cli.screen import say
 from infra.cli.target import Target
-from infra.run.layout import RunLayout
+from infra.run.layout import REPORT_HTML, REPORT_JSON, RunLayout
 from infra.run.leg_files import export_prefix
 
 
@@ -39,18 +39,25 @@ def download_file(target: Target, key: str, path: Path) -> Path | None:
     return path
 
 
-def fetch_report(target: Target, run_id: str, folder: Path) -> Path:
-    """report.html and report.json of a run.
+def fetch_report(target: Target, run_id: str, folder: Path, execution: str | None = None) -> Path:
+    """report.html and report.json of a run; of one that was always refused, those of its newest execution.
+
+    Args:
+        target: the deployment.
+        run_id: the run.
+        folder: where they go.
+        execution: name of the execution whose own report is taken where the run has none.
 
     Raises:
         CommandError: the run has written none.
     """
     layout = RunLayout(run_id)
-    page = download_file(target, layout.report_html, folder / "report.html")
-    download_file(target, layout.report_json, folder / "report.json")
-    if page is None:
-        raise CommandError(f"run {run_id} has no report yet; it is written when the run ends (pretrain watch {run_id})", Exit.NOT_FOUND)
-    return page
+    for prefix in (layout.prefix, *([layout.execution_folder(execution)] if execution else [])):
+        page = download_file(target, prefix + REPORT_HTML, folder / REPORT_HTML)
+        if page is not None:
+            download_file(target, prefix + REPORT_JSON, folder / REPORT_JSON)
+            return page
+    raise CommandError(f"run {run_id} has no report yet; it is written when the run ends (pretrain watch {run_id})", Exit.NOT_FOUND)
 
 
 def show_outcome(view: RunView, console: Console) -> None:

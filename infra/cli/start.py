@@ -8,12 +8,12 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from contracts.config import Json, SpecError, merge
 from infra.cli.exits import CommandError, Exit
 from infra.cli.target import Target
-from infra.run.run_spec import RunSpec, resolve
+from infra.run.run_spec import MAX_STARTED_BY, RunSpec, resolve
 
 MAX_EXECUTION_NAME = 80  # StartExecution
 
@@ -93,6 +93,8 @@ def start_execution(target: Target, value: Json) -> str:
     suffix = f"-{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     name = what[: MAX_EXECUTION_NAME - len(suffix)].rstrip("-") + suffix
     client = target.client("stepfunctions")
+    who = caller(target)
+    value = value if who is None else {"started_by": who, **value}
     try:
         started: str = client.start_execution(stateMachineArn=target.state_machine, name=name, input=json.dumps(value))["executionArn"]
     except ClientError as error:
@@ -100,6 +102,15 @@ def start_execution(target: Target, value: Json) -> str:
             f"Step Functions refused to start the run: {error.response['Error'].get('Message')}", Exit.UNREACHABLE
         ) from error
     return started
+
+
+def caller(target: Target) -> str | None:
+    """Who asks, as AWS knows them: ``user/alice``, ``assumed-role/Engineers/alice``; None when that is not said."""
+    try:
+        arn = str(target.client("sts").get_caller_identity()["Arn"])
+    except (ClientError, BotoCoreError):
+        return None
+    return arn.split(":", 5)[-1][:MAX_STARTED_BY]
 
 
 def stop_execution(target: Target, execution_arn: str, cause: str) -> None:

@@ -6,6 +6,7 @@ It reads what exists anyway (job descriptions, run.json, the metrics file, the c
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from contracts.metric_line import parse_line
 from infra.monitor import published_metrics as names
 from infra.monitor.published_metrics import PublishedMetric
 from infra.run.deployment import MonitorDeployment
-from infra.run.job_requests import job_name
 from infra.run.layout import RunLayout, split_uri, uri
 from infra.run.leg_files import folders_of, manifest_of, metrics_keys
 from infra.run.quota_requests import quota_requests
+from infra.run.run_jobs import run_jobs
 from infra.run.run_spec import resolve
+from infra.sagemaker.prices import admitted_usd_per_hour
 from infra.sagemaker.quotas import status_of_each
 
 TAIL_BYTES = 65_536  # the last hundreds of metrics lines; one line is enough
@@ -136,27 +138,9 @@ def _progress(row: dict[str, float], expected: float | None) -> Values:
 
 
 def spend(run: Json, current: MonitorRound, sagemaker: Any) -> float:
-    """US dollars of all training jobs of the run's present execution, at the prices that Admit used."""
-    prices = run["admitted"]["estimate"]["usd_per_hour"]
-    total = 0.0
-    for leg in run["legs"]:
-        prefix = job_name(leg["name"], run["run_id"], run["admitted"]["execution_arn"])
-        for page in sagemaker.get_paginator("list_training_jobs").paginate(NameContains=prefix):
-            for summary in page["TrainingJobSummaries"]:
-                job = sagemaker.describe_training_job(TrainingJobName=summary["TrainingJobName"])
-                total += (
-                    _billed_hours(job, current.now)
-                    * prices.get(job["ResourceConfig"]["InstanceType"], 0.0)
-                    * job["ResourceConfig"]["InstanceCount"]
-                )
-    return round(total, 4)
-
-
-def _billed_hours(job: Json, now: datetime.datetime) -> float:
-    if job.get("TrainingStartTime") is None:
-        return 0.0
-    running = _seconds(job.get("TrainingEndTime") or now, job["TrainingStartTime"])
-    return float(job.get("BillableTimeInSeconds") or running) / 3600
+    """US dollars of all jobs of all the run's executions, at the prices that Admit used; jobs of no known price count nothing."""
+    jobs = run_jobs(sagemaker, current.deployment.bucket, str(run["run_id"]), current.now.timestamp())
+    return round(sum(job.usd(functools.partial(admitted_usd_per_hour, run)) or 0.0 for job in jobs), 4)
 
 
 def last_row(s3: Any, bucket: str, key: str) -> dict[str, float] | None:

@@ -11,10 +11,12 @@ from typing import Any
 
 from contracts.config import to_json
 from contracts.files import CHECKPOINTS, EXPORT
-from infra.report.figures import LegFigures, UsdPerHour, data_usd, job_seconds, run_figures
+from infra.report.figures import LegFigures, data_usd, job_seconds, run_figures
 from infra.report.read import Attempt, Json, LegFacts, RunFacts
 from infra.report.series import MAX_POINTS, read_series
-from infra.run.layout import RunLayout, uri
+from infra.run.layout import REPORT_HTML, RunLayout, uri
+from infra.run.run_jobs import UsdPerHour
+from infra.run.run_record import ExecutionRecord
 
 VERSION = 1
 UNREAD_IN_OUTPUT = 10
@@ -41,6 +43,7 @@ def build_document(facts: RunFacts, usd_per_hour: UsdPerHour) -> Json:
         "cost": cost,
         "legs": legs,
         "data": _data(facts),
+        "executions": [_execution(record) for record in facts.executions],
         "lineage": _lineage(facts),
         "links": links(facts),
         "unread": list(facts.unread),
@@ -81,8 +84,7 @@ def headline(facts: RunFacts, figures: list[LegFigures]) -> str:
 
 def links(facts: RunFacts) -> Json:
     """Links to report, execution, logs and dashboard: S3 URIs and console addresses."""
-    layout = RunLayout(facts.run_id)
-    found: Json = {"report": uri(facts.bucket, layout.report_html), "run": uri(facts.bucket, layout.run_json)}
+    found: Json = {"report": uri(facts.bucket, facts.folder + REPORT_HTML), "run": uri(facts.bucket, RunLayout(facts.run_id).run_json)}
     if facts.execution_arn:
         found["execution"] = console_link(facts.region, "states", f"/v2/executions/details/{facts.execution_arn}")
     jobs = [attempt.job_name for leg in facts.legs for attempt in leg.attempts if attempt.job_name]
@@ -206,6 +208,11 @@ def _cost(facts: RunFacts, figures: list[LegFigures], usd_per_hour: UsdPerHour) 
         "budget_usd": (facts.run.get("budget") or {}).get("max_usd"),
         "estimate": (facts.run.get("admitted") or {}).get("estimate"),
     }
+
+
+def _execution(record: ExecutionRecord) -> Json:
+    """One execution of the run: when, who, Admit's answer, its settings, and what it changed."""
+    return {"execution": record.execution, **to_json(record)}
 
 
 def _data(facts: RunFacts) -> Json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,9 @@ from contracts.config import SpecError, parse
 from infra.report.read import Attempt, Json, LegFacts, RunFacts, epoch_seconds
 from infra.report.series import Row, find_interruptions, once_per_step
 from infra.run.recipes import REFERENCE_ABLATION
+from infra.run.run_jobs import UsdPerHour, total_usd
 from training.spec import TrainingSpec, total_steps
 
-UsdPerHour = Callable[[str], float | None]
-"""Price of one instance of a type; None when it is not known."""
 WARMUP_SHARE = 0.1
 """The first tenth of the rows is left out of speeds: compiling, first allocation and cold page caches."""
 
@@ -107,7 +106,10 @@ def run_figures(facts: RunFacts, usd_per_hour: UsdPerHour) -> list[LegFigures]:
 
 
 def data_usd(facts: RunFacts, usd_per_hour: UsdPerHour) -> float | None:
-    """Cost of the processing job; 0 when the shards were there already."""
+    """Cost of the run's processing jobs, of all its executions; 0 when the shards were there already."""
+    jobs = [job for job in facts.jobs if job.kind == "Processing"]
+    if jobs:
+        return total_usd(jobs, usd_per_hour)
     job = facts.data.get("job") or {}
     if not facts.data.get("prepared"):
         return 0.0

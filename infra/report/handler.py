@@ -11,11 +11,11 @@ from typing import Any
 from infra.edge import log
 from infra.edge.function import Container, lambda_function
 from infra.report.document import build_document, summary
-from infra.report.figures import UsdPerHour
 from infra.report.page import render
 from infra.report.read import Json, RunFacts, read_run
 from infra.run.deployment import ReportDeployment
-from infra.run.layout import RunLayout, uri
+from infra.run.layout import REPORT_HTML, REPORT_JSON, uri
+from infra.run.run_jobs import UsdPerHour
 from infra.sagemaker.prices import admitted_usd_per_hour
 
 
@@ -23,18 +23,26 @@ from infra.sagemaker.prices import admitted_usd_per_hour
 def handler(event: Json, container: Container[ReportDeployment]) -> Json:
     """Read the run, write its report."""
     s3, where = container.client("s3"), container.deployment
-    facts = read_run(event, bucket=where.bucket, region=container.region, dashboard=where.dashboard, s3=s3, now=time.time())
+    facts = read_run(
+        event,
+        bucket=where.bucket,
+        region=container.region,
+        dashboard=where.dashboard,
+        s3=s3,
+        sagemaker=container.client("sagemaker"),
+        now=time.time(),
+    )
     facts = dataclasses.replace(facts, read=time.time())
     return write_report(facts, s3=s3, usd_per_hour=functools.partial(admitted_usd_per_hour, facts.run))
 
 
 def write_report(facts: RunFacts, *, s3: Any, usd_per_hour: UsdPerHour) -> Json:
-    """Put report.json, then report.html, under the run's folder; returns the summary. Writing again replaces both."""
+    """Put report.json, then report.html, into the report's folder; returns the summary. Writing again replaces both."""
     document = build_document(facts, usd_per_hour)
-    layout = RunLayout(facts.run_id)
     body = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
-    s3.put_object(Bucket=facts.bucket, Key=layout.report_json, Body=body, ContentType="application/json")
-    s3.put_object(Bucket=facts.bucket, Key=layout.report_html, Body=render(document).encode(), ContentType="text/html; charset=utf-8")
+    s3.put_object(Bucket=facts.bucket, Key=facts.folder + REPORT_JSON, Body=body, ContentType="application/json")
+    page = render(document).encode()
+    s3.put_object(Bucket=facts.bucket, Key=facts.folder + REPORT_HTML, Body=page, ContentType="text/html; charset=utf-8")
     attempts = sum(len(leg.attempts) for leg in facts.legs)
     log.info(
         "the report is written",
@@ -42,6 +50,6 @@ def write_report(facts: RunFacts, *, s3: Any, usd_per_hour: UsdPerHour) -> Json:
         legs=len(facts.legs),
         attempts=attempts,
         unread=list(facts.unread),
-        report=uri(facts.bucket, layout.report_html),
+        report=uri(facts.bucket, facts.folder + REPORT_HTML),
     )
     return summary(document)

@@ -59,6 +59,7 @@ def _parts(document: Json) -> list[str]:
         f'<div class="pair">{tables.stages(document)}{tables.cost(document)}</div>',
         tables.exports(document),
         tables.attempts(document),
+        tables.executions(document),
         tables.data(document),
         tables.lineage(document),
     ]

@@ -21,6 +21,10 @@ from infra.report.stored_shapes import EVENT, EVENT_LEG, INDEX, JOB, RESULT, RUN
 from infra.run.expected import fitting
 from infra.run.layout import RunLayout
 from infra.run.leg_files import attempt_folders, metrics_keys, result_key
+from infra.run.run_id import run_id_of
+from infra.run.run_jobs import RunJob, run_jobs
+from infra.run.run_lock import owner_of
+from infra.run.run_record import ExecutionRecord, read_records
 from infra.run.stored import Unreadable, plain, read_json, read_lines, written
 
 Json = dict[str, Any]
@@ -109,6 +113,18 @@ class RunFacts:
     """Explain's output, on failure."""
     unread: tuple[str, ...] = ()
     """What is damaged and was left out, a sentence each."""
+    owner: bool = True
+    """Whether the execution owns the run; one that Admit refused does not, and reports under a folder of its own."""
+    executions: tuple[ExecutionRecord, ...] = ()
+    """The run's executions, oldest first."""
+    jobs: tuple[RunJob, ...] = ()
+    """Jobs of all its executions, oldest first."""
+
+    @property
+    def folder(self) -> str:
+        """Folder of the report."""
+        layout = RunLayout(self.run_id)
+        return layout.prefix if self.owner else layout.execution_folder(str(self.execution_arn).rsplit(":", 1)[-1])
 
 
 @dataclass(frozen=True)
@@ -168,25 +184,35 @@ class Reader:
         self.unread.append(f"s3://{self.bucket}/{key} cannot be read: {error}.")
 
 
-def read_run(event: Mapping[str, Any], *, bucket: str, region: str, s3: Any, now: float, dashboard: str = "") -> RunFacts:
+def read_run(
+    event: Mapping[str, Any], *, bucket: str, region: str, s3: Any, now: float, dashboard: str = "", sagemaker: Any = None
+) -> RunFacts:
     """RunFacts of the state machine's event.
 
     Args:
-        event: ``run_id`` and, all optional, ``outcome``, ``started``, ``execution_arn``, ``image``, ``data``, ``legs``, ``explanation``.
+        event: ``run_id`` and, all optional, ``outcome``, ``started``, ``execution_arn``, ``image``, ``data``, ``legs``, ``explanation``,
+            ``asked`` (run_id and schedule of the input, where Admit has not said whose run it is).
         bucket: the run's bucket.
         region: for console links and prices.
         s3: a boto3 S3 client.
         now: epoch seconds.
         dashboard: name of the deployment's dashboard, for its link.
+        sagemaker: a boto3 SageMaker client, for the jobs of earlier executions; None: only the event's jobs count.
     """
     reader = Reader(s3, bucket)
     given = _event(event, reader)
-    run_id = str(given["run_id"])
+    execution = given.get("execution_arn")
+    refused = (given.get("explanation") or {}).get("stage") == "Admit"
+    run_id = run_id_of(event.get("asked"), str(execution).rsplit(":", 1)[-1]) if refused and execution else str(given["run_id"])
     layout = RunLayout(run_id)
-    run = reader.json(layout.run_json, RUN)
+    owner = not (refused and execution) and owner_of(s3, bucket, layout) in (None, execution)
+    run = reader.json(layout.run_json, RUN) if not refused else {}
+    jobs = tuple(run_jobs(sagemaker, bucket, run_id, now)) if sagemaker is not None and not refused else ()
     ended = {leg["name"]: leg for leg in given["legs"]}
+    for name in {*ended, *(job.leg for job in jobs if job.leg is not None)}:
+        ended[name] = _with_jobs(ended.get(name, {"name": name}), jobs)
     planned = {leg["name"]: leg for leg in run.get("legs") or () if leg.get("name")}
-    if not planned and (given.get("explanation") or {}).get("stage") != "Admit":
+    if not planned and not refused:
         reader.unread.append(f"s3://{bucket}/{layout.run_json} names no legs: the run's settings are not known.")
     planned |= {name: leg for name, leg in ended.items() if name not in planned}
     legs = tuple(_leg(leg, ended.get(name, {}), layout, reader) for name, leg in planned.items())
@@ -199,7 +225,7 @@ def read_run(event: Mapping[str, Any], *, bucket: str, region: str, s3: Any, now
         now=now,
         dashboard=dashboard,
         started=epoch_seconds(given.get("started") or (run.get("admitted") or {}).get("time")),
-        execution_arn=given.get("execution_arn"),
+        execution_arn=execution,
         run=run,
         admitted=epoch_seconds(reader.written(layout.run_json)),
         image=given.get("image") or {},
@@ -208,7 +234,17 @@ def read_run(event: Mapping[str, Any], *, bucket: str, region: str, s3: Any, now
         legs=legs,
         explanation=given.get("explanation") or None,
         unread=tuple(reader.unread),
+        owner=owner,
+        executions=tuple(read_records(s3, bucket, layout)),
+        jobs=jobs,
     )
+
+
+def _with_jobs(leg: Json, jobs: Iterable[RunJob]) -> Json:
+    """A leg's outcome with the jobs of all the run's executions; SageMaker's own description of a job counts."""
+    own = [job.description for job in jobs if job.leg == leg["name"]]
+    names = {job["TrainingJobName"] for job in own}
+    return {**leg, "attempts": own + [job for job in leg.get("attempts", []) if job.get("TrainingJobName") not in names]}
 
 
 def _event(event: Mapping[str, Any], reader: Reader) -> Json:

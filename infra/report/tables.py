@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from infra.report.read import Json
+from infra.run.run_record import shown
 
 
 def escape(value: Any) -> str:
@@ -109,7 +110,8 @@ def cost(document: Json) -> str:
     value = document["cost"]
     rows = [("Prepare data", value["prepare_data_usd"]), *((f"Train {name}", usd) for name, usd in value["legs_usd"].items())]
     rows += [("Total", value["total_usd"])] + ([("Budget", value["budget_usd"])] if value["budget_usd"] is not None else [])
-    note = "<p class=note>Billable seconds x instances x on-demand price. Storage, build and functions are not in it.</p>"
+    what = "Billable seconds x instances x on-demand price, of all executions' jobs, each once."
+    note = f"<p class=note>{what} Storage, build and functions are not in it.</p>"
     return section("Cost", table([row(escape(name), [dollars(usd)]) for name, usd in rows]) + note)
 
 
@@ -152,6 +154,20 @@ def _bar(job: Json, span: tuple[float, float] | None) -> str:
         f'<svg class="bar {kind}" viewBox="0 0 100 8" preserveAspectRatio="none" role="img" aria-label="{duration(end - job["started"])}">'
         f'<rect x="{left:.2f}" width="{max(right - left, 0.8):.2f}" height="8"/></svg>'
     )
+
+
+def executions(document: Json) -> str:
+    """The run's executions: Admit's answer, and what each changed or why it was refused."""
+    found = document.get("executions") or []
+    rows, settings = [], []
+    for one in found:
+        changes = [f"{change['path']} {shown(change['old'])} -> {shown(change['new'])}" for change in one["changes"]]
+        told = "; ".join([*one["reasons"], *changes]) or ("as before" if one is not found[0] else "")
+        rows.append(row(escape(one["execution"]), [escape(one["started"]), escape(one["outcome"]), escape(told)], number=False))
+        content = html.escape(json.dumps(one["settings"], indent=2))
+        settings.append(f"<details><summary>Settings of {escape(one['execution'])}</summary><pre>{content}</pre></details>")
+    head = "".join(f"<th scope=col>{title}</th>" for title in ("Execution", "Started", "Admit", "Changed, or why not"))
+    return section("Executions", table(rows, head) + "".join(settings)) if rows else ""
 
 
 def data(document: Json) -> str:

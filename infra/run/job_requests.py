@@ -24,6 +24,8 @@ from infra.sagemaker.instance_types import has_nvme
 
 MAX_JOB_NAME = 63  # CreateTrainingJob and CreateProcessingJob; [a-zA-Z0-9](-*[a-zA-Z0-9])*
 ATTEMPT_DIGITS = 4  # "-" and up to three digits follow the name that job_name makes
+DIGEST_DIGITS = 6
+JOB_WORDS = MAX_JOB_NAME - ATTEMPT_DIGITS - DIGEST_DIGITS - 1  # letters of run and stage that a job's name holds
 FILE_MODE_BYTES = 50 << 30  # up to here copying the shards first costs less than FastFile's random reads
 DEPLOYMENT_TAG = "pretrain:deployment"
 HUGGING_FACE_ENV = "HF_TOKEN_SECRET_ARN"
@@ -36,14 +38,13 @@ def job_name(stage: str, run_id: str, execution: str) -> str:
     of the execution's ARN tell the executions apart, and stand in for whatever had to be cut.
     """
     digest = execution_digest(stage, run_id, execution)
-    room = MAX_JOB_NAME - ATTEMPT_DIGITS - len(digest) - 1
     words = re.sub(r"[^a-zA-Z0-9]+", "-", f"{run_id}-{stage}").strip("-")
-    return f"{words[:room].strip('-')}-{digest}"
+    return f"{words[:JOB_WORDS].strip('-')}-{digest}"
 
 
 def execution_digest(stage: str, run_id: str, execution: str) -> str:
     """Six hex digits that tell the executions of one run apart, in the names of jobs and of attempts' folders."""
-    return hashlib.sha256(f"{execution}/{run_id}/{stage}".encode()).hexdigest()[:6]
+    return hashlib.sha256(f"{execution}/{run_id}/{stage}".encode()).hexdigest()[:DIGEST_DIGITS]
 
 
 def prepare_request(spec: RunSpec, layout: RunLayout, deployment: Deployment, *, token: bool) -> Json:

@@ -23,6 +23,8 @@ from contracts.files import ATTEMPTS, INDEX_FILE, RUN_FILE
 TOKENS_PREFIX = "tokens/"
 RUNS_PREFIX = "runs/"
 JOBS_PREFIX = "jobs/"
+REPORT_HTML = "report.html"
+REPORT_JSON = "report.json"
 
 
 def explanation_key(layout: RunLayout, execution: str) -> str:
@@ -70,15 +72,19 @@ class RunLayout:
         """What an execution of this name asked for, and Admit's answer (infra/run/run_record.py)."""
         return f"{self.executions_prefix}{execution}.json"
 
+    def execution_folder(self, execution: str) -> str:
+        """Report of an execution that does not own the run: one that Admit refused, or whose run another one took over."""
+        return f"{self.executions_prefix}{execution}/"
+
     @property
     def report_html(self) -> str:
         """The report, for people."""
-        return f"{self.prefix}report.html"
+        return self.prefix + REPORT_HTML
 
     @property
     def report_json(self) -> str:
         """The report, for programs."""
-        return f"{self.prefix}report.json"
+        return self.prefix + REPORT_JSON
 
     def leg_prefix(self, leg: str) -> str:
         """Folder of one leg."""

@@ -1,19 +1,25 @@
 """One active execution per run: a conditional write in S3 decides who owns runs/<run>/.
 
-The lock is never released by the execution itself, which may die at any point: it is stale as soon as the
-execution that it names has ended, and the next one takes it over, again by a conditional write.
+The lock is never released by the execution itself, which may die at any point. The next execution takes it over, again by a
+conditional write, once the one that it names has ended and none of the run's jobs can write any more: a stopped training job
+has two minutes for its last checkpoint.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from typing import Any
 
-from infra.run.layout import RunLayout
+from infra.run.layout import RunLayout, uri
 
 ACTIVE = ("RUNNING", "PENDING_REDRIVE")
 """Statuses of an execution that has not ended."""
 _LOST_RACE = ("PreconditionFailed", "ConditionalRequestConflict")
+
+Busy = Callable[[], str | None]
+"""Name of a job of the run that can still write, or None."""
 
 
 class RunIsActive(Exception):
@@ -24,11 +30,41 @@ class RunIsActive(Exception):
         super().__init__(f'run "{run_id}" is active in execution {owner}; wait for it, stop it, or choose another run_id')
 
 
-def acquire(s3: Any, states: Any, bucket: str, layout: RunLayout, execution_arn: str) -> None:
+class RunIsStopping(Exception):
+    """The execution that owned the run has ended, and a job of it has not."""
+
+    def __init__(self, run_id: str, job: str) -> None:
+        super().__init__(
+            f'run "{run_id}": job {job} of an execution that has ended is still stopping (it has two minutes for its last checkpoint); '
+            f"start again when it has ended, or end it: aws sagemaker stop-training-job --training-job-name {job}"
+        )
+
+
+class DamagedLock(Exception):
+    """lock.json names no execution."""
+
+    def __init__(self, bucket: str, layout: RunLayout) -> None:
+        super().__init__(
+            f"{uri(bucket, layout.lock)} cannot be read, so who owns the run is not known; when no execution of it is active "
+            f"(pretrain list), delete that object: aws s3 rm {uri(bucket, layout.lock)}"
+        )
+
+
+def acquire(s3: Any, states: Any, bucket: str, layout: RunLayout, execution_arn: str, *, busy: Busy = lambda: None) -> None:
     """Make ``execution_arn`` the owner of the run. Calling it again for the same execution changes nothing.
+
+    Args:
+        s3: a boto3 S3 client.
+        states: a boto3 Step Functions client.
+        bucket: the data bucket.
+        layout: the run's keys.
+        execution_arn: who asks.
+        busy: asked before the lock of an execution that has ended is taken over.
 
     Raises:
         RunIsActive: another execution owns it and has not ended.
+        RunIsStopping: the other execution has ended, and a job of it has not.
+        DamagedLock: lock.json names no execution.
     """
     body = json.dumps({"execution_arn": execution_arn}).encode()
     for _ in range(3):  # a round fails only when another execution changed the lock in between
@@ -38,12 +74,20 @@ def acquire(s3: Any, states: Any, bucket: str, layout: RunLayout, execution_arn:
         except s3.exceptions.ClientError as error:
             if error.response["Error"]["Code"] not in _LOST_RACE:
                 raise
-        current = s3.get_object(Bucket=bucket, Key=layout.lock)
-        owner = str(json.loads(current["Body"].read())["execution_arn"])
+        try:
+            current = s3.get_object(Bucket=bucket, Key=layout.lock)
+        except s3.exceptions.NoSuchKey:  # deleted by a person in between
+            continue
+        owner = _owner(current["Body"].read())
+        if owner is None:
+            raise DamagedLock(bucket, layout)
         if owner == execution_arn:
             return
         if _is_running(states, owner):
             raise RunIsActive(layout.run_id, owner)
+        job = busy()
+        if job is not None:
+            raise RunIsStopping(layout.run_id, job)
         try:
             s3.put_object(Bucket=bucket, Key=layout.lock, Body=body, IfMatch=current["ETag"], ContentType="application/json")
             return
@@ -56,13 +100,18 @@ def acquire(s3: Any, states: Any, bucket: str, layout: RunLayout, execution_arn:
 def owner_of(s3: Any, bucket: str, layout: RunLayout) -> str | None:
     """ARN of the execution that the run's lock names, ended or not; None when no lock is there or it cannot be read."""
     try:
-        content = json.loads(s3.get_object(Bucket=bucket, Key=layout.lock)["Body"].read())
+        return _owner(s3.get_object(Bucket=bucket, Key=layout.lock)["Body"].read())
     except s3.exceptions.NoSuchKey:
         return None
+
+
+def _owner(body: bytes) -> str | None:
+    try:
+        content = json.loads(body)
     except (ValueError, RecursionError):
         return None
     owner = content.get("execution_arn") if isinstance(content, dict) else None
-    return owner if isinstance(owner, str) else None
+    return owner if isinstance(owner, str) and re.fullmatch(r"arn:[\w-]+:states:[\w-]*:\d*:execution:[^:\s]+:[^:\s]+", owner) else None
 
 
 def _is_running(states: Any, execution_arn: str) -> bool:

@@ -29,6 +29,7 @@ SCHEDULED_TIME = Pattern(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?Z", 'a time 
 LEG_NAME = Pattern(r"[a-z0-9]([a-z0-9_-]{0,22}[a-z0-9])?", "a leg name: 1 to 24 lower-case letters, digits, _ and -")
 MAX_LEGS = 16  # each leg's request is about 4 KB of the 256 KiB that a state may hold, and each is paid for
 SINGLE_LEG = "main"
+MAX_STARTED_BY = 200  # letters; an IAM path, role and session name have 64 each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +110,8 @@ class RunInput:
     """Changes to the recipe's compute settings."""
     budget: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Changes to the recipe's budget."""
+    started_by: Annotated[str, Bounds(1, MAX_STARTED_BY)] | None = None
+    """Who started the execution, for `pretrain list`; `pretrain start` fills it in."""
     ablation: Literal["none", "reference"] = "none"
     """``reference`` runs the reference sample's four legs: baseline, compile, float8, float8_allgather."""
     legs: Annotated[tuple[_RawLeg, ...], Bounds(0, MAX_LEGS)] = ()

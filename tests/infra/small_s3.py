@@ -77,13 +77,15 @@ class SmallS3:
                 self.objects.pop(item["Key"])
         return {"Errors": errors} if errors else {}
 
-    def put_checkpoint(self, attempt: str, step: int, modified: datetime.datetime = NOW, *, ranks: int = 2, keep_latest: int = 3) -> str:
+    def put_checkpoint(
+        self, attempt: str, step: int, modified: datetime.datetime = NOW, *, ranks: int = 2, keep_latest: int = 3, of: Any = None
+    ) -> str:
         """A whole checkpoint in an attempt's folder; its prefix."""
         prefix = f"{attempt}checkpoints/step-{step}/"
         names = [*(f"__{rank}_0.distcp" for rank in range(ranks)), ".metadata", "checksums.json"]
         files = tuple(CheckpointFile(name=name, bytes=len(name), checksum="0" * 32) for name in names)
         leg = {"training": {"checkpoint": {"keep_latest": keep_latest}}}
-        manifest = CheckpointManifest(format_version=1, step=step, world_size=ranks, leg=leg, files=files)
+        manifest = CheckpointManifest(format_version=1, step=step, world_size=ranks, leg=leg | (of or {}), files=files)
         for name in names:
             self.put(prefix + name, name, modified)
         self.put(prefix + "manifest.json", manifest_bytes(manifest).decode(), modified)

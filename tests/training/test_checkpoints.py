@@ -20,7 +20,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from contracts.checkpoint_manifest import CheckpointFile, CheckpointManifest, manifest_bytes, parse_manifest
 from training.checkpoint_reader import CheckpointPlanner, CheckpointReader, DamagedCheckpoint, open_checkpoint
 from training.checkpoint_writer import CheckpointWriter
-from training.checkpoints import mismatch, step_folders
+from training.checkpoints import step_folders
+from training.leg_identity import mismatch
 
 FILES = ("manifest.json", ".metadata", "checksums.json", "__0_0.distcp")
 MUTATIONS = 1500

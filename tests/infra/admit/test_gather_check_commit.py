@@ -111,6 +111,7 @@ def test_admit_commits_what_was_checked_and_nothing_when_a_check_fails() -> None
     before = dict(poor.s3.objects)
     with pytest.raises(Refused, match="Service Quotas"):
         admit(INPUT | {"run_id": "r"}, EXECUTION, DEPLOYMENT, poor)
+    assert poor.s3.objects.pop("runs/r/executions/e1.json")  # that it was refused, and why
     assert poor.s3.objects == before
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
 from admission_values import Json, spec
 from small_s3 import SmallS3
 
+from contracts.config import to_json
 from infra.admit.continued import continued
 from infra.run import run_lock
 from infra.run.layout import RunLayout
 from infra.run.run_spec import RunSpec
+from training.leg_identity import leg_identity
+
+ARNS = ["", *(f"arn:aws:states:us-east-1:111122223333:execution:machine:{name}" for name in ("one", "two"))]
 
 
 class Executions:
@@ -33,18 +36,18 @@ class Executions:
 
 def test_a_run_has_one_active_execution() -> None:
     s3, layout = SmallS3(), RunLayout("r")
-    run_lock.acquire(s3, Executions("RUNNING"), "data", layout, "arn:1")
-    run_lock.acquire(s3, Executions("RUNNING"), "data", layout, "arn:1")  # Admit may be retried
-    with pytest.raises(run_lock.RunIsActive, match="active in execution arn:1"):
-        run_lock.acquire(s3, Executions("RUNNING"), "data", layout, "arn:2")
+    run_lock.acquire(s3, Executions("RUNNING"), "data", layout, ARNS[1])
+    run_lock.acquire(s3, Executions("RUNNING"), "data", layout, ARNS[1])  # Admit may be retried
+    with pytest.raises(run_lock.RunIsActive, match=r"active in execution .*:one;"):
+        run_lock.acquire(s3, Executions("RUNNING"), "data", layout, ARNS[2])
 
 
 @pytest.mark.parametrize("status", ["FAILED", "SUCCEEDED", "ABORTED", None])
 def test_the_lock_of_an_ended_execution_is_taken_over(status: str | None) -> None:
     s3, layout = SmallS3(), RunLayout("r")
-    run_lock.acquire(s3, Executions(status), "data", layout, "arn:1")
-    run_lock.acquire(s3, Executions(status), "data", layout, "arn:2")
-    assert json.loads(s3.objects[layout.lock][0])["execution_arn"] == "arn:2"
+    run_lock.acquire(s3, Executions(status), "data", layout, ARNS[1])
+    run_lock.acquire(s3, Executions(status), "data", layout, ARNS[2])
+    assert json.loads(s3.objects[layout.lock][0])["execution_arn"] == ARNS[2]
 
 
 ATTEMPT = "runs/daily/main/attempts/20261121T060000-aaaaaa-2/"
@@ -54,9 +57,9 @@ def earlier(steps: int, done: int | None, curve: Json | None = None) -> tuple[Sm
     s3 = SmallS3()
     schedule = {"name": "daily", "time": "2026-11-22T06:00:00Z", "resume": "latest"}
     chosen = spec({"schedule": schedule, "training": {"steps": 100, "schedule": curve or {"decay": "constant"}}})
-    training = {"model": dataclasses.asdict(chosen.legs[0].training.model), "steps": steps}
+    training = to_json(chosen.legs[0].training) | {"steps": steps}
     s3.put("runs/daily/run.json", json.dumps({"tokens": {"fingerprint": "f1"}, "legs": [{"name": "main", "training": training}]}))
-    s3.put_checkpoint(ATTEMPT, 50)
+    s3.put_checkpoint(ATTEMPT, 50, of=leg_identity(chosen.legs[0].training, "f1", 1))
     if done is not None:
         s3.put(f"{ATTEMPT}metrics/result.json", json.dumps({"steps": done}))
     return s3, chosen
@@ -89,7 +92,7 @@ def test_a_run_without_whole_checkpoints_starts_afresh() -> None:
     s3, chosen = earlier(100, 100)
     s3.put(f"{ATTEMPT}checkpoints/step-50/__1_0.distcp", "cut")
     before = continued(chosen, RunLayout("daily"), s3, "data")
-    assert (before.previous, before.checkpoints) == (None, {})
+    assert not before.saved and not list(before.problems("f2"))
     assert before.spec.legs[0].training.steps == 100
 
 

@@ -66,7 +66,7 @@ class S3:
                 return [
                     {
                         "Contents": [
-                            {"Key": k, "Size": len(v), "ETag": hashlib.md5(v).hexdigest()}
+                            {"Key": k, "Size": len(v), "ETag": hashlib.md5(v).hexdigest(), "LastModified": BEGAN}
                             for k, v in objects.items()
                             if k.startswith(Prefix)
                         ]
@@ -74,6 +74,9 @@ class S3:
                 ]
 
         return Listing()
+
+    def list_objects_v2(self, *, Bucket: str, Prefix: str, **rest: Any) -> dict[str, Any]:
+        return {"KeyCount": sum(key.startswith(Prefix) for key in self.objects)}
 
     def download_file(self, bucket: str, key: str, path: str) -> None:
         Path(path).write_bytes(self.objects[key])

@@ -8,8 +8,10 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 from cli_aws import ATTEMPT, BEGAN, Deployed, entered, put_run
 from report_runs import event, metrics_lines, result_json, run_json, stored
+from small_s3 import SmallS3
 from typer.testing import CliRunner
 
+from contracts.config import parse
 from infra.cli import commands, watch, where
 from infra.cli.commands import EXAMPLES
 from infra.cli.exits import CommandError
@@ -19,6 +21,8 @@ from infra.cli.observe import Observer
 from infra.cli.target import PROJECT, aws_target
 from infra.report.handler import write_report
 from infra.report.read import read_run
+from training.leg_identity import leg_identity
+from training.spec import TrainingSpec
 
 DONE = [entered("Admit", 1), entered("Image exists?", 2), entered("Data exists?", 2), entered("Train legs", 2), entered("Report", 80)]
 OUTPUT = {
@@ -330,7 +334,7 @@ def test_scheduled_run_is_found_under_the_id_that_admit_gave_it(aws):
 
 
 def test_start_and_watch_as_json_print_json_lines_only(aws, pretrain, monkeypatch):
-    put_run(aws, run_json(), {"main": metrics_lines(150, 5)})
+    put_run(aws, run_json(data={"source": "s3://bucket/source/botocore/"}), {"main": metrics_lines(150, 5)})
     events = [*DONE, {"type": "ExecutionSucceeded", "timestamp": BEGAN}]
     real = aws.states.add
     monkeypatch.setattr(aws.states, "add", lambda name, **fields: real(name, "SUCCEEDED", events, output=json.dumps(OUTPUT), **fields))
@@ -363,3 +367,25 @@ def test_the_region_of_the_environment_is_used(monkeypatch, tmp_path):
     assert aws_target(**chosen).region == "eu-west-1"
     assert aws_target(**chosen | {"region": "eu-west-3"}).region == "eu-west-3"
     assert aws_target(**chosen | {"environment": "fixed"}).region == "us-west-2"
+
+
+def test_starting_a_run_again_says_what_changes_and_refuses_what_its_checkpoints_do_not_allow(aws, pretrain):
+    put_run(aws, run_json(data={"source": "s3://bucket/source/botocore/"}), {})
+    stored_run = json.loads(aws.s3.objects["runs/evening/run.json"])
+    training = parse(TrainingSpec, stored_run["legs"][0]["training"])
+    small = SmallS3()
+    small.put_checkpoint(f"runs/evening/main/{ATTEMPT}", 8, of=leg_identity(training, stored_run["tokens"]["fingerprint"], 1))
+    aws.s3.objects |= {key: body for key, (body, _) in small.objects.items()}
+    changed = pretrain("start", "--run", "evening", "--set", "training.optimizer.lr=1e-4", columns=140)
+    assert changed.code == 0 and "run evening exists; changed: training.optimizer.lr 0.003 -> 0.0001" in changed.out
+    refused = pretrain("start", "--run", "evening", "--set", "training.seed=5", columns=140)
+    assert refused.code == 3 and "training.seed" in refused.out and "go back to 1" in refused.out
+    assert len(aws.states.executions) == 1
+
+
+def test_a_run_that_was_always_refused_shows_its_executions_own_report(aws, pretrain, tmp_path):
+    aws.states.add("evening-1", "FAILED", input='{"run_id": "evening"}')
+    own = "runs/evening/executions/evening-1/report"
+    aws.s3.objects |= {f"{own}.html": b"refused", f"{own}.json": b'{"links": {}}'}
+    assert pretrain("report", "evening", "--to", str(tmp_path)).code == 0
+    assert (tmp_path / "report.html").read_bytes() == b"refused"

@@ -40,8 +40,9 @@ def test_refused_run_from_start_to_log(local, pretrain):
     assert refused.code == 1
     assert "Admit failed" in refused.out and "nothing-here" in refused.out
     listed = json.loads(pretrain("list", "--json").out)
-    name = next(run["run"] for run in listed if run["run"].startswith("no-text-"))
-    assert next(run for run in listed if run["run"] == name)["status"] == "failed"
+    row = next(run for run in listed if run["run"] == "no-text")
+    assert row["status"] == "refused" and "nothing-here" in row["reason"] and row["started_by"]
+    assert [run["run"] for run in json.loads(pretrain("list", "--json", "--mine", "--status", "refused").out)].count("no-text") == 1
     assert pretrain("watch", "no-text").code == 1
     stopped = pretrain("stop", "no-text", "--yes")
     assert stopped.code == 4 and "is not running" in stopped.out

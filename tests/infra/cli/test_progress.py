@@ -52,11 +52,11 @@ def test_stopped_run_fails_the_stage_it_stopped_in():
 
 def test_leg_shows_the_last_values_and_the_time_left():
     rows = [row for row in map(parse_line, metrics_lines(100)[:50]) if row]
-    leg = read_leg("main", 100, rows, usd_per_hour=36.0)
+    leg = read_leg("main", 100, rows, usd=1.25)
     assert (leg.step, leg.steps) == (50, 100)
     assert leg.eta_seconds == 50 * 0.5
     assert leg.validation_loss is not None and leg.loss_first == rows[0]["loss"]
-    assert leg.usd == pytest.approx(49 * 0.5 / 3600 * 36)
+    assert leg.usd == 1.25
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def view(legs=1):
             tokens_per_second_per_device=8950.2,
             mfu=41.2,
             step_seconds=1.1,
-            usd_per_hour=63.3,
+            usd=15.82,
             started=START,
             updated=START + 900,
         )

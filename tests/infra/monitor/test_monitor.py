@@ -45,7 +45,8 @@ class OneJob:
             self.job["TrainingStartTime"] = started
 
     def get_paginator(self, name: str) -> Any:
-        return SimpleNamespace(paginate=lambda **_: [{"TrainingJobSummaries": [{"TrainingJobName": self.name}]}])
+        found = [{"TrainingJobName": self.name}]
+        return SimpleNamespace(paginate=lambda **_: [{"TrainingJobSummaries": found, "ProcessingJobSummaries": []}])
 
     def describe_training_job(self, TrainingJobName: str) -> Json:
         return self.job

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from io import BytesIO
 from typing import Any
+
+from botocore.exceptions import ClientError
 
 from contracts.metric_line import format_line
 from infra.run.run_spec import as_input, resolve
@@ -89,15 +92,12 @@ class FolderS3:
 
     class exceptions:
         from botocore.exceptions import ClientError
+        from botocore.exceptions import ClientError as NoSuchKey
 
     def __init__(self, objects: dict[str, bytes]) -> None:
         self.objects = objects
 
     def get_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:
-        from io import BytesIO
-
-        from botocore.exceptions import ClientError
-
         if Key not in self.objects:
             raise ClientError({"Error": {"Code": "NoSuchKey", "Message": "no such key"}}, "GetObject")
         return {"Body": BytesIO(self.objects[Key])}
@@ -107,7 +107,9 @@ class FolderS3:
 
         class Listing:
             @staticmethod
-            def paginate(*, Bucket: str, Prefix: str, Delimiter: str) -> list[dict[str, Any]]:
+            def paginate(*, Bucket: str, Prefix: str, Delimiter: str = "") -> list[dict[str, Any]]:
+                if not Delimiter:
+                    return [{"Contents": [{"Key": key} for key in sorted(objects) if key.startswith(Prefix)]}]
                 folders = {Prefix + key.removeprefix(Prefix).split("/")[0] + "/" for key in objects if key.startswith(Prefix)}
                 return [{"CommonPrefixes": [{"Prefix": folder} for folder in sorted(folders)]}]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -55,15 +57,18 @@ def test_unfinished_leg_is_described_by_its_metrics_lines():
 
 
 def test_refused_run_has_a_report_without_run_json():
-    from report_runs import FolderS3
-
-    s3 = FolderS3({})
     why = {"stage": "Admit", "class": "Refused", "sentence": "Refused (stop): training.stepz: unknown key", "retry": "stop"}
-    state = event(outcome="failed", legs=[], image={"built": False}, data={"prepared": False}, explanation=why)
+    # a run of that name was trained before, and its report is not touched; Admit's Catch knows the execution's name only
+    s3 = stored(run_json(), {"main": (metrics_lines(10), result_json())})
+    s3.objects |= {"runs/evening/report.html": b"the good one", "runs/evening/report.json": b"{}"}
+    state = event("evening-2", outcome="failed", legs=[], image={"built": False}, data={"prepared": False}, explanation=why)
+    state |= {"asked": {"run_id": "evening"}, "execution_arn": state["execution_arn"] + "-2"}
     facts = read_run(state, bucket="bucket", region="us-east-1", s3=s3, now=START)
     output = write_report(facts, s3=s3, usd_per_hour=lambda instance_type: None)
     assert output["headline"] == why["sentence"] and output["legs"] == []
-    assert b"training.stepz: unknown key" in s3.objects["runs/evening/report.html"]
+    assert s3.objects["runs/evening/report.html"] == b"the good one"
+    assert b"training.stepz: unknown key" in s3.objects["runs/evening/executions/evening-2/report.html"]
+    assert output["run_id"] == "evening" and output["report"] == "s3://bucket/runs/evening/executions/evening-2/report.html"
     assert document(s3, state)["stages"][0] == {"name": "Admit", "state": "failed", "seconds": None}
 
 
@@ -146,9 +151,28 @@ def test_handler_reads_its_deployment_and_region_from_the_environment(monkeypatc
     monkeypatch.setenv("DEPLOYMENT", '{"bucket": "bucket", "dashboard": "pretrain-us-east-1"}')
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     forget_clients()
-    monkeypatch.setattr("boto3.client", lambda service, **_: s3)
+    earlier = training_job("evening-main-0fab12-1", 100.0, "Stopped", HyperParameters={"run_id": "evening", "leg": "main"})
+    earlier |= {"CheckpointConfig": {"S3Uri": "s3://bucket/runs/evening/main/"}, "TrainingStartTime": START, "TrainingEndTime": START + 100}
+    monkeypatch.setattr("boto3.client", lambda service, **_: s3 if service == "s3" else Jobs([earlier]))
     output = report_function.handler(event(), None)
-    assert output["outcome"] == "succeeded" and "runs/evening/report.json" in s3.objects
+    assert output["outcome"] == "succeeded"
+    report = json.loads(s3.objects["runs/evening/report.json"])
+    assert [job["billable_seconds"] for job in report["legs"][0]["attempts"]] == [100, 180]  # an earlier execution's, and this one's
+    assert output["usd"] == report["cost"]["total_usd"] == pytest.approx(280 / 3600 * 0.1)
+
+
+class Jobs:
+    """SageMaker's training jobs."""
+
+    def __init__(self, jobs: list[dict[str, Any]]) -> None:
+        self.jobs = {job["TrainingJobName"]: job for job in jobs}
+
+    def get_paginator(self, name: str) -> Any:
+        found = [{"TrainingJobName": job} for job in self.jobs] if name == "list_training_jobs" else []
+        return SimpleNamespace(paginate=lambda **_: [{"TrainingJobSummaries": found, "ProcessingJobSummaries": []}])
+
+    def describe_training_job(self, TrainingJobName: str) -> dict[str, Any]:
+        return self.jobs[TrainingJobName]
 
 
 def test_final_output_and_page_lead_to_execution_logs_and_dashboard():

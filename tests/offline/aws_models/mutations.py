@@ -360,7 +360,7 @@ CODE_FAULTS = (
         code=_request("prepare_request", lambda r: r["ProcessingResources"]["ClusterConfig"].update(InstanceType="ml.p5.48xlarge")),
     ),
     Mutation(name="requests: a key for NVMe storage", code=lambda: mock.patch("infra.run.job_requests.has_nvme", lambda kind: False)),
-    Mutation(name="requests: job names of 80 characters", code=lambda: mock.patch("infra.run.job_requests.MAX_JOB_NAME", 80)),
+    Mutation(name="requests: job names of 80 characters", code=lambda: mock.patch("infra.run.job_requests.JOB_WORDS", 80)),
 )
 
 ALL = (*STACK_FAULTS, *MACHINE_FAULTS, *CODE_FAULTS)

@@ -213,8 +213,11 @@ class World:
     def _cloudwatch_PutMetricData(self, **_: Any) -> Json:
         return {}
 
-    def _sagemaker_ListProcessingJobs(self, StatusEquals: str = "", **_: Any) -> Json:
-        names = [n for n, job in self.jobs.items() if job.get("ProcessingJobStatus") == StatusEquals]
+    def _sagemaker_ListProcessingJobs(self, StatusEquals: str = "", NameContains: str = "", **_: Any) -> Json:
+        named = {
+            name: job["ProcessingJobStatus"] for name, job in self.jobs.items() if "ProcessingJobStatus" in job and NameContains in name
+        }
+        names = [name for name, status in named.items() if not StatusEquals or status == StatusEquals]
         return {"ProcessingJobSummaries": [{"ProcessingJobName": name} for name in names]}
 
     def _sagemaker_DescribeTrainingJob(self, TrainingJobName: str) -> Json:

@@ -1,0 +1,43 @@
+"""What a checkpoint's numbers depend on: the job compares it before it resumes, Admit before a job is paid for. Pure, no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from contracts.config import Json, to_json
+from training.spec import TrainingSpec, tokens_per_step
+
+SECTIONS = ("model", "data", "optimizer")
+
+
+def leg_identity(spec: TrainingSpec, fingerprint: str, hosts: int) -> Json:
+    """``model``, ``data`` and ``optimizer`` of a leg on so many hosts; they must be equal for another job to go on from its checkpoint."""
+    other = {} if spec.optimizer.name == "adamw" else {"optimizer": {"name": spec.optimizer.name}}  # without the section: AdamW
+    return {
+        **other,
+        "model": to_json(spec.model),
+        "data": {
+            "fingerprint": fingerprint,
+            "sequence_length": spec.sequence_length,
+            "seed": spec.seed,
+            "tokens_per_step": tokens_per_step(spec, hosts),
+        },
+    }
+
+
+def differences(saved: Json, wanted: Json) -> list[tuple[str, Any, Any]]:
+    """``section.key``, saved value, wanted value of everything in which two identities differ."""
+    found: list[tuple[str, Any, Any]] = []
+    for section in SECTIONS:
+        old, new = saved.get(section, {}), wanted.get(section, {})
+        found += [
+            (f"{section}.{key}", old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
+        ]
+    return found
+
+
+def mismatch(saved: Json, wanted: Json) -> str | None:
+    """Why a checkpoint of ``saved`` does not fit ``wanted``, or None. Only what changes the meaning of its numbers counts."""
+    for path, old, new in differences(saved, wanted):
+        return f"{path} was {old} there and is {new} here"
+    return None
