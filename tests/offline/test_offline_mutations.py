@@ -21,6 +21,8 @@ TRIED = (
     "several mistakes in the input",
     "something gated and no token",
     "image and data there",
+    "no build is allowed",
+    "the build queue is full, then there is a place",
     "a run with the longest name fails",
     "Triage is throttled for a moment",
     "Triage is lost, and the job had said why it failed",

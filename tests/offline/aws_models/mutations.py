@@ -195,6 +195,10 @@ STACK_FAULTS = (
         name="machine: reserved capacity dropped",
         templates=without_resource("MachineRole", "sagemaker:CreateTrainingJob", "reserved-capacity"),
     ),
+    Mutation(name="schedule: dead letters dropped", templates=without_action("ScheduleRole", "sqs:SendMessage")),
+    Mutation(name="triage: may not tell of an execution's end", templates=without_action("TriageRole", "sns:Publish")),
+    Mutation(name="training: kms:Encrypt dropped", templates=without_action("TrainingRole", "kms:Encrypt")),
+    Mutation(name="build: no login to the public registry", templates=without_action("BuildRole", "sts:GetServiceBearerToken")),
     Mutation(name="machine: may invoke any function", templates=on_everything("MachineRole", "lambda:InvokeFunction")),
     Mutation(name="training: kms:CreateGrant dropped", templates=without_action("TrainingRole", "kms:CreateGrant")),
     Mutation(name="training: image pull dropped", templates=without_action("TrainingRole", "ecr:BatchGetImage")),
@@ -282,6 +286,11 @@ MACHINE_FAULTS = (
     Mutation(name="JSONata: misspelt field", definition=replaced("$states.input.attempt.number", "$states.input.attempt.nummer")),
     Mutation(name="JSONata: bracket missing", definition=replaced("$string($prepare.number)", "$string($prepare.number")),
     Mutation(name="Train: misspelt parameter", definition=replaced("'TrainingJobName': $", "'TrainingJobname': $")),
+    Mutation(
+        name="Build later?: waits where no build is allowed",
+        definition=replaced("$not($contains($states.input.cause, 'more than 0 builds'))", "true"),
+    ),
+    Mutation(name="Build image: a full queue is not waited for", definition=state("Build image", lambda s: s["Catch"].pop(0))),
     Mutation(name="Train: same job name for every attempt", definition=replaced("$string($states.input.attempt.number),", "'1',")),
     Mutation(
         name="Train: an attempt's number is no string",
