@@ -221,6 +221,19 @@ def test_package_index_is_a_build_secret_and_no_argument(make: MakeBuild, folder
     assert (folder / ".pip.conf").stat().st_mode & 0o077 == 0
 
 
+def test_proxy_reaches_the_builder_and_the_dockerfiles_commands(make: MakeBuild):
+    proxy = {"HTTPS_PROXY": "http://proxy.example.com:3128", "NO_PROXY": "169.254.170.2,localhost"}
+    build, fake = make(proxy, failing=[("buildx inspect", 1, 'ERROR: no builder "pretrain" found')])
+    build.images()
+    created = fake.commands[fake.index("buildx create")]
+    assert '--driver-opt "env.HTTPS_PROXY=http://proxy.example.com:3128" --driver-opt "env.NO_PROXY=169.254.170.2,localhost"' in created
+    for target in ("data_prep", "training"):
+        assert f"--build-arg HTTPS_PROXY={proxy['HTTPS_PROXY']} " in fake.commands[fake.index(f"--load --target {target}")]
+    build, fake = make()
+    build.images()
+    assert not [line for line in fake.commands if "PROXY" in line]
+
+
 def test_missing_cache_is_a_note_and_no_failure(make: MakeBuild, capsys: pytest.CaptureFixture[str]):
     output = f"#7 importing cache manifest\n#7 ERROR: failed to configure registry cache importer: {REPOSITORY}: not found\ndone"
     build, fake = make(failing=[("--load --target data_prep", 0, output)])
