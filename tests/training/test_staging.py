@@ -11,7 +11,7 @@ from rank_group import RankServer
 from test_parallelism import BASE
 
 from contracts.config import merge
-from training.checkpoints import damage
+from training.checkpoint_reader import open_checkpoint
 from training.staging import shortage
 
 GIB = 1 << 30
@@ -32,14 +32,14 @@ def test_parts_are_staged_in_shared_memory_and_written_by_another_process(ranks:
         assert answer["writes"] == 3  # two of them by the process, the last one at once
         assert answer["shared_bytes"] == pytest.approx(answer["staged_bytes"], rel=0.02)
     folder = tmp_path / "checkpoints" / "checkpoints"
-    assert [damage(folder / f"step-{step}") for step in (2, 4, 5)] == [None] * 3
+    assert [open_checkpoint(folder / f"step-{step}").manifest.step for step in (2, 4, 5)] == [2, 4, 5]
 
 
 def test_without_room_all_ranks_agree_on_async_and_say_so(ranks: RankServer, channel: Path, tmp_path: Path) -> None:
     for answer in trained(ranks, channel, tmp_path, steps=3, free=GIB):
         assert (answer["staging"]["used"], answer["shared_bytes"]) == ("async", 0)
         assert "GiB of /dev/shm on" in answer["staging"]["reason"]
-    assert damage(tmp_path / "checkpoints" / "checkpoints" / "step-2") is None
+    assert open_checkpoint(tmp_path / "checkpoints" / "checkpoints" / "step-2").manifest.step == 2
 
 
 def test_a_hosts_ranks_share_its_room_and_one_short_host_is_enough() -> None:
