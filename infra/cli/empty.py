@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from infra.cli.exits import CommandError, Exit
 from infra.cli.target import Target
 
@@ -19,7 +21,12 @@ BATCH = 1000  # DeleteObjects' limit
 def buckets_to_empty(target: Target) -> list[str]:
     """Buckets of the foundation stack that go with it: those whose deletion policy, as deployed, is Delete."""
     name, client = f"{target.settings.name}-foundation", target.client("cloudformation")
-    body = client.get_template(StackName=name)["TemplateBody"]
+    try:
+        body = client.get_template(StackName=name)["TemplateBody"]
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ValidationError":
+            return []  # there is no such stack, or no more
+        raise
     template = json.loads(body) if isinstance(body, str) else body
     doomed = {key for key, it in template["Resources"].items() if it["Type"] == "AWS::S3::Bucket" and it.get("DeletionPolicy") == "Delete"}
     resources = client.describe_stack_resources(StackName=name)["StackResources"]
@@ -32,7 +39,11 @@ def refuse_while_runs_are_active(target: Target) -> None:
     Raises:
         CommandError: an execution is running.
     """
-    running = target.client("stepfunctions").list_executions(stateMachineArn=target.state_machine, statusFilter="RUNNING", maxResults=1)
+    try:
+        machine = target.state_machine
+    except CommandError:
+        return  # an earlier `make destroy` got as far as the state machine, so nothing runs
+    running = target.client("stepfunctions").list_executions(stateMachineArn=machine, statusFilter="RUNNING", maxResults=1)
     for execution in running["executions"]:
         raise CommandError(f"the run {execution['name']} is active; stop it first: pretrain stop {execution['name']}", Exit.REFUSED)
 
