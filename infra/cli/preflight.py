@@ -275,7 +275,7 @@ def _quotas(facts: Facts, found: list[Finding], missed: Check | None) -> Iterato
         elif quota.limit is None:
             yield _good(f"{quota.request.count} wanted; Service Quotas lists no such limit here", name)
         elif quota.enough:
-            yield _good(f"{quota.limit:g} allowed, {quota.used} in use, {quota.request.count} wanted", name)
+            yield _good(f"{quota.limit:g} allowed, {quota.in_use} in use, {quota.request.count} wanted", name)
 
 
 def _capacity(spec: RunSpec, target: Target) -> Check:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from infra.run.run_spec import RunSpec
-from infra.sagemaker.quotas import QuotaRequest, Scope, Use
+from infra.sagemaker.instances_in_use import Use
+from infra.sagemaker.quotas import QuotaRequest, Scope
 
 
 def quota_requests(spec: RunSpec, *, prepared: bool) -> list[QuotaRequest]:

@@ -9,14 +9,12 @@ one of these is not refused for it.
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from contracts.config import Json
+from infra.sagemaker.instances_in_use import Instances, Use, in_use
 
-Use = Literal["training job", "spot training job", "training warm pool", "processing job"]
 Scope = Literal["type", "job", "all", "run_time"]
 """What a quota limits: instances of one type, instances of one job, instances of all jobs, seconds of one job."""
 
@@ -56,6 +54,10 @@ class QuotaStatus:
     code: str = ""
     default: bool = False
     """Whether the limit is the service's default, never raised for this account."""
+    described: int = 0
+    """Describe calls that the look-up took, for all its quotas together."""
+    unseen: int = 0
+    """Active jobs that the look-up left out, so that ``used`` is a lower bound."""
 
     @property
     def enough(self) -> bool:
@@ -85,8 +87,13 @@ class QuotaStatus:
             )
         return (
             f'{request.count} x {request.instance_type} needs quota {request.count} for "{request.quota}", this account has '
-            f"{self.limit:g} ({self.used} in use); request an increase at {self.link(region)} or lower it"
+            f"{self.limit:g} ({self.in_use} in use); request an increase at {self.link(region)} or lower it"
         )
+
+    @property
+    def in_use(self) -> str:
+        """``used`` in words."""
+        return f"at least {self.used}" if self.unseen else str(self.used)
 
     def row(self, region: str) -> Json:
         """For run.json and --json."""
@@ -95,6 +102,8 @@ class QuotaStatus:
             "wanted": self.request.count,
             "limit": self.limit,
             "used": self.used,
+            "unseen": self.unseen,
+            "described": self.described,
             "enough": self.enough,
             "default": self.default,
             "request": self.link(region) if self.limit is not None else None,
@@ -114,16 +123,23 @@ def quota_statuses(requests: list[QuotaRequest], quotas: Any, sagemaker: Any) ->
         if request.quota not in largest or request.count > largest[request.quota].count:
             largest[request.quota] = request
     limits = _limits(set(largest), quotas)
-    used = in_use(sagemaker, {request.use for request in largest.values()})
-    statuses = []
-    for name, request in largest.items():
-        limit, code, default = limits.get(name, (None, "", False))
-        in_use_now = _used(request, used)
-        statuses.append(QuotaStatus(request=request, limit=limit, used=in_use_now, code=code, default=default))
-    return statuses
+
+    def answers(instances: Instances) -> list[QuotaStatus]:
+        return [_status(request, limits.get(name), instances) for name, request in largest.items()]
+
+    def settled(instances: Instances) -> bool:
+        return not any(status.enough and status.request.scope in ("type", "all") for status in answers(instances))
+
+    found = in_use(sagemaker, {request.use for request in largest.values()}, settled)
+    return [dataclasses.replace(status, unseen=found.unseen, described=found.described) for status in answers(found.instances)]
 
 
-def _used(request: QuotaRequest, used: Counter[tuple[str, str]]) -> int:
+def _status(request: QuotaRequest, limit: tuple[float, str, bool] | None, instances: Instances) -> QuotaStatus:
+    value, code, default = limit or (None, "", False)
+    return QuotaStatus(request=request, limit=value, used=_used(request, instances), code=code, default=default)
+
+
+def _used(request: QuotaRequest, used: Instances) -> int:
     if request.scope == "type":
         return used[request.use, request.instance_type]
     return sum(count for (use, _), count in used.items() if use == request.use) if request.scope == "all" else 0
@@ -139,32 +155,3 @@ def _limits(names: set[str], quotas: Any) -> dict[str, tuple[float, str, bool]]:
             if len(found) == len(names):
                 return found
     return found
-
-
-def in_use(sagemaker: Any, uses: set[Use]) -> Counter[tuple[str, str]]:
-    """Instances that jobs in progress and warm pools hold now, by use and type."""
-    used: Counter[tuple[str, str]] = Counter()
-    if uses & {"training job", "spot training job", "training warm pool"}:
-        for job in _training_jobs(sagemaker, StatusEquals="InProgress"):
-            resources = job["ResourceConfig"]
-            if not resources.get("TrainingPlanArn"):  # a plan's instances are outside the quota
-                use = "spot training job" if job.get("EnableManagedSpotTraining") else "training job"
-                used[use, resources["InstanceType"]] += int(resources.get("InstanceCount", 1))
-    if "training warm pool" in uses:
-        for job in _training_jobs(sagemaker, WarmPoolStatusEquals="Available"):
-            used["training warm pool", job["ResourceConfig"]["InstanceType"]] += int(job["ResourceConfig"].get("InstanceCount", 1))
-    if "processing job" in uses:
-        for page in sagemaker.get_paginator("list_processing_jobs").paginate(StatusEquals="InProgress"):
-            for summary in page["ProcessingJobSummaries"]:
-                job = sagemaker.describe_processing_job(ProcessingJobName=summary["ProcessingJobName"])
-                cluster = job["ProcessingResources"]["ClusterConfig"]
-                used["processing job", cluster["InstanceType"]] += int(cluster["InstanceCount"])
-    return used
-
-
-def _training_jobs(sagemaker: Any, **condition: str) -> Iterator[Json]:
-    for page in sagemaker.get_paginator("list_training_jobs").paginate(**condition):
-        for summary in page["TrainingJobSummaries"]:
-            job: Json = sagemaker.describe_training_job(TrainingJobName=summary["TrainingJobName"])
-            if job.get("ResourceConfig", {}).get("InstanceType"):
-                yield job
