@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import functools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +16,22 @@ from contracts.metric_line import parse_line
 from infra.monitor import published_metrics as names
 from infra.monitor.published_metrics import PublishedMetric
 from infra.run.deployment import MonitorDeployment
+from infra.run.expected import AMOUNT, TEXT, Each, fitting
 from infra.run.layout import RunLayout, split_uri, uri
 from infra.run.leg_files import folders_of, manifest_of, metrics_keys
 from infra.run.quota_requests import quota_requests
 from infra.run.run_jobs import run_jobs
 from infra.run.run_spec import resolve
+from infra.run.stored import Unreadable, read_json
 from infra.sagemaker.prices import admitted_usd_per_hour
 from infra.sagemaker.quotas import status_of_each
 
+RUN = {
+    "legs": [{"name": TEXT, "training": {"expected_tokens_per_second_per_device": AMOUNT}}],
+    "budget": {"max_usd": AMOUNT},
+    "admitted": {"estimate": {"usd_per_hour": Each(AMOUNT)}},
+}
+"""What the monitor reads of run.json."""
 TAIL_BYTES = 65_536  # the last hundreds of metrics lines; one line is enough
 
 Values = dict[PublishedMetric, float]
@@ -53,16 +60,25 @@ class MonitorRound:
 
 
 def look_at_active_jobs(current: MonitorRound, clients: Clients) -> Json:
-    """One round; returns the values by job for the log."""
+    """One round; returns the values by job for the log, and in ``unread`` what could not be looked at, by job."""
     seen: Json = {}
+    unread: dict[str, list[str]] = {}
     published: list[tuple[PublishedMetric, float]] = []
     for job in jobs_of(clients.sagemaker, current.deployment.bucket):
-        values = values_of(job, current, clients)
+        name = str(job["TrainingJobName"])
+        told: list[str] = []
+        values: Values = {}
+        try:
+            values = values_of(job, current, clients, told)
+        except Exception as error:  # whatever one job left behind, the others are looked at
+            told.append(f"{type(error).__name__}: {error}")
         published.extend(values.items())
-        seen[job["TrainingJobName"]] = {metric.name: round(value, 4) for metric, value in values.items()}
+        seen[name] = {metric.name: round(value, 4) for metric, value in values.items()}
+        if told:
+            unread[name] = told
     published.append((names.ACTIVE_JOBS, float(len(seen))))
     publish(published, current, clients.cloudwatch)
-    return {"jobs": seen}
+    return {"jobs": seen, "unread": unread}
 
 
 def check_quotas(current: MonitorRound, clients: Clients) -> Json:
@@ -102,12 +118,14 @@ def active_legs(sagemaker: Any, bucket: str) -> set[str]:
     return found
 
 
-def values_of(job: Json, current: MonitorRound, clients: Clients) -> Values:
-    """The metrics of one job; what is not known yet is absent."""
+def values_of(job: Json, current: MonitorRound, clients: Clients, unread: list[str]) -> Values:
+    """The metrics of one job; what is not known yet is absent, and what cannot be read is told in ``unread``."""
     _, attempt = split_uri(job["CheckpointConfig"]["S3Uri"])
-    layout = RunLayout(job["HyperParameters"]["run_id"])
-    run = json.loads(clients.s3.get_object(Bucket=current.deployment.bucket, Key=layout.run_json)["Body"].read())
-    leg = next(leg for leg in run["legs"] if leg["name"] == job["HyperParameters"]["leg"])
+    parameters = job.get("HyperParameters") or {}
+    run_id = parameters.get("run_id")
+    if run_id is None:
+        raise ValueError("it has no hyperparameter run_id, so it is no job of this pipeline")
+    run = _run_of(run_id, current.deployment.bucket, clients.s3, unread)
     started = job.get("TrainingStartTime")
     values: Values = {}
     if started is None:
@@ -121,12 +139,26 @@ def values_of(job: Json, current: MonitorRound, clients: Clients) -> Values:
     # Metrics are written every few steps, so a sync that stands still shows itself within minutes, long before a checkpoint is due.
     values[names.SYNC_AGE] = _seconds(current.now, max(started, written or started))
     if row is not None and row["time"] >= started.timestamp():
-        values |= _progress(row, leg["training"].get("expected_tokens_per_second_per_device"))
-    spent = spend(run, current, clients.sagemaker)
-    values[names.SPEND] = spent
-    if run["budget"]["max_usd"] > 0:
-        values[names.BUDGET_SHARE] = 100 * spent / run["budget"]["max_usd"]
-    return values
+        leg: Json = next((leg for leg in run.get("legs") or () if leg.get("name") == parameters.get("leg")), {})
+        values |= _progress(row, (leg.get("training") or {}).get("expected_tokens_per_second_per_device"))
+    spent = spend(run_id, run, current, clients.sagemaker)
+    budget = (run.get("budget") or {}).get("max_usd") or 0
+    return values | {names.SPEND: spent} | ({names.BUDGET_SHARE: 100 * spent / budget} if budget > 0 else {})
+
+
+def _run_of(run_id: str, bucket: str, s3: Any, unread: list[str]) -> Json:
+    """What the monitor reads of run.json, as far as it can be read."""
+    key = RunLayout(run_id).run_json
+    misfits: list[str] = []
+    try:
+        run: Json = fitting(read_json(s3, bucket, key), RUN, misfits)
+    except Unreadable as error:
+        unread.append(str(error))
+        return {}
+    if not run:
+        unread.append(f"s3://{bucket}/{key} is missing")
+    unread.extend(f"{key}: {misfit}" for misfit in misfits)
+    return run
 
 
 def _progress(row: dict[str, float], expected: float | None) -> Values:
@@ -137,9 +169,9 @@ def _progress(row: dict[str, float], expected: float | None) -> Values:
     return values
 
 
-def spend(run: Json, current: MonitorRound, sagemaker: Any) -> float:
+def spend(run_id: str, run: Json, current: MonitorRound, sagemaker: Any) -> float:
     """US dollars of all jobs of all the run's executions, at the prices that Admit used; jobs of no known price count nothing."""
-    jobs = run_jobs(sagemaker, current.deployment.bucket, str(run["run_id"]), current.now.timestamp())
+    jobs = run_jobs(sagemaker, current.deployment.bucket, run_id, current.now.timestamp())
     return round(sum(job.usd(functools.partial(admitted_usd_per_hour, run)) or 0.0 for job in jobs), 4)
 
 

@@ -20,6 +20,10 @@ class NotPruned(Exception):
     """S3 refused to delete checkpoints that are no longer kept; the alarm on the monitor's failures tells somebody."""
 
 
+class NotLookedAt(Exception):
+    """What an active job left could not be read, after all the others were looked at; the same alarm tells somebody."""
+
+
 @lambda_function("Monitor", MonitorDeployment)
 def handler(event: Json, container: Container[MonitorDeployment]) -> Json:
     """One round, or the daily check; what it found is its answer and its log line."""
@@ -34,6 +38,8 @@ def handler(event: Json, container: Container[MonitorDeployment]) -> Json:
     if event.get("check") != "daily":
         found = look_at_active_jobs(current, clients)
         log.info("looked at the active jobs", **found)
+        if found["unread"]:
+            raise NotLookedAt("; ".join(f"{job}: {'; '.join(told)}" for job, told in found["unread"].items())[:1000])
         return found
     found = check_quotas(current, clients)
     active = active_legs(clients.sagemaker, deployment.bucket)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import datetime
 import json
@@ -14,6 +15,7 @@ from small_s3 import NOW, SmallS3
 
 from infra.monitor import published_metrics as names
 from infra.monitor.active_jobs import Clients, MonitorRound, active_legs, check_quotas, look_at_active_jobs
+from infra.monitor.handler import NotLookedAt, handler
 from infra.monitor.prune_checkpoints import prune_checkpoints
 from infra.run.deployment import CheckedInput, MonitorDeployment
 from infra.run.job_requests import job_name
@@ -190,3 +192,58 @@ def test_what_s3_refuses_to_delete_is_said_and_the_rest_of_that_checkpoint_stays
     assert "AccessDenied" in pruned.errors[0]
     assert f"{folders[0]}__0_0.distcp" in s3.objects
     assert f"{folders[1]}manifest.json" not in s3.objects
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        None,
+        "",
+        '{"run_id": "r"',
+        "[]",
+        "NaN",
+        '{"legs": 7, "budget": []}',
+        '{"legs": [{"name": 7}, {"training": {}}], "admitted": {"estimate": 1}}',
+    ],
+)
+def test_a_damaged_run_json_costs_its_job_the_budget_and_the_others_nothing(run: str | None) -> None:
+    s3, published = SmallS3(), Published()
+    row = {"step": 10, "time": ago(minutes=4).timestamp(), "loss": 5.5}
+    for name in ("r", "good"):
+        s3.put(f"runs/{name}/main/attempts/a-1/metrics/metrics.jsonl", json.dumps(row) + "\n")
+    admitted = {"execution_arn": EXECUTION, "estimate": {"usd_per_hour": {"ml.p5.48xlarge": 60.0}}}
+    s3.put("runs/good/run.json", json.dumps({"run_id": "good", "legs": [{"name": "main", "training": {}}], "admitted": admitted}))
+    if run is not None:
+        s3.put("runs/r/run.json", run)
+    jobs = {name: copy.deepcopy(OneJob(ago(hours=2)).job) | {"TrainingJobName": name} for name in ("r-1", "foreign", "good-1")}
+    for name, run_id in (("r-1", "r"), ("good-1", "good")):
+        jobs[name]["HyperParameters"]["run_id"] = run_id
+        jobs[name]["CheckpointConfig"] = {"S3Uri": f"s3://data/runs/{run_id}/main/attempts/a-1/"}
+    del jobs["foreign"]["HyperParameters"], jobs["foreign"]["ResourceConfig"]
+
+    class Three(OneJob):
+        def get_paginator(self, name: str) -> Any:
+            found = [{"TrainingJobName": job} for job in jobs]
+            return SimpleNamespace(paginate=lambda **_: [{"TrainingJobSummaries": found, "ProcessingJobSummaries": []}])
+
+        def describe_training_job(self, TrainingJobName: str) -> Json:
+            return jobs[TrainingJobName]
+
+    found = look_at_active_jobs(ROUND, Clients(s3=s3, sagemaker=Three(None), cloudwatch=published, quotas=None))
+    assert found["jobs"]["good-1"][names.SPEND.name] == 240 and published.values[names.ACTIVE_JOBS.name] == 3
+    assert found["jobs"]["r-1"][names.SINCE_STEP.name] == 240 and found["jobs"]["r-1"][names.SPEND.name] > 240  # at the table's price
+    assert set(found["unread"]) == {"r-1", "foreign"}
+    assert any("run.json" in sentence for sentence in found["unread"]["r-1"])
+
+
+def test_a_job_that_cannot_be_looked_at_at_all_does_not_end_the_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    published = Published()
+    broken = OneJob(ago(hours=2))
+    del broken.job["CreationTime"], broken.job["TrainingStartTime"]
+    found = look_at_active_jobs(ROUND, Clients(s3=SmallS3(), sagemaker=broken, cloudwatch=published, quotas=None))
+    assert published.values == {names.ACTIVE_JOBS.name: 1} and "KeyError: 'CreationTime'" in found["unread"][broken.name]
+    monkeypatch.setattr("infra.monitor.handler.look_at_active_jobs", lambda *_: found)
+    monkeypatch.setenv("DEPLOYMENT", json.dumps(dataclasses.asdict(DEPLOYMENT)))
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    with pytest.raises(NotLookedAt, match="CreationTime"):
+        handler({}, None)
