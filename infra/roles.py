@@ -149,7 +149,8 @@ def triage_role(
         "TriageRole",
         log_group_arn,
         [
-            allow("sagemaker:DescribeTrainingJob", on=training, because=JOB_NAMES),
+            # Update: to end the warm pool of a job whose hosts are at fault.
+            allow("sagemaker:DescribeTrainingJob", "sagemaker:UpdateTrainingJob", on=training, because=JOB_NAMES),
             allow("sagemaker:DescribeProcessingJob", on=processing, because=JOB_NAMES),
             *([allow("sagemaker:StopTrainingJob", on=training, because=JOB_NAMES)] if stops_jobs else []),
             allow("logs:DescribeLogStreams", on=groups, because="the streams of SageMaker's two log groups"),

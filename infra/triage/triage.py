@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from typing import Any
 
@@ -13,6 +14,7 @@ from infra.triage.attempts import Attempt, Limits, Source, decide, read_attempt,
 from infra.triage.decisions import Evidence, judge
 from infra.triage.explain import Clients, explanation
 from infra.triage.go_on_from import LegFiles, with_checkpoint
+from infra.triage.warm_pool import POOL_END_SECONDS, give_up_pool
 
 KINDS = {"Train": "Training", "Prepare data": "Processing"}
 """Stage -> the word in SageMaker's names."""
@@ -44,6 +46,10 @@ def triage(event: Json, clients: Clients, deployment: TriageDeployment, *, jitte
     decision = decide(limits, sources, attempt, verdict, _record(job, kind), jitter=jitter)
     if files is not None and decision.again:
         decision = with_checkpoint(decision, attempt, verdict, files)
+    pool = give_up_pool(clients.sagemaker, job, verdict)
+    if pool and decision.again:
+        pause = max(decision.attempt.wait_seconds, POOL_END_SECONDS)
+        decision = dataclasses.replace(decision, attempt=dataclasses.replace(decision.attempt, wait_seconds=pause))
     detail = explanation(
         deployment,
         stage=stage,
@@ -61,6 +67,7 @@ def triage(event: Json, clients: Clients, deployment: TriageDeployment, *, jitte
         if decision.again
         else "no further attempt"
     )
+    says += pool
     log.info(says, job=job_name, verdict=decision.name, action=verdict.action, again=decision.again)
     return {"again": decision.again, "completed": False, "attempt": write_attempt(decision.attempt), "explanation": detail, "says": says}
 

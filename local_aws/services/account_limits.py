@@ -60,20 +60,27 @@ def open_warm_pool(record: Json, limit: float) -> None:
         record["_WarmUntil"] = now() + seconds
 
 
+def keep_warm_pool(record: Json, resources: Json) -> None:
+    """Keep an available pool so many seconds from now on; 0 ends it. Without one the call is refused."""
+    if (record.get("WarmPoolStatus") or {}).get("Status") != "Available":
+        raise ServiceError("ValidationException", "The training job has no warm pool that can be updated.")
+    record["ResourceConfig"] = {**record["ResourceConfig"], "KeepAlivePeriodInSeconds": resources["KeepAlivePeriodInSeconds"]}
+    record["_WarmUntil"] = now() + resources["KeepAlivePeriodInSeconds"]
+    close_warm_pools([record])
+
+
 def close_warm_pools(jobs: Iterable[Json]) -> None:
     """Remove pools whose keep-alive period is over."""
     for job in jobs:
-        if job.get("_WarmUntil", float("inf")) < now() and job["WarmPoolStatus"]["Status"] == "Available":
+        if job.get("_WarmUntil", float("inf")) <= now() and job["WarmPoolStatus"]["Status"] == "Available":
             kept = int(job["_WarmUntil"] - job["TrainingEndTime"])
             job["WarmPoolStatus"] = {"Status": "Terminated", "ResourceRetainedBillableTimeInSeconds": kept}
 
 
 def reuse_warm_pool(jobs: Iterable[Json], request: Json) -> None:
-    """A job with the same resources takes over a waiting pool."""
+    """A job with the same resources takes over a waiting pool, whether or not it keeps one (SageMaker's "Matching training jobs")."""
     same = ("InstanceType", "InstanceCount", "VolumeSizeInGB")
     wanted = request["ResourceConfig"]
-    if not wanted.get("KeepAlivePeriodInSeconds"):
-        return
     for job in jobs:
         pool = job.get("WarmPoolStatus") or {}
         if pool.get("Status") == "Available" and all(job["ResourceConfig"].get(key) == wanted.get(key) for key in same):

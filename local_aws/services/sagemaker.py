@@ -64,6 +64,12 @@ class SageMaker(JsonService):
         """Everything known about a processing job."""
         return self.job("Processing", request)
 
+    def update_training_job(self, request: Json) -> Json:
+        """Change how long a warm pool is kept; 0 ends it."""
+        arn = self.job("Training", request)["TrainingJobArn"]
+        account_limits.keep_warm_pool(self._jobs["Training"][request["TrainingJobName"]], request["ResourceConfig"])
+        return {"TrainingJobArn": arn}
+
     def stop_training_job(self, request: Json) -> Json:
         """SIGTERM, 120 seconds, SIGKILL."""
         return self.stop("Training", request)

@@ -351,6 +351,20 @@ def test_warm_pool_waits_is_reused_and_ends(example: Example) -> None:
     assert sagemaker.describe_training_job(TrainingJobName="warm-2")["WarmPoolStatus"]["Status"] == "Terminated"
 
 
+def test_a_warm_pool_that_is_given_up_is_not_reused(example: Example) -> None:
+    sagemaker = example.aws.client("sagemaker")
+    example.aws.set_quota("ml.c7i.xlarge for training warm pool usage", 1)
+    resources = {"InstanceType": "ml.c7i.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 1}
+    sagemaker.create_training_job(**minimal_job("faulty") | {"ResourceConfig": {**resources, "KeepAlivePeriodInSeconds": 600}})
+    wait_for_job(example, "faulty")
+    end = {"TrainingJobName": "faulty", "ResourceConfig": {"KeepAlivePeriodInSeconds": 0}}
+    sagemaker.update_training_job(**end)
+    sagemaker.create_training_job(**minimal_job("elsewhere") | {"ResourceConfig": resources})
+    assert sagemaker.describe_training_job(TrainingJobName="faulty")["WarmPoolStatus"]["Status"] == "Terminated"
+    with pytest.raises(botocore.exceptions.ClientError, match="no warm pool"):
+        sagemaker.update_training_job(**end)
+
+
 def test_training_plans_are_those_that_were_written(example: Example) -> None:
     sagemaker = example.aws.client("sagemaker")
     with pytest.raises(botocore.exceptions.ClientError, match="ResourceNotFound"):

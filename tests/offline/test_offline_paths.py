@@ -91,6 +91,18 @@ def test_attempts_have_names_and_folders_of_their_own_and_go_on_from_the_one_bef
     assert resumed > 5
 
 
+def test_the_warm_pool_of_a_faulty_host_is_given_up_before_the_next_attempt(runs):
+    ended = {}
+    for name, (_, run) in runs.items():
+        names = [call.arguments["TrainingJobName"] for call in run.execution.calls if call.state == "Train"]
+        given_up = [call.parameters for call in run.world.calls if call.operation == "UpdateTrainingJob"]
+        if given_up:
+            ended[name] = (given_up, names)
+    ((given_up, names),) = ended.values()
+    assert given_up == [{"TrainingJobName": names[0], "ResourceConfig": {"KeepAlivePeriodInSeconds": 0}}]
+    assert len(names) == 2
+
+
 def test_nothing_is_created_before_the_last_check_has_passed(runs):
     """A refused input leaves its record and its report, and starts no job."""
     for name, (_path, run) in runs.items():

@@ -172,10 +172,14 @@ def _accounts() -> dict[str, Path]:
             _bucket(world), "runs/mine/lock.json", '{"execution_arn": "arn:aws:states:us-east-1:111111111111:execution:machine:ended"}'
         )
 
+    faulty = Job(status="Failed", reason="AlgorithmError: DeviceFault (retry): algo-1 fails its health check", seconds=60)
     pooled = {**LOCAL, "compute": {"keep_alive_seconds": 600}}
     reserved = {**LOCAL, "compute": {"capacity": [{"kind": "training_plan", "training_plan_arn": PLAN}]}}
     own = {**LOCAL, "data": {"tokenizer": {"uri": "source/tokenizer/", "train": None}}}
     return {
+        "a GPU is at fault in a warm pool": Path(
+            scenario=Scenario(input=pooled, tokens=True, tasks={"Train": [faulty, None]}), visits=("Triage", "Wait")
+        ),
         "others use the quota too, and a warm pool is kept": Path(scenario=Scenario(input=pooled, world=others)),
         "quotas that were never raised": Path(scenario=Scenario(input=LOCAL, world=default_quotas)),
         "on a training plan": Path(scenario=Scenario(input=reserved, tokens=True, world=plan)),

@@ -223,6 +223,11 @@ class World:
     def _sagemaker_DescribeTrainingJob(self, TrainingJobName: str) -> Json:
         return self._job(TrainingJobName)
 
+    def _sagemaker_UpdateTrainingJob(self, TrainingJobName: str, ResourceConfig: Json) -> Json:
+        job = self._job(TrainingJobName)
+        job["ResourceConfig"] = {**job["ResourceConfig"], **ResourceConfig}
+        return {"TrainingJobArn": job["TrainingJobArn"]}
+
     def _sagemaker_DescribeProcessingJob(self, ProcessingJobName: str) -> Json:
         return self._job(ProcessingJobName)
 
