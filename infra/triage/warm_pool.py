@@ -31,4 +31,4 @@ def give_up_pool(sagemaker: Any, job: Json, verdict: Verdict) -> str:
         sagemaker.update_training_job(TrainingJobName=job["TrainingJobName"], ResourceConfig={"KeepAlivePeriodInSeconds": 0})
     except (ClientError, BotoCoreError) as error:
         return f"; its warm pool could not be given up ({error}), so the same hosts may come back"
-    return "; its warm pool is given up, so that other hosts come"
+    return "; its warm pool is given up, so that other hosts can come"

@@ -41,7 +41,7 @@ def triaged(sentence: str, *, keep_alive: int, refused: bool = False) -> tuple[d
     sagemaker = SimpleNamespace(describe_training_job=lambda TrainingJobName: job, update_training_job=update)
     clients = SimpleNamespace(sagemaker=sagemaker, log_stream=lambda group, prefix: None, s3=SmallS3())
     event = {"stage": "Train", "leg": LEG, "attempt": write_attempt(Attempt(max_runtime_seconds=7200))}
-    return triage(event, clients, TriageDeployment(runbook="docs/runbook.md"), jitter=0.0), updates
+    return triage(event, clients, TriageDeployment(runbook="docs/runbook.md", bucket="data", topic_arn="arn:topic"), jitter=0.0), updates
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def triaged(sentence: str, *, keep_alive: int, refused: bool = False) -> tuple[d
 def test_the_warm_pool_is_given_up_when_its_hosts_are_at_fault(sentence: str, keep_alive: int, calls: int) -> None:
     decided, updates = triaged(sentence, keep_alive=keep_alive)
     assert updates == [{"TrainingJobName": "r-main-1", "ResourceConfig": {"KeepAlivePeriodInSeconds": 0}}] * calls
-    assert ("its warm pool is given up, so that other hosts come" in decided["says"]) is bool(calls)
+    assert ("its warm pool is given up, so that other hosts can come" in decided["says"]) is bool(calls)
     if decided["again"]:
         assert decided["attempt"]["wait_seconds"] == 60 * calls
 
