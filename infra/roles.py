@@ -30,6 +30,7 @@ NO_RESOURCES = "the action has no resources to name"
 ACCOUNT_TOKEN = "the token is the account's; ECR offers no resource for it"
 CHECKPOINTS_OF_ATTEMPTS = f"{RUNS_PREFIX}*/{ATTEMPTS}/*/{CHECKPOINTS}/*"
 RESULTS_OF_ATTEMPTS = f"{RUNS_PREFIX}*/{ATTEMPTS}/*/{METRICS}/{RESULT_FILE}"
+READ_BY_TRIAGE = (f"{CHECKPOINTS_OF_ATTEMPTS}manifest.json", RESULTS_OF_ATTEMPTS, f"{RUNS_PREFIX}*/lock.json")
 PUBLIC_TOKEN = "a login to the public registry (API reference of ECR Public); neither action has a resource"
 WRITTEN_BY_ADMIT = ("run.json", "lock.json", "executions/*.json")
 READ_IMAGE = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
@@ -163,7 +164,7 @@ def triage_role(
             ),
             # No prefix condition: see report_role.
             allow("s3:ListBucket", on=shared.bucket_arn),
-            allow("s3:GetObject", on=shared.objects(f"{CHECKPOINTS_OF_ATTEMPTS}manifest.json", RESULTS_OF_ATTEMPTS), because=PREFIX),
+            allow("s3:GetObject", on=shared.objects(*READ_BY_TRIAGE), because=PREFIX),
             allow("s3:GetObject", "s3:PutObject", on=ended, because=PREFIX),
             _key_through_s3(scope, shared, "kms:Decrypt", "kms:GenerateDataKey"),
             allow("sns:Publish", on=topic_arn),

@@ -44,6 +44,11 @@ class Observer:
         self._jobs: list[RunJob] = []
         self._jobs_due = 0.0
 
+    @property
+    def run_id(self) -> str:
+        """The run, as far as it is known."""
+        return self._run_id
+
     def look(self) -> RunView:
         """The run at this moment.
 

@@ -8,7 +8,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+    SSOTokenLoadError,
+    TokenRetrievalError,
+    UnauthorizedSSOTokenError,
+)
 from rich.console import Console
 from rich.live import Live
 
@@ -23,6 +31,15 @@ LOST_SECONDS = 15.0
 THROTTLED = frozenset(
     {"ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded", "ServiceUnavailable", "InternalServerError"}
 )
+
+
+EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "UnrecognizedClientException", "InvalidClientTokenId"})
+CREDENTIALS_LOST = (NoCredentialsError, CredentialRetrievalError, TokenRetrievalError, SSOTokenLoadError, UnauthorizedSSOTokenError)
+
+
+def _expired(observer: Observer) -> CommandError:
+    again = f"pretrain watch {observer.run_id}"
+    return CommandError(f"your credentials have expired; the run goes on. Renew them (aws sso login), then: {again}", Exit.UNREACHABLE)
 
 
 def watch(
@@ -78,6 +95,8 @@ def _follow(
         view = None
         try:
             view = observer.look()
+        except CREDENTIALS_LOST as error:
+            raise _expired(observer) from error
         except (BotoCoreError, ConnectionError) as error:
             if ended := observer.target.gone():
                 raise CommandError(ended, Exit.UNREACHABLE) from error
@@ -85,6 +104,8 @@ def _follow(
                 say(f"connection lost ({type(error).__name__}); the run goes on, trying again every {LOST_SECONDS:.0f} s")
             lost = True
         except ClientError as error:
+            if error.response["Error"]["Code"] in EXPIRED:
+                raise _expired(observer) from error
             if error.response["Error"]["Code"] not in THROTTLED:
                 raise
         if view is not None:

@@ -29,7 +29,7 @@ class Clients:
     sagemaker: Any
     logs: Any
     s3: Any = None
-    """Only triage of training jobs reads it."""
+    """Triage reads the run's lock and the leg's checkpoints."""
 
     def log_stream(self, group: str, prefix: str) -> str | None:
         """First log stream of a job, or None when it wrote nothing."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
-from botocore.exceptions import EndpointConnectionError
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 from cli_aws import ATTEMPT, BEGAN, Deployed, entered, put_run
 from report_runs import event, metrics_lines, result_json, run_json, stored
 from small_s3 import SmallS3
@@ -111,6 +112,28 @@ def test_watch_outlives_a_lost_connection_and_says_so_once(aws, capsys):
     assert view.status == "SUCCEEDED"
     assert len(said) == 2 and "connection lost" in said[0] and said[1] == "connected again"
     assert pauses == [watch.LOST_SECONDS] * 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NoCredentialsError(),
+        ClientError({"Error": {"Code": "ExpiredTokenException", "Message": "The security token included in the request is expired"}}, "X"),
+    ],
+)
+def test_watch_ends_with_the_command_that_goes_on_when_credentials_expire(aws, pretrain, monkeypatch, error):
+    finished(aws)
+    real, looks = Observer.look, iter([True, False])
+
+    def look(self):
+        if next(looks):
+            return dataclasses.replace(real(self), status="RUNNING")
+        raise error
+
+    monkeypatch.setattr(Observer, "look", look)
+    monkeypatch.setattr(commands, "AWS_SECONDS", 0.0)
+    result = pretrain("watch", "evening")
+    assert result.code == 5 and result.out.endswith("the run goes on. Renew them (aws sso login), then: pretrain watch evening")
 
 
 def test_watch_ends_with_one_sentence_when_the_embedded_aws_has_ended(aws, pretrain, monkeypatch):
