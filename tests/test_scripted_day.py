@@ -1,0 +1,135 @@
+"""An operator's day on the embedded AWS, through the command line: start, a refused double, stop, resume with a changed setting,
+export of two runs, compare, cost. It shares the deployment of the other whole runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from test_one_run import DATA, PREFIX, TRAINING, stdlib_text, until
+from typer.testing import CliRunner
+
+from infra.cli import where
+from infra.cli.exits import CommandError
+from infra.cli.find_run import find_run
+from infra.cli.local import target_of
+from infra.cli.main import app
+from infra.cli.observe import Observer
+
+if TYPE_CHECKING:  # the name conftest is not unique at run time
+    from conftest import EmbeddedStacks
+
+pytestmark = pytest.mark.embedded
+
+
+class Shell:
+    """The command line of one operator."""
+
+    def __init__(self, target: Any, folder: Path) -> None:
+        self.target, self.folder = target, folder
+
+    def __call__(self, *words: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, list(words))
+        if isinstance(done.exception, CommandError):
+            return int(done.exception.code), done.output + done.exception.sentence
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return done.exit_code, done.output
+
+    def start(self, run: str, **training: Any) -> tuple[int, str]:
+        file = self.folder / "input.json"
+        file.write_text(json.dumps({"run_id": run, "data": DATA, "training": TRAINING | training}))
+        return self("start", "--input", str(file))
+
+    def json(self, *words: str) -> Any:
+        code, out = self(*words, "--json")
+        assert code == 0, out
+        return json.loads(out)
+
+    def ended(self, execution: str) -> dict[str, Any]:
+        """The execution's description once it has ended."""
+        states = self.target.client("stepfunctions")
+
+        def look() -> dict[str, Any] | None:
+            described: dict[str, Any] = states.describe_execution(executionArn=execution)
+            return described if described["status"] != "RUNNING" else None
+
+        return until(look, f"the end of {execution}")
+
+    def text(self, key: str) -> Any:
+        return json.loads(self.target.client("s3").get_object(Bucket=self.target.bucket, Key=key)["Body"].read())
+
+
+@pytest.fixture
+def shell(embedded_aws: EmbeddedStacks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Shell:
+    embedded_aws.client("s3").put_object(Bucket=embedded_aws.bucket, Key=PREFIX + "a.jsonl.gz", Body=stdlib_text())
+    target = target_of(embedded_aws.aws)
+    monkeypatch.setattr(where, "choose_target", lambda **options: target)
+    return Shell(target, tmp_path)
+
+
+def test_a_day_of_an_operator(shell: Shell) -> None:
+    assert shell.start("day", steps=5000)[0] == 0
+    first = find_run(shell.target, "day").execution
+    observer = Observer(shell.target, first)
+    until(lambda: observer.look().legs and observer.look().legs[0].step >= 12, "step 12")
+
+    # A second start of the same id is refused; by its id the run is still the one that trains.
+    assert shell.start("day", steps=5000)[0] == 0
+    states = shell.target.client("stepfunctions")
+    (double,) = (
+        one["executionArn"]
+        for one in states.list_executions(stateMachineArn=shell.target.state_machine)["executions"]
+        if one["name"].startswith("day-") and one["executionArn"] != first
+    )
+    refused = shell.ended(double)
+    assert refused["error"] == "Refused" and "is active in execution" in refused["cause"]
+    assert find_run(shell.target, "day").execution == first
+    before = shell.text("runs/day/run.json")
+
+    assert shell("stop", "day", "--yes")[0] == 0
+    assert states.describe_execution(executionArn=first)["status"] == "ABORTED"
+
+    # What the checkpoints depend on is refused, at the command line and by Admit; run.json keeps the settings that jobs used.
+    code, out = shell.start("day", steps=5000, seed=5)
+    assert code == 3 and "training.seed" in out and "go back to" in out
+    given = {"run_id": "day", "data": DATA, "training": TRAINING | {"seed": 5}}
+    raw = states.start_execution(stateMachineArn=shell.target.state_machine, name="day-raw", input=json.dumps(given))["executionArn"]
+    assert "training.seed" in shell.ended(raw)["cause"]
+    assert shell.text("runs/day/run.json") == before
+
+    # It goes on with another learning rate, as soon as its stopped job has written its last checkpoint.
+    steps = observer.look().legs[0].step + 400
+    code, out = shell.start("day", steps=steps, optimizer={"lr": 0.002})
+    assert code == 0 and "training.optimizer.lr" in out
+    code, lines = shell("watch", "day", "--json")
+    last = json.loads(lines.splitlines()[-1])
+    assert (code, last["event"], last["status"]) == (0, "ended", "SUCCEEDED"), last
+    assert shell.start("night", steps=16)[0] == 0
+    assert shell("watch", "night", "--plain")[0] == 0
+
+    # Two models never share a folder.
+    folder = shell.folder / "model"
+    assert shell("export", str(folder), "--run", "day")[0] == 0
+    code, out = shell("export", str(folder), "--run", "night")
+    assert code == 1 and "holds the model of leg main of run day" in out
+    assert shell("export", str(shell.folder / "other"), "--run", "night")[0] == 0
+    day, night = (next((shell.folder / name).glob("*.safetensors")).read_bytes() for name in ("model", "other"))
+    assert len(day) == len(night) and day != night
+
+    compared = shell.json("compare", "day", "night")
+    assert [leg["name"] for leg in compared["legs"]] == ["day", "night"]
+    assert compared["settings"]["training.optimizer.lr"] == [0.002, before["legs"][0]["training"]["optimizer"]["lr"]]
+
+    report = shell.text("runs/day/report.json")
+    answers = [one["outcome"] for one in report["executions"]]
+    assert answers == ["admitted", "refused", "refused", "admitted"]
+    assert len(report["legs"][0]["attempts"]) == 2  # of two executions
+    rows = {row["run"]: row for row in shell.json("list", "--limit", "50")}
+    assert (rows["day"]["status"], rows["day"]["executions"], rows["night"]["status"]) == ("trained", 4, "trained")
+    assert rows["day"]["usd"] == pytest.approx(report["cost"]["total_usd"], abs=1e-6)
+    cost = shell.json("list", "--cost", "--limit", "50")
+    assert cost["runs"]["day"] == pytest.approx(report["cost"]["total_usd"], abs=1e-6)
+    assert cost["total_usd"] == pytest.approx(sum(cost["months"].values()))
