@@ -23,6 +23,9 @@ IMPORT_TIME = datetime.timedelta(hours=1)
 """FSx imports what is new in S3 by itself, a while later, and says nowhere that it is done: a run sooner than this reads from S3."""
 
 
+MAX_DEPTH = 50  # levels of an input that its record keeps; a valid one has six
+
+
 @dataclass(frozen=True, kw_only=True)
 class Execution:
     """The execution that asks."""
@@ -66,7 +69,7 @@ def record_of(
     changes: Sequence[Change] = (),
 ) -> ExecutionRecord:
     """The execution's record; ``value`` is the resolved input, or the input as it was given where it could not be resolved."""
-    settings = as_input(value) if isinstance(value, RunSpec) else value if isinstance(value, dict) else {}
+    settings = as_input(value) if isinstance(value, RunSpec) else _as_given(value)
     return ExecutionRecord(
         execution_arn=execution.arn,
         run_id=layout.run_id,
@@ -77,6 +80,25 @@ def record_of(
         settings=settings,
         changes=tuple(to_json(change) for change in changes),
     )
+
+
+def _as_given(value: object) -> Json:
+    """An input that could not be resolved; {} where it is no object, or nested deeper than a record can hold."""
+    try:
+        content: Json = json.loads(json.dumps(to_json(value))) if isinstance(value, dict) else {}
+    except RecursionError:
+        return {}
+    return content if _depth(content) <= MAX_DEPTH else {}
+
+
+def _depth(value: Json) -> int:
+    level: list[object] = [value]
+    depth = 0
+    while level and depth <= MAX_DEPTH:
+        depth += 1
+        children = [list(item.values()) if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list))]
+        level = [child for group in children for child in group]
+    return depth
 
 
 def commit(facts: Facts, layout: RunLayout, execution: Execution, deployment: Deployment, clients: Clients) -> Json:
