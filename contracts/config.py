@@ -91,6 +91,19 @@ def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> Json:
     return result
 
 
+def deeper_than(value: object, levels: int) -> bool:
+    """Whether objects and lists lie in each other more than ``levels`` deep. Counts without recursion, so any depth is safe."""
+    layer = [value]
+    for _ in range(levels + 1):
+        layer = [
+            item
+            for each in layer
+            if isinstance(each, (Mapping, list, tuple))
+            for item in (each.values() if isinstance(each, Mapping) else each)
+        ]
+    return bool(layer)
+
+
 def at(path: str, key: str) -> str:
     """The dotted path of ``key`` below ``path``."""
     return f"{path}.{key}" if path else key

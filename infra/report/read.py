@@ -276,6 +276,8 @@ def epoch_seconds(value: object) -> float | None:
     if isinstance(value, dt.datetime):
         return value.timestamp()
     if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value > 1000 * LAST_MOMENT:
+            return None
         seconds = value / 1000 if value > 1e11 else float(value)  # 1e11 s is the year 5138, 1e11 ms is 1973
         return seconds if 0 <= seconds < LAST_MOMENT else None
     if isinstance(value, str):

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from contracts.config import Bounds, Json, Pattern, Problem, SpecError, parse, suggestion, to_json
+from contracts.config import Bounds, Json, Pattern, Problem, SpecError, deeper_than, parse, suggestion, to_json
 from contracts.config_schema import json_schema
 from data_prep.spec import DataSpec
 from infra.run.compute import BudgetSpec, ComputeSpec
@@ -27,6 +27,7 @@ from training.spec import TrainingSpec, cluster_problems
 RUN_ID = Pattern(RUN_ID_REGEX, "a run id: 1 to 80 letters, digits and single hyphens inside")
 SCHEDULED_TIME = Pattern(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?Z", 'a time in UTC such as "2026-01-31T06:00:00Z"')
 LEG_NAME = Pattern(r"[a-z0-9]([a-z0-9_-]{0,22}[a-z0-9])?", "a leg name: 1 to 24 lower-case letters, digits, _ and -")
+MAX_DEPTH = 32  # a run's input has 5 levels; reading recurses, and Python allows about 1,000 calls
 MAX_LEGS = 16  # each leg's request is about 4 KB of the 256 KiB that a state may hold, and each is paid for
 SINGLE_LEG = "main"
 MAX_STARTED_BY = 200  # letters; an IAM path, role and session name have 64 each
@@ -150,6 +151,8 @@ def resolve(value: object, *, default_recipe: str, recipes: Mapping[str, Recipe]
     Raises:
         SpecError: every problem of the input, each with its dotted path.
     """
+    if deeper_than(value, MAX_DEPTH):
+        raise SpecError([Problem("", f"the input is nested too deeply: objects and lists lie at most {MAX_DEPTH} levels in each other")])
     problems: list[Problem] = []
     given = _collect(problems, lambda: parse(RunInput, value))
     if given is None:
