@@ -101,7 +101,7 @@ def test_a_day_of_an_operator(shell: Shell) -> None:
     assert shell.text("runs/day/run.json") == before
 
     # It goes on with another learning rate, as soon as its stopped job has written its last checkpoint.
-    steps = observer.look().legs[0].step + 400
+    steps = observer.look().legs[0].step + 100
     code, out = shell.start("day", steps=steps, optimizer={"lr": 0.002})
     assert code == 0 and "training.optimizer.lr" in out
     code, lines = shell("watch", "day", "--json")
