@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from contracts.config import Json, to_json
+from contracts.config import Json, deeper_than, to_json
 from infra.admit.gather import Clients, Facts
 from infra.admit.plan import Planner
 from infra.run import run_lock
@@ -17,13 +17,10 @@ from infra.run.job_requests import needs_hugging_face
 from infra.run.layout import RunLayout, tokens_prefix, uri
 from infra.run.run_jobs import UNDER_WAY, run_jobs
 from infra.run.run_record import Change, ExecutionRecord, write_record
-from infra.run.run_spec import RunSpec, as_input
+from infra.run.run_spec import MAX_DEPTH, RunSpec, as_input
 
 IMPORT_TIME = datetime.timedelta(hours=1)
 """FSx imports what is new in S3 by itself, a while later, and says nowhere that it is done: a run sooner than this reads from S3."""
-
-
-MAX_DEPTH = 50  # levels of an input that its record keeps; a valid one has six
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,22 +80,8 @@ def record_of(
 
 
 def _as_given(value: object) -> Json:
-    """An input that could not be resolved; {} where it is no object, or nested deeper than a record can hold."""
-    try:
-        content: Json = json.loads(json.dumps(to_json(value))) if isinstance(value, dict) else {}
-    except RecursionError:
-        return {}
-    return content if _depth(content) <= MAX_DEPTH else {}
-
-
-def _depth(value: Json) -> int:
-    level: list[object] = [value]
-    depth = 0
-    while level and depth <= MAX_DEPTH:
-        depth += 1
-        children = [list(item.values()) if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list))]
-        level = [child for group in children for child in group]
-    return depth
+    """An input that could not be resolved; {} where it is no object, or nested deeper than any input."""
+    return value if isinstance(value, dict) and not deeper_than(value, MAX_DEPTH) else {}
 
 
 def commit(facts: Facts, layout: RunLayout, execution: Execution, deployment: Deployment, clients: Clients) -> Json:
