@@ -31,6 +31,7 @@ from contracts.files import CHECKPOINT_MANIFEST
 from training.checkpoint_reader import Checkpoint, CheckpointPlanner, CheckpointReader, DamagedCheckpoint, open_checkpoint
 from training.checkpoint_writer import CheckpointWriter
 from training.failure_classes import CheckpointDamaged, CheckpointMismatch
+from training.fused_attention import keep_fused
 from training.leg_identity import mismatch
 from training.metrics import diverged
 
@@ -82,6 +83,7 @@ class LegCheckpoints(CheckpointManager):
         """Folder of the checkpoint to go on from; it does not exist when the job starts afresh."""
 
     def __init__(self, config: Config, **rest: Any) -> None:
+        keep_fused(rest["model_parts"])
         super().__init__(config, **rest)
         self.leg = config.leg
         self.root = Path(self.folder)

@@ -16,10 +16,10 @@ from torchtitan.models.llama3 import (
     parallelize_llama,
 )
 from torchtitan.models.llama3.model import Llama3Model
-from torchtitan.models.llama3.state_dict_adapter import Llama3StateDictAdapter
 from torchtitan.protocols.model_spec import ModelSpec
 
 from contracts.config import Json
+from training.fused_attention import SplittingAdapter
 from training.spec import ModelShape
 
 LLAMA3_ROPE_SCALING = {
@@ -69,7 +69,7 @@ def model_spec(shape: ModelShape, *, attention: str = "sdpa", name: str = "leg")
         parallelize_fn=parallelize_llama,
         pipelining_fn=pipeline_llm,
         post_optimizer_build_fn=None,
-        state_dict_adapter=Llama3StateDictAdapter,
+        state_dict_adapter=SplittingAdapter,
     )
 
 

@@ -15,8 +15,11 @@ from torchao.float8.fsdp_utils import WeightWithDynamicFloat8CastTensor
 from torchtitan.components.checkpoint import CheckpointManager
 from torchtitan.components.loss import IGNORE_INDEX
 from torchtitan.components.optimizer import OptimizersContainer
+from torchtitan.models.common.attention import FusedQKVLinear
+from torchtitan.models.common.linear import Linear
 from torchtitan.trainer import Trainer
 
+from training.fused_attention import keep_fused, split
 from training.token_shards import IGNORE_INDEX as LOADERS_IGNORE_INDEX
 
 
@@ -86,3 +89,17 @@ def test_the_staging_mode_is_read_at_each_save_and_the_write_is_a_future() -> No
 
 def test_torchs_record_around_train_takes_faulthandler_to_itself() -> None:
     assert "faulthandler.enable" in inspect.getsource(ErrorHandler.initialize)  # so the ranks enable theirs again
+
+
+def test_torchtitan_splits_fused_attention_weights_by_one_hook_each_way_and_as_the_export_does() -> None:
+    fused = FusedQKVLinear.Config(
+        head_dim=4, n_heads=6, n_kv_heads=2, wqkv=Linear.Config(in_features=24, out_features=40, bias=False)
+    ).build()
+    assert (len(fused._state_dict_hooks), len(fused._load_state_dict_pre_hooks)) == (1, 1)
+    torch.manual_seed(1)
+    fused.wqkv.weight.data.normal_()
+    theirs = fused.state_dict()
+    ours = split(fused.wqkv.weight.data, heads=6, kv_heads=2)
+    assert all(torch.equal(theirs[f"{name}.weight"], part) for name, part in zip(("wq", "wk", "wv"), ours, strict=True))
+    keep_fused([fused])
+    assert list(fused.state_dict()) == ["wqkv.weight"]
