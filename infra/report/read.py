@@ -169,6 +169,14 @@ class Reader:
                 self.unread.append(f"s3://{self.bucket}/{key}: {bad:,} damaged {'line is' if bad == 1 else 'lines are'} left out.")
         return log
 
+    def records(self, layout: RunLayout) -> tuple[ExecutionRecord, ...]:
+        """The records of the run's executions."""
+        try:
+            return tuple(read_records(self.s3, self.bucket, layout, self.unread))
+        except ClientError as error:
+            self._refused(error, layout.executions_prefix)
+            return ()
+
     def fitting(self, value: Any, expected: Expected, name: str) -> Json:
         """The parts of an object that are as ``expected``."""
         misfits: list[str] = []
@@ -216,7 +224,9 @@ def read_run(
         reader.unread.append(f"s3://{bucket}/{layout.run_json} names no legs: the run's settings are not known.")
     planned |= {name: leg for name, leg in ended.items() if name not in planned}
     legs = tuple(_leg(leg, ended.get(name, {}), layout, reader) for name, leg in planned.items())
+    executions = reader.records(layout)
     fingerprint = (run.get("tokens") or {}).get("fingerprint")
+    index = reader.json(f"tokens/{fingerprint}/index.json", INDEX) if fingerprint else {}
     return RunFacts(
         run_id=run_id,
         bucket=bucket,
@@ -230,12 +240,12 @@ def read_run(
         admitted=epoch_seconds(reader.written(layout.run_json)),
         image=given.get("image") or {},
         data=given.get("data") or {},
-        index=reader.json(f"tokens/{fingerprint}/index.json", INDEX) if fingerprint else {},
+        index=index,
         legs=legs,
         explanation=given.get("explanation") or None,
         unread=tuple(reader.unread),
         owner=owner,
-        executions=tuple(read_records(s3, bucket, layout)),
+        executions=executions,
         jobs=jobs,
     )
 
@@ -276,10 +286,8 @@ def epoch_seconds(value: object) -> float | None:
     if isinstance(value, dt.datetime):
         return value.timestamp()
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if value > 1000 * LAST_MOMENT:
-            return None
-        seconds = value / 1000 if value > 1e11 else float(value)  # 1e11 s is the year 5138, 1e11 ms is 1973
-        return seconds if 0 <= seconds < LAST_MOMENT else None
+        seconds = value / 1000 if LAST_MOMENT < value < 1000 * LAST_MOMENT else value  # 1e11 s is the year 5138, 1e11 ms is 1973
+        return float(seconds) if 0 <= seconds < LAST_MOMENT else None
     if isinstance(value, str):
         try:
             return epoch_seconds(dt.datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp())

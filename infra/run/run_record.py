@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from contracts.config import Json, SpecError, parse, to_json
 from infra.run.layout import RunLayout
+from infra.run.stored import Unreadable, read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +62,21 @@ def write_record(s3: Any, bucket: str, record: ExecutionRecord) -> None:
     s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")
 
 
-def read_records(s3: Any, bucket: str, layout: RunLayout) -> list[ExecutionRecord]:
-    """Records of a run, oldest first; one that cannot be read is left out."""
+def read_records(s3: Any, bucket: str, layout: RunLayout, unread: list[str] | None = None) -> list[ExecutionRecord]:
+    """Records of a run, oldest first; one that cannot be read is left out and told in ``unread``."""
     found: list[ExecutionRecord] = []
+    told: list[str] = [] if unread is None else unread
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=layout.executions_prefix):
         for item in page.get("Contents", []):
             name = str(item["Key"]).removeprefix(layout.executions_prefix)
             if "/" in name or not name.endswith(".json"):
                 continue  # an execution's own report, or an attempt of a leg of this name
-            record = _parsed(s3.get_object(Bucket=bucket, Key=item["Key"])["Body"].read())
-            if record is not None:
-                found.append(record)
+            try:
+                found.append(_parsed(read_json(s3, bucket, item["Key"])))
+            except Unreadable as error:
+                told.append(f"{error}.")
+            except (SpecError, ValueError) as error:
+                told.append(f"s3://{bucket}/{item['Key']} does not read as an execution's record: {' '.join(str(error).split())[:200]}.")
     return sorted(found, key=lambda record: record.started)
 
 
@@ -109,8 +114,8 @@ def _flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
     return [(path, value)]
 
 
-def _parsed(body: bytes) -> ExecutionRecord | None:
-    try:
-        return parse(ExecutionRecord, json.loads(body))
-    except (ValueError, RecursionError, SpecError):
-        return None
+def _parsed(content: Json) -> ExecutionRecord:
+    record = parse(ExecutionRecord, content)
+    if not all(isinstance(change.get("path"), str) and {"old", "new"} <= change.keys() for change in record.changes):
+        raise ValueError("changes: path, old and new are needed in each")
+    return record

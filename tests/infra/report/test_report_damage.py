@@ -13,10 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from report_runs import ATTEMPT, START, FolderS3, event, metrics_lines, result_json, run_json, stored
 
+from contracts.config import to_json
 from contracts.metric_line import format_line
 from infra.report.handler import write_report
 from infra.report.read import read_run
 from infra.report.series import MAX_ROWS, MetricsLog
+from infra.run.run_record import ExecutionRecord
 from infra.run.stored import LINE_BYTES, MAX_BYTES
 from infra.sagemaker.prices import admitted_usd_per_hour
 
@@ -26,14 +28,25 @@ RUN, RESULT, METRICS, INDEX = (
     f"runs/evening/main/{ATTEMPT}metrics/metrics.jsonl",
     f"tokens/{'f' * 32}/index.json",
 )
-FILES = (RUN, RESULT, METRICS, INDEX)
+RECORD, LOCK = "runs/evening/executions/evening.json", "runs/evening/lock.json"
+FILES = (RUN, RESULT, METRICS, INDEX, RECORD, LOCK)
 TRAINED = event(legs=[{"name": "main", "outcome": "trained", "attempts": event()["legs"][0]["attempts"]}])
+EXECUTION = ExecutionRecord(
+    execution_arn=event()["execution_arn"],
+    run_id="evening",
+    started="2026-09-21T14:13:20Z",
+    outcome="admitted",
+    settings={"recipe": "local"},
+    changes=({"path": "training.seed", "old": 1, "new": 2},),
+)
 INDEX_JSON = {"tokenizer": {"vocab_size": 512, "sha256": "a" * 64}, "splits": {"validation": {"tokens": 100, "unigram_entropy_nats": 6.2}}}
 
 
 def whole_run() -> FolderS3:
     s3 = stored(run_json(), {"main": (metrics_lines(100, 5), result_json())})
     s3.objects[INDEX] = json.dumps(INDEX_JSON).encode()
+    s3.objects[RECORD] = json.dumps(to_json(EXECUTION)).encode()
+    s3.objects[LOCK] = json.dumps({"execution_arn": EXECUTION.execution_arn}).encode()
     return s3
 
 
@@ -56,7 +69,7 @@ def report_of(s3: Any, state: dict[str, Any]) -> dict[str, Any]:
     """report.json, after everything that the function does."""
     facts = read_run(state, bucket="bucket", region="us-east-1", s3=s3, now=START + 400)
     output = write_report(facts, s3=s3, usd_per_hour=functools.partial(admitted_usd_per_hour, facts.run))
-    folder = f"runs/{facts.run_id}/"
+    folder = facts.folder
     found: dict[str, Any] = strict(s3.objects[folder + "report.json"])
     assert strict(json.dumps(output).encode())["outcome"] == found["outcome"]
     assert s3.objects[folder + "report.html"].decode().rstrip().endswith("</html>")
@@ -108,7 +121,11 @@ DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
     "twice": lambda body: body + b"\n" + body,
     "zeros": lambda body: bytes(len(body)),
 }
-NOT_DAMAGED = {(METRICS, "missing"), (METRICS, "empty"), (METRICS, "twice"), (METRICS, "scalars zero"), (INDEX, "missing")}
+NOT_DAMAGED = {
+    *((METRICS, damage) for damage in ("missing", "empty", "twice", "scalars zero")),
+    *((file, "missing") for file in (INDEX, RECORD)),
+    *((LOCK, damage) for damage in DAMAGES),
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -120,7 +137,7 @@ def test_a_trained_run_has_a_report_that_says_what_is_damaged(file: str, damage:
         del s3.objects[file]
     else:
         s3.objects[file] = body
-    found = report_of(s3, TRAINED)
+    found = report_of(s3, TRAINED)  # a lock that cannot be read names no other owner, so the report is the run's
     main = next(leg for leg in found["legs"] if leg["name"] == "main")
     assert found["outcome"] == "succeeded" and main["figures"]["finished"]
     assert bool(found["unread"]) is ((file, damage) not in NOT_DAMAGED), found["unread"]
@@ -135,9 +152,7 @@ def test_a_whole_run_has_nothing_unread() -> None:
     assert report_of(whole_run(), TRAINED)["unread"] == []
 
 
-@pytest.mark.parametrize(
-    "name", ["lock.json", "main/attempts/20260921T141320-aaaaaa-1/checkpoints/step-50/manifest.json", "main/export/README.md"]
-)
+@pytest.mark.parametrize("name", ["main/attempts/20260921T141320-aaaaaa-1/checkpoints/step-50/manifest.json", "main/export/README.md"])
 def test_files_that_a_report_does_not_read_do_not_matter(name: str) -> None:
     s3 = whole_run()
     s3.objects[f"runs/evening/{name}"] = b"\xff{"
@@ -267,7 +282,7 @@ def replaced(value: Any, path: list[int], new: Any) -> Any:
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
-    st.sampled_from([RUN, RESULT, INDEX, METRICS, "event"]),
+    st.sampled_from([*FILES, "event"]),
     st.lists(st.tuples(st.lists(st.integers(0, 40), max_size=5), VALUES), min_size=1, max_size=3),
     st.binary(max_size=3),
 )
@@ -276,7 +291,7 @@ def test_any_damage_gives_a_report(file: str, changes: list[tuple[list[int], Any
     if file == "event":
         for path, new in changes:
             state = replaced(state, path or [3], new)
-        state = {**state, "run_id": "evening"}
+        state = {**state, "run_id": "evening", "execution_arn": TRAINED["execution_arn"], "explanation": None}
     elif file == METRICS:
         lines = s3.objects[file].splitlines()
         for path, new in changes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -185,3 +186,21 @@ def test_final_output_and_page_lead_to_execution_logs_and_dashboard():
     assert links["logs"].endswith("$252Faws$252Fsagemaker$252FTrainingJobs$3FlogStreamNameFilter$3Devening-main-1")
     page = s3.objects["runs/evening/report.html"].decode()
     assert all(f'href="{links[name]}"' in page for name in ("execution", "logs", "dashboard"))
+
+
+def test_a_checkpoint_stands_at_the_step_it_was_saved_at():
+    rows = [{"step": float(step), "loss": 2.0, "checkpoint_seconds": 1.5 if step == 55 else 0.0} for step in range(5, 101, 5)]
+    assert read_series(rows).checkpoints == (50,)
+    lines = [format_line(int(row["step"]), START, {name: row[name] for name in ("loss", "checkpoint_seconds")}) for row in rows]
+    saved = result_json(checkpoints=[{"step": 50, "time": START, "seconds": 1.5}, {"step": 100, "time": START, "seconds": 1.5}])
+    found = document(stored(run_json(), {"main": (lines, saved)}), event())
+    assert found["legs"][0]["series"]["checkpoints"] == [50, 100]  # the last one is followed by no line
+
+
+def test_stages_have_the_times_of_admit_and_report():
+    s3 = stored(run_json(), {"main": (metrics_lines(10), result_json())})
+    facts = read_run(event(), bucket="bucket", region="us-east-1", s3=s3, now=START + 400)
+    facts = dataclasses.replace(facts, admitted=START + 7, read=START + 403)
+    stages = {stage["name"]: stage for stage in build_document(facts, lambda instance_type: None)["stages"]}
+    assert list(stages) == ["Admit", "Build image", "Prepare data", "Train", "Report"]
+    assert (stages["Admit"]["seconds"], stages["Report"]["seconds"]) == (7, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -147,6 +148,60 @@ def test_every_chart_can_be_read_without_seeing_it(browser, tmp_path):
     assert browser.evaluate("document.documentElement.lang") == "en"
     headings = browser.evaluate("[...document.querySelectorAll('h1,h2')].map(h => h.tagName)")
     assert headings[0] == "H1" and headings.count("H1") == 1
+
+
+def test_legends_show_the_last_values_when_nothing_is_hovered(browser, tmp_path):
+    lines = metrics_lines(150, 5)
+    browser.open(page(tmp_path, run_json(), {"main": (lines, result_json())}, event()))
+    last = f"{json.loads(lines[-1])['loss']:.4g}"
+    legend = "document.querySelector('figure .u-legend').innerText.replace(/\\s+/g, '')"
+    assert browser.evaluate(legend).startswith("step150training" + last)
+    browser.send("Emulation.setEmulatedMedia", media="print")
+    assert browser.evaluate("getComputedStyle(document.querySelector('.u-legend')).display") != "none"
+    browser.send("Emulation.setEmulatedMedia", media="")
+    browser.evaluate("document.querySelector('figure').scrollIntoView()")
+    where = browser.evaluate("(r => [r.left + 70, r.top + r.height / 2])(document.querySelector('figure .u-over').getBoundingClientRect())")
+    for x in (where[0] - 20, where[0]):
+        browser.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=where[1])
+    browser.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
+    assert not browser.evaluate(legend).startswith("step150")
+
+
+@pytest.mark.parametrize(("width", "beside"), [(1280, True), (700, False)])
+def test_figures_use_the_width_beside_a_summary(browser, tmp_path, width, beside):
+    path = page(tmp_path, run_json(), {"main": (metrics_lines(150, 5), result_json())}, event())
+    browser.open(path, width=width)
+    box = "(r => [r.left, r.top, r.right, r.bottom])(document.querySelector('.overview %s').getBoundingClientRect())"
+    summary, table = browser.evaluate(box % ".summary"), browser.evaluate(box % "table")
+    body = browser.evaluate("(s => [parseFloat(s.paddingLeft), document.body.getBoundingClientRect().right - parseFloat(s.paddingRight)])"
+                            "(getComputedStyle(document.body))")  # fmt: skip
+    assert abs(table[2] - body[1]) < 2  # the table ends where the page does
+    assert (table[0] > summary[2] and table[1] < summary[3]) is beside
+    assert "150 of" in browser.evaluate("document.querySelector('.summary').innerText")
+    keep(browser, f"overview-{width}.png", tmp_path)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_attempts_have_a_time_line_and_links_to_their_logs(browser, tmp_path):
+    jobs = [
+        training_job("evening-main-1", 60, "Failed"),
+        training_job("evening-main-2", 180, TrainingStartTime=(START + 120) * 1000),
+    ]
+    browser.open(page(tmp_path, run_json(), {"main": (metrics_lines(50), result_json())}, event(legs=[{"name": "main", "attempts": jobs}])))
+    bars = browser.evaluate(
+        "[...document.querySelectorAll('svg.bar rect')].map(r => [r.getAttribute('x'), r.getAttribute('width')].map(Number))"
+    )
+    assert bars == [[0, 33.33], [66.67, 33.33]]
+    assert browser.evaluate("[...document.querySelectorAll('svg.bar')].map(s => s.classList[1])") == ["broken", "whole"]
+    assert browser.evaluate("document.querySelectorAll('td a[href*=\"logStreamNameFilter\"]').length") == 2
+
+
+def test_what_could_not_be_read_stands_on_the_page(browser, tmp_path):
+    lines = [*metrics_lines(50), '{"step": 51, "loss": NaN}']
+    browser.open(page(tmp_path, run_json(), {"main": (lines, result_json(mfu="x"))}, event()))
+    said = browser.evaluate("document.querySelector('.unread').innerText")
+    assert "1 damaged line is left out" in said and 'mfu is the text "x", not a number' in said
+    keep(browser, "unread.png", tmp_path)
 
 
 def test_vendored_chart_library_is_the_published_file():
