@@ -77,7 +77,7 @@ def show_outcome(view: RunView, console: Console) -> None:
 def leg_lines(leg: dict[str, Any], *, several: bool) -> list[str]:
     """A leg's results, one sentence a line; the headline has the losses of a leg alone."""
     lines = []
-    if several and leg.get("loss_first") is not None:
+    if several and leg.get("loss_first") is not None and leg.get("loss_last") is not None:
         lines.append(f"loss {leg['loss_first']:.3f} at first, {leg['loss_last']:.3f} at last, {leg['steps']:,} steps")
     if leg.get("validation_loss") is not None:
         line = f"validation loss {leg['validation_loss']:.3f}"

@@ -280,6 +280,7 @@ MACHINE_FAULTS = (
     Mutation(name="Triage: Catch dropped", definition=state("Triage", _drop("Catch"))),
     Mutation(name="Report: TransientFault not retried", definition=state("Report", lambda s: s["Retry"][0]["ErrorEquals"].pop(0))),
     Mutation(name="Train legs: Catch dropped", definition=state("Train legs", _drop("Catch"))),
+    Mutation(name="Report: Catch dropped", definition=state("Report", _drop("Catch"))),
     Mutation(name="Report: Retry dropped", definition=state("Report", _drop("Retry"))),
     Mutation(name="Notify: goes to a state that is not there", definition=state("Notify", _set("Next", "Faild"))),
     Mutation(name="JSONata: misspelt variable", definition=replaced("$plan.legs", "$plam.legs")),

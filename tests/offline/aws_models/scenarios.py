@@ -347,8 +347,10 @@ def _lost_functions() -> dict[str, Path]:
         "Triage of the preparation is lost": failed(
             Scenario(input=LOCAL, tasks={"Prepare data": [corrupt], "Triage preparation": [LOST]}), "Unexpected", "Prepare data"
         ),
-        "Report is lost": failed(
-            Scenario(input=LOCAL, tokens=True, tasks={"Report": [LOST]}), "Unexpected", "Report", visits=("Report failure",)
+        "Report is lost": Path(
+            scenario=Scenario(input=LOCAL, tokens=True, tasks={"Report": [LOST]}),
+            visits=("Report", "Announce", "Done"),
+            avoids=("Explain", "Report failure"),
         ),
         "Explain is lost": failed(
             Scenario(input=LOCAL, tokens=True, tasks={"Train": [corrupt], "Explain": [LOST]}),
