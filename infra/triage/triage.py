@@ -26,7 +26,7 @@ RECORD = (
     *("BillableTimeInSeconds", "FailureReason", "ExitMessage"),
 )
 """Fields of a job's description that the execution carries on to the report."""
-MAX_REASON = 200  # characters of a reason in the record: 16 legs x HISTORY records must fit into a state's 256 KiB
+MAX_REASON = 200  # bytes of a reason in the record: 16 legs x HISTORY records must fit into a state's 256 KiB
 
 
 def triage(event: Json, clients: Clients, deployment: TriageDeployment, *, jitter: float) -> Json:
@@ -149,7 +149,7 @@ def _record(job: Json, kind: str) -> Json:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, str):
-        return value[:MAX_REASON]
+        return value.encode(errors="replace")[:MAX_REASON].decode(errors="ignore")
     return value.isoformat() if isinstance(value, datetime.datetime) else value
 
 
