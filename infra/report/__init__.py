@@ -1,6 +1,7 @@
 """The report of a run: read from its folder in S3, shown on one page.
 
     read.py      run.json, metrics and the jobs' descriptions -> RunFacts
+    reader.py    one file at a time; damage is told and costs no more than the file
     figures.py   RunFacts -> the figures of each leg and of the run
     series.py    metrics lines -> curves, thinned to what a screen can show
     document.py  figures and curves -> report.json

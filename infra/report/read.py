@@ -12,26 +12,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from botocore.exceptions import ClientError
-
-from contracts.metric_line import parse_line
-from infra.edge.transient import is_transient
-from infra.report.series import MetricsLog, Row
-from infra.report.stored_shapes import EVENT, EVENT_LEG, INDEX, JOB, RESULT, RUN, Expected
-from infra.run.expected import fitting
+from infra.report.reader import Reader
+from infra.report.series import Row
+from infra.report.stored_shapes import EVENT, EVENT_LEG, INDEX, JOB, RESULT, RUN
 from infra.run.layout import RunLayout
 from infra.run.leg_files import attempt_folders, metrics_keys, result_key
 from infra.run.run_id import run_id_of
 from infra.run.run_jobs import RunJob, run_jobs
 from infra.run.run_lock import owner_of
-from infra.run.run_record import ExecutionRecord, read_records
-from infra.run.stored import Unreadable, plain, read_json, read_lines, written
+from infra.run.run_record import ExecutionRecord
+from infra.run.stored import plain
 
 Json = dict[str, Any]
 LAST_MOMENT = 1e11
 """The year 5138: what lies behind it is no time of a job."""
-MISFITS_TOLD = 3
-"""Of each file: the first ones say what kind of damage it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,71 +119,6 @@ class RunFacts:
         """Folder of the report."""
         layout = RunLayout(self.run_id)
         return layout.prefix if self.owner else layout.execution_folder(str(self.execution_arn).rsplit(":", 1)[-1])
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Reads a run's files; what cannot be read is told in ``unread`` and reads as missing."""
-
-    s3: Any
-    bucket: str
-    unread: list[str] = field(default_factory=list)
-
-    def json(self, key: str, expected: Expected) -> Json:
-        """The object stored there, as far as it is as ``expected``; {} when there is none."""
-        try:
-            return self.fitting(read_json(self.s3, self.bucket, key), expected, key)
-        except Unreadable as error:
-            self.unread.append(f"{error}.")
-        except ClientError as error:
-            self._refused(error, key)
-        return {}
-
-    def written(self, key: str) -> dt.datetime | None:
-        """When the object was written; None when there is none, or it is not known."""
-        try:
-            return written(self.s3, self.bucket, key)
-        except ClientError as error:
-            if is_transient(error):
-                raise
-            return None  # reading it has told so already
-
-    def metrics(self, keys: Iterable[str]) -> MetricsLog:
-        """The lines of a leg's metrics files, damaged ones counted."""
-        log = MetricsLog()
-        for key in keys:
-            before = log.bad_lines
-            try:
-                for line in read_lines(self.s3, self.bucket, key):
-                    log.add(parse_line(line), blank=not line.strip())
-            except ClientError as error:
-                self._refused(error, key)
-            bad = log.bad_lines - before
-            if bad:
-                self.unread.append(f"s3://{self.bucket}/{key}: {bad:,} damaged {'line is' if bad == 1 else 'lines are'} left out.")
-        return log
-
-    def records(self, layout: RunLayout) -> tuple[ExecutionRecord, ...]:
-        """The records of the run's executions."""
-        try:
-            return tuple(read_records(self.s3, self.bucket, layout, self.unread))
-        except ClientError as error:
-            self._refused(error, layout.executions_prefix)
-            return ()
-
-    def fitting(self, value: Any, expected: Expected, name: str) -> Json:
-        """The parts of an object that are as ``expected``."""
-        misfits: list[str] = []
-        found: Json = fitting(value, expected, misfits) or {}
-        if misfits:
-            more = f"; and {len(misfits) - MISFITS_TOLD} more" if len(misfits) > MISFITS_TOLD else ""
-            self.unread.append(f"{name}: left out, since {'; '.join(misfits[:MISFITS_TOLD])}{more}.")
-        return found
-
-    def _refused(self, error: ClientError, key: str) -> None:
-        if is_transient(error):
-            raise error  # the state machine calls again
-        self.unread.append(f"s3://{self.bucket}/{key} cannot be read: {error}.")
 
 
 def read_run(
