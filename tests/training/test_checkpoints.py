@@ -210,12 +210,22 @@ def test_parts_outside_the_folder_are_not_reached_for(folder: Path, tmp_path: Pa
         open_checkpoint(folder)
 
 
-def test_only_what_is_needed_is_read(folder: Path) -> None:
+def read_by_this_process() -> int:
+    """Bytes of all read calls so far, as the kernel counts them."""
+    return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
+
+
+def test_only_what_is_needed_is_read_and_the_kernel_counts_the_same(folder: Path) -> None:
+    load(folder)  # what is imported on the way is read now
+    before = read_by_this_process()
     checkpoint = open_checkpoint(folder)
     reader = CheckpointReader(checkpoint)
     dcp.load({"norm": torch.zeros(3).bfloat16()}, storage_reader=reader, planner=CheckpointPlanner())
+    counted = read_by_this_process() - before
     (norm,) = (place.length for index, place in checkpoint.metadata.storage_data.items() if index.fqn == "norm")
     assert reader.bytes_read == checkpoint.index_bytes + norm
+    assert reader.bytes_read <= counted <= reader.bytes_read + 500  # the kernel's own figures were read, too
+    assert counted < checkpoint.manifest.bytes
 
 
 def test_only_step_folders_count(tmp_path: Path) -> None:
