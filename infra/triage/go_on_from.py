@@ -64,7 +64,7 @@ def with_checkpoint(decision: Decision, ended: Attempt, verdict: Verdict, files:
     """``decision`` with the checkpoint that its attempt goes on from.
 
     A leg that has saved nothing whole starts again. One whose checkpoints are all damaged does not: that would throw its
-    training away without a word.
+    training away silently.
     """
     unusable = ended.unusable
     if verdict.name == DAMAGED and ended.checkpoint is not None and ended.checkpoint not in unusable:

@@ -144,7 +144,7 @@ class CheckpointSync:
             self._up()
 
     def stall(self) -> None:
-        """Move nothing from now on, without a word: a fault of the service that its users report."""
+        """Move nothing from now on and report no error: a fault of the service that its users report."""
         self._stalled = True
         self._stop.set()
 
