@@ -16,6 +16,8 @@ CHECKPOINT_METADATA = ".metadata"
 """torch.distributed.checkpoint's own index of a checkpoint, written after its parts."""
 CHECKPOINT_SUMS = "checksums.json"
 """Checksum of every tensor in every part: a host that reads pieces of a part verifies those pieces."""
+TOKENS_CHANNEL = "tokens"
+"""The channel that holds the shards of a run with one source."""
 CHECKPOINT_CHANNEL = "checkpoint"
 """The channel that holds the checkpoint to go on from; a job that starts afresh has none."""
 
@@ -24,3 +26,8 @@ ATTEMPTS = "attempts"
 CHECKPOINTS, METRICS, TENSORBOARD, EXPORT = "checkpoints", "metrics", "tensorboard", "export"
 ATTEMPT_FOLDERS = (CHECKPOINTS, METRICS, TENSORBOARD, EXPORT)
 """Folders of an attempt: below /opt/ml/checkpoints in the job, below runs/<run>/<leg>/attempts/<attempt>/ in S3."""
+
+
+def tokens_channel(source: str) -> str:
+    """The channel that holds the shards of one source of a mixture; ``""`` is the source of a run without mixture."""
+    return f"{TOKENS_CHANNEL}-{source}" if source else TOKENS_CHANNEL

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from contracts.config import Json, to_json
-from training.spec import TrainingSpec, tokens_per_step
+from contracts.mixture import MixedSource, mixture_identity
+from training.spec import TrainingSpec, tokens_per_step, total_steps
 
 SECTIONS = ("model", "data", "optimizer")
 
 
-def leg_identity(spec: TrainingSpec, fingerprint: str, hosts: int) -> Json:
+def leg_identity(spec: TrainingSpec, fingerprint: str, hosts: int, mixture: Sequence[MixedSource] = ()) -> Json:
     """``model``, ``data`` and ``optimizer`` of a leg on so many hosts; they must be equal for another job to go on from its checkpoint."""
     other = {} if spec.optimizer.name == "adamw" else {"optimizer": {"name": spec.optimizer.name}}  # without the section: AdamW
+    mixed = {"mixture": mixture_identity(mixture, total_steps(spec, hosts))} if mixture else {}
     return {
         **other,
         "model": to_json(spec.model),
@@ -21,6 +24,7 @@ def leg_identity(spec: TrainingSpec, fingerprint: str, hosts: int) -> Json:
             "sequence_length": spec.sequence_length,
             "seed": spec.seed,
             "tokens_per_step": tokens_per_step(spec, hosts),
+            **mixed,
         },
     }
 

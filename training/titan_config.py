@@ -12,6 +12,7 @@ from torchtitan.protocols.model_spec import ModelSpec
 
 from contracts.config import Json, to_json
 from contracts.files import CHECKPOINTS, METRICS, TENSORBOARD
+from contracts.mixture import read_mixture
 from training import cpu_device, float8
 from training.checkpoints import LegCheckpoints
 from training.leg_identity import leg_identity
@@ -106,7 +107,8 @@ def leg_model_spec(spec: TrainingSpec, name: str = "leg") -> ModelSpec:
 def leg_json(job: LegJob) -> Json:
     """What a checkpoint is of, for its manifest; its identity must be equal for another job to go on from it."""
     who = {"run_id": job.run_id, "leg": job.leg, "attempt": job.attempt}
-    return {**leg_identity(job.spec, job.fingerprint, job.cluster.size), **who, "training": to_json(job.spec)}
+    identity = leg_identity(job.spec, job.fingerprint, job.cluster.size, read_mixture(job.run))
+    return {**identity, **who, "training": to_json(job.spec)}
 
 
 def _loader(job: LegJob, split: SplitName) -> ShardLoader.Config:

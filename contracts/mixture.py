@@ -1,0 +1,241 @@
+"""A mixture: several named sources, how much of each is trained on, and from which step on that changes. Standard library only.
+
+People write it as ``data.sources`` (data_prep/spec.py); Admit and `pretrain plan` show what it comes to, and the loader reads it
+from run.json. Shards are prepared once per source and hold nothing of the mixture.
+
+    stages([MixedSource(name="web", weight=3), MixedSource(name="code", weight=1)], [800, 90], steps=100, samples_per_step=8)
+    -> (Stage(from_step=1, first=0, samples=800, shares=(3/4, 1/4), counts=(600, 200)),)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated
+
+from contracts.config import Bounds, Json, Pattern, Problem, parse, to_json
+from contracts.files import tokens_channel
+from contracts.metric_line import LAST_STEP
+
+SOURCE_NAME = Pattern(r"[a-z0-9]([a-z0-9_-]{0,22}[a-z0-9])?", "a source's name: 1 to 24 lower-case letters, digits, _ and -")
+MAX_SOURCES = 16
+"""A training job has at most 20 channels (CreateTrainingJob); two more bring run.json and a checkpoint."""
+Weight = Annotated[float, Bounds(0, 1e9)]
+
+
+class MixtureError(ValueError):
+    """The mixture cannot be made of these sources in so many steps; one sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurriculumStep:
+    """A change of one source's weight."""
+
+    from_step: Annotated[int, Bounds(2, LAST_STEP)]
+    """First step with the new weight; step 1 is a run's first."""
+    weight: Weight
+    """Weight from that step on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedSource:
+    """One source's name and its part in the mixture."""
+
+    name: Annotated[str, SOURCE_NAME]
+    """Names the source in metrics and report; two sources have two names."""
+    weight: Weight | None = None
+    """Its share of the tokens, relative to the sum of all weights. Give exactly one of ``weight`` and ``epochs``."""
+    epochs: Annotated[float, Bounds(0, 1e6)] | None = None
+    """How many passes over it the whole run makes; the sources with weights share the rest. Where every source has ``epochs``, they
+    are relative: the shares follow from the sizes, and the run's steps decide how many passes it comes to."""
+    curriculum: tuple[CurriculumStep, ...] = ()
+    """Other weights from later steps on, each until the next: [{"from_step": 8000, "weight": 0.5}]."""
+
+    def check(self) -> Iterator[Problem]:
+        """Exactly one measure; steps of the curriculum rise."""
+        if (self.weight is None) == (self.epochs is None):
+            yield Problem("", 'give exactly one of "weight" and "epochs"')
+        if self.epochs == 0:
+            yield Problem("epochs", "0 passes read nothing; leave the source out")
+        if self.curriculum and self.epochs is not None:
+            yield Problem("curriculum", "it changes weights, and this source has epochs; give it a weight, or leave the curriculum out")
+        for number, (one, two) in enumerate(zip(self.curriculum, self.curriculum[1:], strict=False), 1):
+            if two.from_step <= one.from_step:
+                message = f"{two.from_step} does not come after {one.from_step}, the entry before; order the entries by step"
+                yield Problem(f"curriculum[{number}].from_step", message)
+        if self.weight == 0 and not any(change.weight for change in self.curriculum):
+            yield Problem("weight", "it is 0 in every step, so the source would be prepared and never read; leave it out")
+
+    def weight_at(self, step: int) -> Fraction:
+        """Weight in a step, as the decimal number that was written; 0 for a source with epochs."""
+        weight = self.weight or 0.0
+        for change in self.curriculum:
+            weight = change.weight if change.from_step <= step else weight
+        return _exact(weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceTokens:
+    """One source's finished shards, as run.json names them."""
+
+    name: str
+    """The source's name; empty for the one of a run without mixture."""
+    fingerprint: str
+    """Its data fingerprint."""
+    uri: str
+    """Its folder in S3."""
+
+    @property
+    def channel(self) -> str:
+        """The training job's channel that holds them: a folder below /opt/ml/input/data."""
+        return tokens_channel(self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A range of steps with the same weights. Tuples are in the order of the sources."""
+
+    from_step: int
+    """Its first step; 1 in the first stage."""
+    first: int
+    """Its first sample among all of the run, from 0."""
+    samples: int
+    """Its samples."""
+    shares: tuple[Fraction, ...]
+    """What was asked for; the sum is 1."""
+    counts: tuple[int, ...]
+    """Samples of each source: its share of ``samples``, rounded up or down; the sum is ``samples``."""
+
+
+def mixture_problems(sources: Sequence[MixedSource]) -> Iterator[Problem]:
+    """What is wrong with a mixture whatever the sources hold; paths are below the list of sources."""
+    if len(sources) > MAX_SOURCES:
+        yield Problem("", f"{len(sources)} sources are more than the {MAX_SOURCES} that a training job has channels for; join some of them")
+    names = [source.name for source in sources]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield Problem("", f'the name "{name}" is used {names.count(name)} times; each source needs its own')
+    weighted = [source for source in sources if source.epochs is None]
+    for step in first_steps(sources) if weighted else ():
+        if not any(source.weight_at(step) for source in weighted):
+            yield Problem("", f"every weight is 0 from step {step} on; give at least one source a weight there")
+
+
+def first_steps(sources: Sequence[MixedSource]) -> list[int]:
+    """Steps at which a stage begins: 1, and every step of a curriculum."""
+    return sorted({1, *(change.from_step for source in sources for change in source.curriculum)})
+
+
+def samples_of(tokens: int, sequence_length: int) -> int:
+    """Samples of one pass over so many tokens: each is a sequence and its labels, one token on; the last may be short."""
+    return -(-(tokens - 1) // sequence_length) if tokens else 0
+
+
+def stages(sources: Sequence[MixedSource], available: Sequence[int] | None, *, steps: int, samples_per_step: int) -> tuple[Stage, ...]:
+    """What every source contributes to a run, stage by stage; what begins after the last step is left out.
+
+    In each stage a source gets its share of the samples to within one, and what rounding gave or took counts in the next, so the
+    whole run comes to the asked shares as well. The order of the sources changes nothing.
+
+    Args:
+        sources: at least one, without ``mixture_problems``.
+        available: samples of one pass over each source; None while they are not known, which no source with epochs allows.
+        steps: the run's last step.
+        samples_per_step: samples of one step over all ranks.
+
+    Raises:
+        MixtureError: the sources' epochs are more than the run's steps, or leave a rest that nothing fills; a source is empty.
+    """
+    total = steps * samples_per_step
+    empty = [source.name for source, size in zip(sources, available or (), strict=False) if not size]
+    if empty:
+        raise MixtureError(f"no training token was made of {', '.join(empty)}; add text to it, or leave it out of data.sources")
+    fixed = _epoch_shares(sources, available, total) if available else [Fraction(0)] * len(sources)
+    begins = [step for step in first_steps(sources) if step <= max(1, steps)]
+    owed = [Fraction(0)] * len(sources)
+    found = []
+    for step, following in zip(begins, [*begins[1:], steps + 1], strict=True):
+        samples = (following - step) * samples_per_step
+        shares = _shares(sources, fixed, step)
+        counts = _rounded([share * samples for share in shares], owed, [source.name for source in sources])
+        owed = [owed[i] + shares[i] * samples - counts[i] for i in range(len(sources))]
+        found.append(Stage(from_step=step, first=(step - 1) * samples_per_step, samples=samples, shares=shares, counts=counts))
+    return tuple(found)
+
+
+def _epoch_shares(sources: Sequence[MixedSource], available: Sequence[int], total: int) -> list[Fraction]:
+    """Share of each source that its epochs fix; 0 for those with a weight."""
+    wanted = [_exact(source.epochs or 0.0) * size for source, size in zip(sources, available, strict=True)]
+    if any(source.epochs is None for source in sources):
+        if sum(wanted) > total:
+            parts = ", ".join(f"{s.name} {float(n):,.0f}" for s, n in zip(sources, wanted, strict=True) if s.epochs is not None)
+            raise MixtureError(
+                f"the epochs asked for are {float(sum(wanted)):,.0f} samples ({parts}), and the run has {total:,}; "
+                "ask for fewer epochs, or train more steps"
+            )
+        return [share / max(1, total) for share in wanted]
+    return [share / sum(wanted) for share in wanted]
+
+
+def _shares(sources: Sequence[MixedSource], fixed: Sequence[Fraction], step: int) -> tuple[Fraction, ...]:
+    rest = 1 - sum(fixed)
+    weights = [source.weight_at(step) for source in sources]
+    whole = sum(weights)
+    if rest and not whole:
+        raise MixtureError(f"every weight is 0 from step {step} on, and epochs fill {float(1 - rest):.1%} of the run; give one a weight")
+    return tuple(share + (rest * weight / whole if whole else 0) for share, weight in zip(fixed, weights, strict=True))
+
+
+def _rounded(quotas: Sequence[Fraction], owed: Sequence[Fraction], names: Sequence[str]) -> tuple[int, ...]:
+    """Whole numbers of the same sum, each its quota rounded up or down: largest remainders first, what is owed from before included."""
+    counts = [quota.numerator // quota.denominator for quota in quotas]
+    remainders = [quota - count for quota, count in zip(quotas, counts, strict=True)]
+    order = sorted((i for i, left in enumerate(remainders) if left), key=lambda i: (-(remainders[i] + owed[i]), names[i]))
+    for i in order[: int(sum(remainders))]:
+        counts[i] += 1
+    return tuple(counts)
+
+
+def _exact(number: float) -> Fraction:
+    return Fraction(str(number))
+
+
+# -- run.json --------------------------------------------------------------------------------------
+#
+# "data": {"sources": [{"name": "web", "weight": 3.0, "epochs": null, "curriculum": [], "source": "s3://...", ...}, ...], ...}
+# "tokens": {"fingerprint": of all together, "uri": of the first,
+#            "sources": [{"name": "web", "fingerprint": "...", "uri": "s3://bucket/tokens/.../"}, ...]}
+#
+# Channels are tokens-web, tokens-code, ...; a run without mixture has the channel tokens, and neither list of sources.
+
+
+def read_mixture(run: Json) -> tuple[MixedSource, ...]:
+    """The mixture of a run, from run.json; empty when the run has one source (``data.source``)."""
+    known = ("name", "weight", "epochs", "curriculum")
+    sources = (run.get("data") or {}).get("sources") or ()
+    return tuple(
+        parse(MixedSource, {key: source[key] for key in known if key in source}, f"data.sources[{i}]") for i, source in enumerate(sources)
+    )
+
+
+def read_tokens(run: Json) -> tuple[SourceTokens, ...]:
+    """The finished shards of every source, in the order of ``read_mixture``; of a run without mixture one, whose name is empty."""
+    tokens = run.get("tokens") or {}
+    found = tokens.get("sources") or [{"name": "", "fingerprint": tokens.get("fingerprint", ""), "uri": tokens.get("uri", "")}]
+    return tuple(parse(SourceTokens, source, f"tokens.sources[{i}]") for i, source in enumerate(found))
+
+
+def mixture_fingerprint(tokens: Sequence[SourceTokens]) -> str:
+    """One name for the shards of all sources: 32 hex digits, whatever their order; a lone unnamed source's own."""
+    if len(tokens) == 1 and not tokens[0].name:
+        return tokens[0].fingerprint
+    content = sorted([source.name, source.fingerprint] for source in tokens)
+    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()[:32]
+
+
+def mixture_identity(sources: Sequence[MixedSource], steps: int) -> Json:
+    """What of a mixture decides which sample comes when; {} without one. Where epochs fix shares, so does the number of steps."""
+    found: Json = {source.name: {k: v for k, v in to_json(source).items() if k != "name" and v} for source in sources}
+    return found | ({"steps": steps} if any(source.epochs is not None for source in sources) else {})
