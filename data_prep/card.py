@@ -11,7 +11,7 @@ from typing import Any
 from contracts.shard_index import SPLITS, ShardIndex
 from data_prep.card_page import page
 from data_prep.fingerprint import SourceListing
-from data_prep.part import PartRecord
+from data_prep.part_record import PartRecord
 
 CARD_JSON, CARD_PAGE = "card.json", "card.html"
 SAMPLES = 8

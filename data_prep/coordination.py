@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from data_prep.failure_classes import InstanceLost
-from data_prep.part import WORK_PREFIX
+from data_prep.part_record import WORK_PREFIX
 from data_prep.store import Store
 
 HOSTS_PREFIX = WORK_PREFIX + "hosts/"

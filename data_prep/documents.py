@@ -1,4 +1,4 @@
-"""Segments of a source to documents, every policy of the DataSpec applied on the way.
+"""Segments of a source to documents: formats and lines; accept.py applies the policies.
 
 Memory is bounded by max_line_bytes, max_document_bytes and a few blocks of 4 MiB, whatever the size of a file.
 """
@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import codecs
 import csv
-import json
-import re
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import orjson
 
 from contracts.failure import BadInput, JobFailure
+from data_prep.accept import ONE_PER_LINE, Document, Policies, Skipped
 from data_prep.decompress import TooMuch, blocks
 from data_prep.failure_classes import CorruptSource
 from data_prep.partition import Segment
@@ -26,23 +23,7 @@ from data_prep.store import Source
 if TYPE_CHECKING:
     from data_prep.columns import Row
 
-Reason = Literal["empty", "invalid_utf8", "lone_surrogates", "too_long", "corrupt_record", "separator_in_text", "tokenizer_loss"]
-EXAMPLES_PER_REASON = 3
 MISSING: Any = object()
-ONE_PER_LINE = "JSONL has one object per line (jq -c '.[]' turns an array into that, jq -c . a pretty-printed object)"
-
-_SURROGATES = re.compile("[\ud800-\udfff]")
-
-
-class Document(NamedTuple):
-    """One accepted document."""
-
-    text: str
-    utf8: bytes
-    position: int
-    """Byte of its line (JSONL, after decompression), row (parquet), or 0 (text)."""
-    identity: str | None
-    """Value of the id field."""
 
 
 def _field(record: dict[str, Any], name: str) -> Any:
@@ -57,28 +38,15 @@ def _field(record: dict[str, Any], name: str) -> Any:
     return value
 
 
-@dataclass
-class Skipped:
-    """Counts of skipped documents, with the places of the first few."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, reason: Reason, place: str) -> None:
-        """Count one."""
-        self.counts[reason] += 1
-        known = self.examples.setdefault(reason, [])
-        if len(known) < EXAMPLES_PER_REASON:
-            known.append(place)
-
-
 class SegmentReader:
     """Reads the documents of one segment."""
 
     def __init__(
         self, store: Source, segment: Segment, spec: DataSpec, skipped: Skipped, on_read: Callable[[int], None] = lambda count: None
     ) -> None:
-        self.store, self.segment, self.spec, self.skipped = store, segment, spec, skipped
+        self.store, self.segment, self.spec = store, segment, spec
+        self.object_uri = f"{store.uri.rstrip('/')}/{segment.item.key}"
+        self._policies = Policies(self.object_uri, segment.kind, spec, skipped)
         self._on_read = on_read
 
     def __iter__(self) -> Iterator[Document]:
@@ -97,15 +65,7 @@ class SegmentReader:
 
     def place(self, position: int, identity: object = None) -> str:
         """Where a document is, in words."""
-        unit = "row" if self.segment.kind in ("parquet", "arrow") else "byte"
-        named = f' ({self.spec.id_field}="{identity}")' if identity is not None else ""
-        where = f" at {unit} {position}" if self.segment.kind != "text" else ""
-        return f"{self.object_uri}{where}{named}"
-
-    @property
-    def object_uri(self) -> str:
-        """The object's full name."""
-        return f"{self.store.uri.rstrip('/')}/{self.segment.item.key}"
+        return self._policies.place(position, identity)
 
     # -- formats -----------------------------------------------------------------------------------
 
@@ -115,27 +75,27 @@ class SegmentReader:
         for block in self._blocks(self.store.open(self.segment.item)):
             content += block
             if len(content) > limit:
-                self._policy(
+                self._policies.apply(
                     "too_long", self.spec.long_documents, 0, None, f"has more than max_document_bytes={limit} bytes", "long_documents"
                 )
                 return
-        document = self._accept_bytes(bytes(content.removeprefix(codecs.BOM_UTF8)), 0, None)
+        document = self._policies.accept_bytes(bytes(content.removeprefix(codecs.BOM_UTF8)), 0, None)
         if document is not None:
             yield document
 
     def _jsonl(self) -> Iterator[Document]:
         text_field, id_field = self.spec.text_field, self.spec.id_field
-        loads, accept = orjson.loads, self._accept
+        loads, accept = orjson.loads, self._policies.accept
         for offset, line in self._lines():
             if line is None:
-                self._corrupt(offset, f"is a line of more than max_line_bytes={self.spec.max_line_bytes}")
+                self._policies.corrupt(offset, f"is a line of more than max_line_bytes={self.spec.max_line_bytes}")
                 continue
             if not line or line.isspace():
                 continue
             try:
                 record = loads(line)
             except orjson.JSONDecodeError:
-                record = self._loads_slowly(line, offset)
+                record = self._policies.parse_slowly(line, offset)
                 if record is None:
                     continue
             text = record.get(text_field, MISSING) if type(record) is dict else MISSING
@@ -143,7 +103,7 @@ class SegmentReader:
                 text = _field(record, text_field)
             if text is MISSING:
                 what = f'has no field "{text_field}"' if isinstance(record, dict) else f"is no JSON object; {ONE_PER_LINE}"
-                self._corrupt(offset, what + self._field_hint(record))
+                self._policies.corrupt(offset, what + self._field_hint(record))
                 continue
             identity = _field(record, id_field) if id_field is not None else None
             document = accept(text, offset, None if identity is MISSING else identity)
@@ -167,7 +127,7 @@ class SegmentReader:
                 except JobFailure:
                     raise
                 except Exception as error:  # pyarrow lets many kinds out of a damaged file
-                    raise self._damaged(f"does not read as {segment.kind} ({type(error).__name__}: {str(error)[:200]})") from error
+                    raise self._policies.damaged(f"does not read as {segment.kind} ({type(error).__name__}: {str(error)[:200]})") from error
                 if row is None:
                     return
                 document = self._accept_row(row)
@@ -179,11 +139,11 @@ class SegmentReader:
 
         if isinstance(row.text, WrongType):
             what = f'has a column "{self.spec.text_field}" of type {row.text.name}, which is no string; set data.text_field'
-            self._corrupt(row.position, what, row.identity)
+            self._policies.corrupt(row.position, what, row.identity)
             return None
         if row.text is None:
-            return self._accept(None, row.position, row.identity)
-        return self._accept_bytes(row.text, row.position, row.identity)
+            return self._policies.accept(None, row.position, row.identity)
+        return self._policies.accept_bytes(row.text, row.position, row.identity)
 
     def _table(self) -> Iterator[Document]:
         """CSV and TSV with a header, quoted as RFC 4180 says; fields may hold line ends."""
@@ -198,7 +158,7 @@ class SegmentReader:
             try:
                 row = next(rows, None)
             except csv.Error as error:
-                self._corrupt(starts[0] if starts else 0, f"is no {self.segment.kind.upper()} row ({error})")
+                self._policies.corrupt(starts[0] if starts else 0, f"is no {self.segment.kind.upper()} row ({error})")
                 continue
             if row is None:
                 return
@@ -208,10 +168,10 @@ class SegmentReader:
             if header is None:
                 header, place = row, self._header(row)
             elif len(row) != len(header):
-                self._corrupt(at, f"has {len(row)} fields, the header has {len(header)}")
+                self._policies.corrupt(at, f"has {len(row)} fields, the header has {len(header)}")
             else:
                 identity = row[place["id"]] if "id" in place else None
-                document = self._accept_bytes(row[place["text"]].encode(errors="surrogateescape"), at, identity)
+                document = self._policies.accept_bytes(row[place["text"]].encode(errors="surrogateescape"), at, identity)
                 if document is not None:
                     yield document
 
@@ -280,80 +240,13 @@ class SegmentReader:
             yield from blocks(stream, compression, self._on_read)
         except EOFError:
             word = "gzip" if compression == "gz" else compression
-            raise self._damaged(f"is a truncated {word} file: it ends before its end marker") from None
+            raise self._policies.damaged(f"is a truncated {word} file: it ends before its end marker") from None
         except TooMuch as error:
             raise CorruptSource(f"{self.object_uri} {error}") from None
         except JobFailure:
             raise
         except Exception as error:  # each library has its own
-            raise self._damaged(f"does not decompress ({error})") from error
-
-    # -- policies ----------------------------------------------------------------------------------
-
-    def _accept_bytes(self, utf8: bytes, position: int, identity: Any) -> Document | None:
-        try:
-            text = utf8.decode()
-        except UnicodeDecodeError as error:
-            if not self._policy(
-                "invalid_utf8", self.spec.invalid_utf8, position, identity, f"is no valid UTF-8 ({error.reason})", "invalid_utf8"
-            ):
-                return None
-            text = utf8.decode(errors="replace")
-        return self._accept(text, position, identity)
-
-    def _accept(self, text: Any, position: int, identity: Any) -> Document | None:
-        if text is None or (type(text) is str and (not text or text.isspace())):
-            self._policy("empty", self.spec.empty_documents, position, identity, "holds no text", "empty_documents")
-            return None
-        if type(text) is not str:
-            self._corrupt(position, f'has a field "{self.spec.text_field}" that is no text but {type(text).__name__}', identity)
-            return None
-        try:
-            utf8 = text.encode()
-        except UnicodeEncodeError:
-            what = "holds a lone surrogate, which no UTF-8 can"
-            if not self._policy("lone_surrogates", self.spec.lone_surrogates, position, identity, what, "lone_surrogates"):
-                return None
-            text = _SURROGATES.sub("\ufffd", text)
-            utf8 = text.encode()
-        if len(utf8) > self.spec.max_document_bytes:
-            what = f"has {len(utf8)} bytes, more than max_document_bytes={self.spec.max_document_bytes}"
-            self._policy("too_long", self.spec.long_documents, position, identity, what, "long_documents")
-            return None
-        return Document(text, utf8, position, None if identity is None else str(identity))
-
-    def _loads_slowly(self, line: bytes, offset: int) -> Any:
-        """Parse what orjson refuses and a policy may allow: invalid UTF-8, escaped lone surrogates, NaN."""
-        try:
-            text = line.decode()
-        except UnicodeDecodeError as error:
-            if not self._policy(
-                "invalid_utf8", self.spec.invalid_utf8, offset, None, f"is no valid UTF-8 ({error.reason})", "invalid_utf8"
-            ):
-                return None
-            text = line.decode(errors="replace")
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError) as error:
-            whole = line.strip() in (b"{", b"[", b"[{") or line.lstrip()[:1] == b"["
-            self._corrupt(offset, f"is no JSON ({error})" + (f"; {ONE_PER_LINE}" if whole else ""))
-            return None
-
-    def _policy(self, reason: Reason, policy: str, position: int, identity: Any, what: str, setting: str) -> bool:
-        """Raise (fail), count (skip: False) or go on with a replacement (True)."""
-        if policy == "fail":
-            choices = '"skip" or "replace"' if setting in ("invalid_utf8", "lone_surrogates") else '"skip"'
-            raise CorruptSource(f"{self.place(position, identity)} {what}; repair it, or set data.{setting} to {choices}")
-        if policy == "replace":
-            return True
-        self.skipped.add(reason, self.place(position, identity))
-        return False
-
-    def _corrupt(self, position: int, what: str, identity: Any = None) -> None:
-        self._policy("corrupt_record", self.spec.corrupt_records, position, identity, what, "corrupt_records")
+            raise self._policies.damaged(f"does not decompress ({error})") from error
 
     def _field_hint(self, record: Any) -> str:
         return f" (it has {', '.join(map(str, list(record)[:8]))}; data.text_field names it)" if isinstance(record, dict) and record else ""
-
-    def _damaged(self, what: str) -> CorruptSource:
-        return CorruptSource(f"{self.object_uri} {what}; upload it again, or leave it out with data.include")

@@ -14,7 +14,7 @@ from contracts.failure import CorruptShard
 from contracts.shard_index import SPLITS, PartFacts, PieceFacts, Shard, SourceRange, Split, TokenizerFacts, dtype_for
 from data_prep.failure_classes import TokenizerUnusable, TooMuchSkipped
 from data_prep.fingerprint import SourceObject
-from data_prep.part import PartRecord
+from data_prep.part_record import PartRecord
 from data_prep.shards import CHUNK_BYTES, Ends, ShardWriter, little_endian
 from data_prep.spec import DataSpec
 from data_prep.store import Store, disk_errors

@@ -17,7 +17,7 @@ from typing import Any
 
 from data_prep.encode import Encoder, EncoderName, HuggingFaceEncoder
 from data_prep.failure_classes import EncoderMismatch
-from data_prep.part import Sample
+from data_prep.part_record import Sample
 from data_prep.preload import fast_encoder
 from data_prep.store import Store
 from data_prep.tokenizer import LibraryError, TokenizerFiles, library_errors

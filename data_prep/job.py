@@ -26,11 +26,13 @@ from contracts.shard_index import ShardIndex
 from data_prep.coordination import Instances
 from data_prep.failure_classes import Interrupted, SourceChanged
 from data_prep.folder import require_apart
-from data_prep.prepare import Job, prepare
-from data_prep.source_access import identified, open_source
+from data_prep.local_store import LocalStore
+from data_prep.prepare import prepare
+from data_prep.request import Job
+from data_prep.s3_store import s3_client
+from data_prep.source_access import identified, open_source, open_store
 from data_prep.sources import Identified, local_path
 from data_prep.spec import DataSpec
-from data_prep.store import LocalStore, open_store, s3_client
 from data_prep.verify import main as verify
 
 GATES = "gates/"

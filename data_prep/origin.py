@@ -21,7 +21,7 @@ from contracts.shard_index import FORMAT_VERSION, SPLITS, PartFacts, SourceRange
 from data_prep.card import CARD_JSON, CARD_PAGE
 from data_prep.encode import EncoderName
 from data_prep.fingerprint import SourceListing
-from data_prep.part import PARTS_PREFIX, PIECES_PREFIX, WORK_PREFIX
+from data_prep.part_record import PARTS_PREFIX, PIECES_PREFIX, WORK_PREFIX
 from data_prep.partition import Part
 from data_prep.sources import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from data_prep.spec import DataSpec, fingerprinted

@@ -12,26 +12,24 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
 
-from contracts.config import Bounds
-from contracts.shard_index import SPLITS, Shard
-from data_prep.documents import Document, SegmentReader, Skipped
+from contracts.shard_index import SPLITS
+from data_prep.accept import Document, Skipped
+from data_prep.documents import SegmentReader
 from data_prep.encode import Assembler, Encoder, Ids, Offsets
 from data_prep.failure_classes import TokenizerUnusable
 from data_prep.fidelity import Fidelity, Unfit
+from data_prep.part_record import PIECES_PREFIX, PartRecord, Piece, Sample
 from data_prep.partition import Part
 from data_prep.shards import Ends, ShardWriter, Tokens
 from data_prep.spec import DataSpec
 from data_prep.store import Source, Store, disk_errors
 from data_prep.tokenizer import LibraryError, library_errors
 
-WORK_PREFIX = ".work/"
-PIECES_PREFIX = WORK_PREFIX + "pieces/"
-PARTS_PREFIX = WORK_PREFIX + "parts/"
 BATCH_BYTES = 2 << 20  # text encoded at once: large enough to hide the call, small enough to stay in the cache
 BATCH_DOCUMENTS = 16_384
 SAMPLES_PER_PART = 4  # compared with the reference whatever the rate
@@ -42,64 +40,6 @@ CARD_SAMPLES = 2
 CARD_SAMPLE_CHARACTERS = 600
 
 SplitName = Literal["train", "validation"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Piece:
-    """A shard, or a tail that becomes part of one."""
-
-    shard: Shard
-    """Its files; a tail's name lies under .work/."""
-    full: bool
-    """Already a shard."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """A document and what it became, for the comparison with the reference."""
-
-    place: str
-    """Where it came from."""
-    text: str
-    """Its text."""
-    ids: tuple[int, ...]
-    """Without BOS and EOS."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartRecord:
-    """What a finished part leaves in the store; the part counts as done when this is written."""
-
-    part: Annotated[int, Bounds(0)]
-    """Its number in the plan."""
-    train: tuple[Piece, ...]
-    """Pieces in order."""
-    validation: tuple[Piece, ...]
-    """Pieces in order."""
-    stored_bytes: int
-    """Bytes read from the source."""
-    text_bytes: dict[str, int]
-    """UTF-8 bytes of the documents, per split."""
-    skipped: dict[str, int]
-    """Documents left out, by reason."""
-    skipped_examples: dict[str, Any]
-    """Where the first few were."""
-    lost: int = 0
-    """Documents whose tokens do not decode to their text, with data.tokenizer_loss "count"."""
-    lost_examples: tuple[str, ...] = ()
-    """Where the first few were."""
-    lengths: dict[str, int]
-    """Documents by length: key k counts those of 2^k to 2^(k+1) - 1 tokens."""
-    excerpts: tuple[dict[str, Any], ...]
-    """A few documents for the data card, chosen by hash."""
-    made_of: str = ""
-    """Its origin, which a later run must arrive at as well to use it."""
-    compared: int = 0
-    """Documents compared with the reference encoder."""
-
-    def pieces(self, split: str) -> tuple[Piece, ...]:
-        """Pieces of one split."""
-        return self.train if split == "train" else self.validation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A source's URI to what lists it and reads it: a folder, S3, or a Hugging Face repository at its commit."""
+"""A URI to what lists it, reads it and writes it: a folder, S3, or a Hugging Face repository at its commit."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ from typing import Any
 
 from data_prep.fingerprint import SourceListing
 from data_prep.hub import open_repository
+from data_prep.local_store import LocalStore
+from data_prep.s3_store import S3Store, s3_client
 from data_prep.sources import Identified, identify, list_source, parse_hub, select
 from data_prep.spec import DataSpec
-from data_prep.store import Source, open_store, s3_client
+from data_prep.store import Source, Store
+
+
+def open_store(uri: str, client: Any = None) -> Store:
+    """The store that a URI names."""
+    if uri.startswith("s3://"):
+        return S3Store(uri, client if client is not None else s3_client())
+    return LocalStore(uri)
 
 
 def open_source(uri: str, client: Any = None) -> Source:

@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from contracts.failure import BadInput
-from data_prep.documents import SegmentReader, Skipped
+from data_prep.accept import Skipped
+from data_prep.documents import SegmentReader
 from data_prep.hub import open_repository
 from data_prep.partition import Part, Segment, expected_text
+from data_prep.s3_errors import s3_errors
 from data_prep.sources import (
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
     beside,
     local_tokenizer,
     parse_hub,
-    s3_errors,
     s3_tokenizer_candidates,
     split_s3,
 )

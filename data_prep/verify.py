@@ -23,13 +23,14 @@ from contracts.failure import BadInput, CorruptShard
 from contracts.files import INDEX_FILE, PARTS_FILE
 from contracts.shard_index import SPLITS, Parts, Shard, ShardIndex, Split, read_index, read_parts
 from data_prep.fingerprint import SourceListing
+from data_prep.local_store import LocalStore
 from data_prep.origin import origin
-from data_prep.prepare import Job, prepare
+from data_prep.prepare import prepare
+from data_prep.request import Job
 from data_prep.shards import check_shard, open_ends, open_tokens
 from data_prep.source_access import listed, open_source
 from data_prep.sources import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from data_prep.spec import DataSpec
-from data_prep.store import LocalStore
 from data_prep.tokenizer import TokenizerFiles, load_reference
 
 SAMPLES = 3

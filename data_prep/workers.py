@@ -27,15 +27,15 @@ from data_prep.failure_classes import TokenizerUnusable, WorkerLost
 from data_prep.fidelity import Fidelity
 from data_prep.finalise import Packing, pack
 from data_prep.gate import compare
-from data_prep.part import PartContext, PartRecord, Sample, run_part
+from data_prep.part import PartContext, run_part
+from data_prep.part_record import PartRecord, Sample
 from data_prep.partition import Part
 from data_prep.patience import PATIENCE_SECONDS, Patience, ended, last_read, note_reading
 from data_prep.preload import FOLDER_VARIABLE, fast_encoder
 from data_prep.progress import Counts
-from data_prep.source_access import open_source
+from data_prep.source_access import open_source, open_store
 from data_prep.sources import Compression
 from data_prep.spec import DataSpec
-from data_prep.store import open_store
 from data_prep.tokenizer import TokenizerFiles
 
 T = TypeVar("T")

@@ -27,11 +27,11 @@ from data_prep.encode import Assembler, Encoder, FastokensEncoder
 from data_prep.fidelity import Fidelity
 from data_prep.finalise import pack, packings
 from data_prep.gate import chunks
+from data_prep.local_store import LocalStore
 from data_prep.part import PartContext, run_part
 from data_prep.partition import make_plan
 from data_prep.sources import list_source
 from data_prep.spec import DataSpec, TokenizerSpec
-from data_prep.store import LocalStore
 from data_prep.tokenizer import TokenizerFiles, facts
 from data_prep.workers import Setup, WorkerPool
 

@@ -16,13 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.failure import BadInput
-from data_prep.documents import SegmentReader, Skipped
+from data_prep.accept import Skipped
+from data_prep.documents import SegmentReader
 from data_prep.failure_classes import CorruptSource, SourceChanged
 from data_prep.fingerprint import SourceObject
+from data_prep.local_store import LocalStore
 from data_prep.partition import Segment, whole_object
 from data_prep.sources import local_etag
 from data_prep.spec import DataSpec, TokenizerSpec, TokenizerTraining
-from data_prep.store import LocalStore
 
 
 def zstd(content: bytes) -> bytes:

@@ -12,10 +12,10 @@ from contracts.failure import CorruptShard
 from contracts.shard_index import Shard, Split, TokenizerFacts
 from data_prep.failure_classes import TooMuchSkipped
 from data_prep.finalise import check_skipped, check_stored, full_shards, gather, packings, unigram_entropy
-from data_prep.part import PartRecord, Piece
+from data_prep.local_store import LocalStore
+from data_prep.part_record import PartRecord, Piece
 from data_prep.shards import ShardWriter
 from data_prep.spec import DataSpec, TokenizerSpec, TokenizerTraining
-from data_prep.store import LocalStore
 
 SHARD_TOKENS = 1000
 SPEC = DataSpec(source="/x", tokenizer=TokenizerSpec(train=TokenizerTraining()), max_skipped_share=0.1)

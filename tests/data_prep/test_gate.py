@@ -8,8 +8,8 @@ import pytest
 from data_prep.encode import HuggingFaceEncoder
 from data_prep.failure_classes import EncoderMismatch
 from data_prep.gate import CODE_POINTS, SampleCheck, chunks, compare, decide, texts_of, verdict_key
-from data_prep.part import Sample
-from data_prep.store import LocalStore
+from data_prep.local_store import LocalStore
+from data_prep.part_record import Sample
 from data_prep.tokenizer import TokenizerFiles
 
 LARGE = 1 << 40

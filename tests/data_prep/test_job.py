@@ -106,8 +106,8 @@ def test_the_end_of_the_job_is_the_end_of_its_workers_and_leaves_nothing_that_lo
 def test_a_full_disk_is_a_sentence_and_leaves_no_piece(source, make_spec, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from data_prep.encode import Assembler, HuggingFaceEncoder
     from data_prep.fidelity import Fidelity
+    from data_prep.local_store import LocalStore
     from data_prep.sources import list_source
-    from data_prep.store import LocalStore
     from data_prep.tokenizer import facts
 
     spec = make_spec(source)

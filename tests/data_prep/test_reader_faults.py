@@ -21,7 +21,7 @@ from test_documents import line, read, zstd
 
 from contracts.failure import BadInput, JobFailure, Unexpected
 from data_prep import decompress
-from data_prep.documents import Skipped
+from data_prep.accept import Skipped
 from data_prep.failure_classes import CorruptSource
 
 BOUNDED = 60

@@ -141,7 +141,7 @@ def test_a_stranger_s_files_in_the_destination_stay(run_job, source, tokenizer_f
 
 def test_a_verdict_of_another_tokenizer_is_not_believed(files, tmp_path: Path):
     from data_prep.gate import decide, verdict_key, verdict_proof
-    from data_prep.store import LocalStore
+    from data_prep.local_store import LocalStore
 
     gates = LocalStore(tmp_path)
     for kept in ({"equal": True, "reason": "x"}, {"equal": True, "reason": "x", **verdict_proof(files), "tokenizer_sha256": "0"}, [], 3):

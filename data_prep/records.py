@@ -1,0 +1,96 @@
+"""The parts of this instance and the records of all: what is done already, what was done just now, what others do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from contracts.config import SpecError, parse, to_json
+from contracts.shard_index import SPLITS
+from data_prep.coordination import Together
+from data_prep.failure_classes import InstanceLost
+from data_prep.gate import SampleCheck
+from data_prep.origin import (
+    Manifest,
+    origin,
+    ranges_of,
+    require_own,
+)
+from data_prep.part_record import PARTS_PREFIX, PIECES_PREFIX, PartRecord
+from data_prep.partition import Part, share
+from data_prep.progress import Counts, Progress
+from data_prep.request import Job
+from data_prep.workers import WorkerPool
+
+Records = dict[int, PartRecord]
+
+
+def origins_of(plan: Sequence[Part], manifest: Manifest) -> dict[int, str]:
+    """Origin of each part, by its number."""
+    return {part.number: origin(manifest.settings, manifest.tokenizer, ranges_of(part)) for part in plan}
+
+
+def kept_records(job: Job, origins: Mapping[int, str]) -> Records:
+    """Records of finished parts that prove their origin and whose pieces are there; any other part is not done."""
+    records: Records = {}
+    names = {f"{PARTS_PREFIX}part-{number:05d}.json": number for number in origins}
+    listed = job.out.sizes(PARTS_PREFIX)
+    if not listed:
+        return records
+    held = {key: size for prefix in (PIECES_PREFIX, *(f"{split}/" for split in SPLITS)) for key, size in job.out.sizes(prefix).items()}
+    for key in sorted(listed):
+        try:
+            record = parse(PartRecord, json.loads(job.out.read(key)))
+        except (ValueError, SpecError, RecursionError, FileNotFoundError):
+            continue
+        number = names.get(key)
+        if number is not None and record.part == number and record.made_of == origins[number] and _has_pieces(record, held):
+            records[number] = record
+    if len(records) < len(listed):
+        job.say(
+            f"{len(listed) - len(records)} records of parts are not used: they do not read, or prove neither this origin nor their pieces"
+        )
+    return records
+
+
+def _has_pieces(record: PartRecord, held: Mapping[str, int]) -> bool:
+    shards = [piece.shard for split in SPLITS for piece in record.pieces(split)]
+    return all(held.get(s.name) == s.bytes and held.get(s.ends_name) == s.ends_bytes for s in shards)
+
+
+def run_parts(
+    job: Job, plan: Sequence[Part], pool: WorkerPool, samples: SampleCheck, records: Records, manifest: Manifest, together: Together
+) -> None:
+    """Run this instance's parts that have no record yet; ``records`` grows."""
+    mine = share(plan, job.instances.number, job.instances.count)
+    todo = [part for part in mine if part.number not in records]
+    resumed = sum((_counts(records[part.number]) for part in mine if part.number in records), Counts())
+    progress = Progress(sum(part.stored_bytes for part in mine), resumed=resumed)
+    origins = origins_of(todo, manifest)
+
+    def on_wait() -> None:
+        progress.show(pool.counts())
+        together.beat()
+
+    for found, sampled in pool.parts(todo, on_wait):
+        record = replace(found, compared=samples.check(sampled), made_of=origins[found.part])
+        require_own(job.out, manifest)
+        job.out.write(f"{PARTS_PREFIX}part-{record.part:05d}.json", json.dumps(to_json(record)).encode())
+        records[record.part] = record
+    progress.show(pool.counts(), final=True)
+
+
+def _counts(record: PartRecord) -> Counts:
+    shards = [piece.shard for split in SPLITS for piece in record.pieces(split)]
+    return Counts(record.stored_bytes, sum(shard.documents for shard in shards), sum(shard.tokens for shard in shards))
+
+
+def others_records(job: Job, origins: Mapping[int, str], together: Together) -> Records:
+    """Wait until every instance's parts have their records, and read them."""
+    expected = {f"{PARTS_PREFIX}part-{number:05d}.json" for number in origins}
+    together.wait(lambda: expected <= job.out.sizes(PARTS_PREFIX).keys(), "the other instances' parts", range(1, job.instances.count))
+    records = kept_records(job, origins)
+    if len(records) < len(origins):
+        raise InstanceLost("a part's record does not read or is of another run; run again, and that part is made anew")
+    return records

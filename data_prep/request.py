@@ -1,0 +1,35 @@
+"""What one instance of the job is asked to make, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_prep.coordination import SILENCE_SECONDS, Instances
+from data_prep.fingerprint import SourceListing
+from data_prep.spec import DataSpec
+from data_prep.store import Source, Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One data set to make, and where."""
+
+    spec: DataSpec
+    listing: SourceListing
+    fingerprint: str
+    source: Source
+    out: Store
+    gates: Store
+    """Where the encoders' comparison is kept, for all data sets."""
+    scratch: Path
+    """Local disk for pieces in work."""
+    workers: int
+    instances: Instances = field(default_factory=Instances)
+    say: Callable[[str], None] = print
+    s3_client: Any = None
+    silence_seconds: float = SILENCE_SECONDS
+    tokenizer_reference: str | None = None
+    """What pinned the tokenizer when the fingerprint was computed; None does not ask."""
