@@ -1,10 +1,10 @@
-"""Build, check and push both images: what CodeBuild runs between the Admit and the Prepare data stage.
+"""Build, check and push the images that a run needs: what CodeBuild runs between the Admit and the Prepare data stage.
 
     python3 -m container.build        in the build context, with docker and aws on PATH
 
-Order: skip what the repository already has; build both; run each one's smoke test; push both. So a failed smoke test
-leaves the repository as it was. Writes ``images.env`` with DATA_PREP_IMAGE and TRAINING_IMAGE by digest. Standard library
-only, since it runs on CodeBuild's own Python.
+Order: skip what the repository already has; build the others; run each one's smoke test; push them. So a failed smoke test
+leaves the repository as it was. Writes ``images.env`` with DATA_PREP_IMAGE, TRAINING_IMAGE and so on, by digest. Which images:
+the variable TARGETS, which each run's StartBuild sets. Standard library only, since it runs on CodeBuild's own Python.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from container.failure_classes import ImageBuildFailed, RegistryUnreachable, Smo
 from contracts.failure import JobFailure
 
 TARGETS = ("data_prep", "training")
+"""Targets of the Dockerfile, in the order in which they are built."""
+EVERY_RUN = ("data_prep", "training")
+"""What is built where TARGETS is not set."""
 OUTPUT_FILE = "images.env"
 BUILDER = "pretrain"
 # BuildKit in a container of its own, because docker's built-in builder can neither export a cache to a registry nor push
@@ -55,6 +58,8 @@ class BuildRequest:
     """Base of the training image; empty takes the Dockerfile's own."""
     pip_configuration: str = field(default="", repr=False)
     """Text of a pip.conf that names a package index of one's own; may hold its password. Empty takes pip's default."""
+    targets: Sequence[str] = EVERY_RUN
+    """Images that are needed, by target of the Dockerfile."""
     proxy: Mapping[str, str] = field(default_factory=dict)
     """HTTP_PROXY, HTTPS_PROXY and NO_PROXY, where they are set: BuildKit and the Dockerfile's commands need them handed on."""
     pause_seconds: float = 30.0
@@ -69,6 +74,9 @@ class BuildRequest:
         device = environment.get("DEVICE", "cuda")
         if device not in ("cuda", "cpu"):
             raise ImageBuildFailed(f'DEVICE="{device}" is neither cuda nor cpu')
+        wanted = environment.get("TARGETS", "").split() or EVERY_RUN
+        if unknown := [target for target in wanted if target not in TARGETS]:
+            raise ImageBuildFailed(f'TARGETS names "{unknown[0]}", and the Dockerfile has {", ".join(TARGETS)}')
         return BuildRequest(
             repository=environment["REPOSITORY_URI"],
             cache_repository=environment.get("CACHE_REPOSITORY_URI", ""),
@@ -76,6 +84,7 @@ class BuildRequest:
             device=device,
             training_base_image=environment.get("TRAINING_BASE_IMAGE", ""),
             pip_configuration=environment.get("PIP_CONFIG", ""),
+            targets=[target for target in TARGETS if target in wanted],
             proxy={name: environment[name] for name in PROXY_VARIABLES if environment.get(name)},
             pause_seconds=float(environment.get("PAUSE_SECONDS", "30")),
         )
@@ -123,12 +132,12 @@ class Build:
     """Base of the training image in place of the request's: its undated tag."""
 
     def images(self) -> dict[str, str]:
-        """Build, check and push what is missing; digest references of both images."""
+        """Build, check and push what is missing; digest references of the images that are needed."""
         with self._phase("log in"):
             self._log_in()
-        found = {target: self._existing(target) for target in TARGETS}
-        wanted = [target for target in TARGETS if not found[target]]
-        for target in TARGETS:
+        found = {target: self._existing(target) for target in self.request.targets}
+        wanted = [target for target in found if not found[target]]
+        for target in found:
             if found[target]:
                 print(f"skipped: {self._name(target)} is in the repository already, {found[target]}", flush=True)
         if wanted:

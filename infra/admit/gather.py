@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -22,6 +22,7 @@ from infra.admit.estimate import Estimate, estimate
 from infra.edge.transient import is_transient, transient_cause
 from infra.run.layout import RunLayout, index_key
 from infra.run.quota_requests import quota_requests
+from infra.run.run_images import targets
 from infra.run.run_spec import RunSpec
 from infra.sagemaker.prices import PriceOf
 from infra.sagemaker.quotas import QuotaStatus, quota_statuses
@@ -93,7 +94,7 @@ class Facts:
     tokens_written: datetime.datetime | None
     """When its tokens were completed; None when they are not."""
     image: Json | None
-    """``tag``, ``exists`` and, when it does, the digests of ``data_prep`` and ``training``."""
+    """``tag``, ``targets`` (what the run needs), ``exists`` (all of them) and, when they do, the digest of each."""
     token: bool | None
     """Whether the secret has a value."""
     training_plans: dict[str, Json | str] | None
@@ -139,7 +140,9 @@ def gather(
         source=source,
         source_refused=refused,
         tokens_written=written,
-        image=look("Image", lambda: image(clients.ecr, deployed)) if deployed is not None and deployed.image_tag is not None else None,
+        image=look("Image", lambda: image(clients.ecr, deployed, targets(spec)))
+        if deployed is not None and deployed.image_tag is not None
+        else None,
         token=look("Hub token", lambda: secret_has_value(clients.secrets, deployed.secret_arn)) if deployed is not None else None,
         training_plans=look("Capacity", lambda: _training_plans(spec, clients.sagemaker)),
         quotas=look("Quotas", lambda: quota_statuses(quota_requests(spec, prepared=prepared), clients.quotas, clients.sagemaker)),
@@ -175,11 +178,12 @@ def _types(sagemaker: Any, use: str) -> frozenset[str]:
     return frozenset(sagemaker.meta.service_model.shape_for(f"{use}InstanceType").enum)
 
 
-def image(ecr: Any, deployed: Deployed) -> Json:
-    """Digests of the two images when both tags exist; else the build makes them."""
+def image(ecr: Any, deployed: Deployed, wanted: Sequence[str]) -> Json:
+    """Digests of the wanted images when all their tags exist; else the build makes them."""
     repository = deployed.repository_uri.split("/", 1)[-1]
-    found: Json = {"tag": deployed.image_tag, "exists": True}
-    for name in ("data_prep", "training"):
+    missing: Json = {"tag": deployed.image_tag, "targets": list(wanted), "exists": False}
+    found: Json = missing | {"exists": True}
+    for name in wanted:
         try:
             tag = {"imageTag": f"{name}-{deployed.image_tag}"}
             details = ecr.describe_images(repositoryName=repository, imageIds=[tag])["imageDetails"]
@@ -188,7 +192,7 @@ def image(ecr: Any, deployed: Deployed) -> Json:
                 raise
             details = []
         if not details:  # ministack answers with an empty list where ECR raises
-            return {"tag": deployed.image_tag, "exists": False}
+            return missing
         found[name] = f"{deployed.repository_uri}@{details[0]['imageDigest']}"
     return found
 

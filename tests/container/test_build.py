@@ -116,6 +116,15 @@ def test_nothing_is_started_when_both_exist(make: MakeBuild):
     assert not [line for line in fake.commands if "buildx" in line]
 
 
+def test_only_the_images_that_the_run_needs_are_built(make: MakeBuild):
+    build, fake = make({"TARGETS": "training"})
+    assert list(build.images()) == ["training"] and fake.pushed == [f"{REPOSITORY}:training-abc123"]
+    assert not [line for line in fake.commands if "data_prep" in line]
+    assert list(make({"TARGETS": "training data_prep"})[0].images()) == ["data_prep", "training"]
+    with pytest.raises(JobFailure, match='TARGETS names "trainning", and the Dockerfile has data_prep, '):
+        make({"TARGETS": "trainning"})
+
+
 def test_tag_pushed_by_a_parallel_build_is_taken(make: MakeBuild, folder: Path):
     refused = (
         "push=true target data_prep",

@@ -177,7 +177,9 @@ def test_images_built_elsewhere_are_found_by_the_next_run(context: Path, tmp_pat
     build_images(variables, shell, context)
     assert set(images) == {f"data_prep-{tag}", f"training-{tag}"}
     client = boto3.client("ecr", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
-    found = gather.image(client, gather.Deployed(bucket="data", repository_uri=REPOSITORY, image_tag=tag, secret_arn="arn"))
+    found = gather.image(
+        client, gather.Deployed(bucket="data", repository_uri=REPOSITORY, image_tag=tag, secret_arn="arn"), ("data_prep", "training")
+    )
     assert found["exists"] and found["training"] == f"{REPOSITORY}@{images[f'training-{tag}']}"
 
 

@@ -21,6 +21,7 @@ from aws_models.execution import Call, Execution, Failure, Outcome, Result
 from aws_models.queries import Queries
 from aws_models.synthesis import Synthesis
 from aws_models.world import World
+from container.build import TARGETS
 from infra.edge.function import forget_clients
 from infra.run.layout import index_key, split_uri
 
@@ -137,7 +138,7 @@ class Pipeline:
         world.quotas = {f"{kind} for {use} usage": 64.0 for kind in _instance_types() for use in QUOTAS}
         world.put(self.bucket, "source/botocore/part-0.jsonl.gz", "text")
         if scenario.image:
-            world.image_tags = {f"{name}-{self.image_tag}": f"sha256:{name.encode().hex():0<64}" for name in ("data_prep", "training")}
+            world.image_tags = {f"{name}-{self.image_tag}": f"sha256:{name.encode().hex():0<64}" for name in TARGETS}
         if scenario.tokens:
             fingerprint = self._fingerprint(scenario, world)
             world.put(self.bucket, index_key(fingerprint), "{}")
@@ -179,7 +180,7 @@ class Pipeline:
             job = world.jobs[call.arguments[f"{kind}JobName"]]
             return Result({f"{kind}JobArn": job[f"{kind}JobArn"]}, seconds=1)
         if name == "StartBuild":
-            return self._build(planned if isinstance(planned, Build) else Build(), world)
+            return self._build(planned if isinstance(planned, Build) else Build(), _targets(call.arguments), world)
         return Result({"MessageId": "00000000-0000-0000-0000-000000000000"})
 
     def invoke(self, function_arn: str, event: Json, world: World) -> Outcome:
@@ -203,12 +204,12 @@ class Pipeline:
                 return Failure(type(error).__name__, json.dumps(cause), seconds=1)
         return Result({"ExecutedVersion": "$LATEST", "StatusCode": 200, "Payload": payload}, seconds=1)
 
-    def _build(self, build: Build, world: World) -> Outcome:
+    def _build(self, build: Build, wanted: Sequence[str], world: World) -> Outcome:
         group = next(iter(self.synthesis.templates.resources("AWS::CodeBuild::Project"))).properties["LogsConfig"]["CloudWatchLogs"][
             "GroupName"
         ]
         world.logs[group, "build-1"] = list(build.lines)
-        digests = {name: f"{self.repository}@sha256:{name.encode().hex():0<64}" for name in ("data_prep", "training")}
+        digests = {name: f"{self.repository}@sha256:{name.encode().hex():0<64}" for name in TARGETS}
         value = {
             "Id": "project:1",
             "Arn": "arn:aws:codebuild:us-east-1:111111111111:build/project:1",
@@ -218,13 +219,18 @@ class Pipeline:
             "Logs": {"GroupName": group, "StreamName": "build-1"},
             "Phases": [{"PhaseType": "BUILD", "PhaseStatus": build.status, "Contexts": [{"Message": "exit status 1"}]}],
             "ExportedEnvironmentVariables": [
-                {"Name": "DATA_PREP_IMAGE", "Value": digests["data_prep"]},
-                {"Name": "TRAINING_IMAGE", "Value": digests["training"]},
+                {"Name": f"{name.upper()}_IMAGE", "Value": digest if name in wanted else ""} for name, digest in digests.items()
             ],
         }
         if build.status == "SUCCEEDED":
             return Result({"Build": value}, seconds=build.seconds)
         return Failure("States.TaskFailed", json.dumps({"Build": value}), seconds=build.seconds)
+
+
+def _targets(start_build: Json) -> list[str]:
+    """The images that a run's StartBuild asks for."""
+    variables = {item["Name"]: item["Value"] for item in start_build["EnvironmentVariablesOverride"]}
+    return str(variables["TARGETS"]).split()
 
 
 def _instance_types() -> set[str]:
