@@ -127,6 +127,11 @@ def test_a_day_of_an_operator(shell: Shell) -> None:
     answers = [one["outcome"] for one in report["executions"]]
     assert answers == ["admitted", "refused", "refused", "admitted"]
     assert len(report["legs"][0]["attempts"]) == 2  # of two executions
+    logs = shell.folder / "logs"
+    assert shell("logs", "day", "--to", str(logs))[0] == 0
+    first_log, second_log = ((logs / "main" / f"attempt-{number}" / "algo-1.log").read_text() for number in (1, 2))
+    assert '"step": 12,' in first_log and '"step": 12,' not in second_log  # the second job went on from a checkpoint
+    assert "training.seed" in (logs / "day-raw" / "admit.log").read_text()
     rows = {row["run"]: row for row in shell.json("list", "--limit", "50")}
     assert (rows["day"]["status"], rows["day"]["executions"], rows["night"]["status"]) == ("trained", 4, "trained")
     assert rows["day"]["usd"] == pytest.approx(report["cost"]["total_usd"], abs=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -17,12 +18,14 @@ from infra.cli.empty import buckets_to_empty, empty_buckets, refuse_while_runs_a
 from infra.cli.exits import CommandError, Exit
 from infra.cli.find_run import describe, find_run, run_of_execution
 from infra.cli.images import build_images, build_variables
+from infra.cli.job_logs import JobChoice
 from infra.cli.logs import Stage, shown, stage_log
 from infra.cli.observe import Observer
 from infra.cli.plan_screen import plan_value, show_checks, show_plan, show_resolved
 from infra.cli.preflight import changes_of, preflight
 from infra.cli.results import download_export, fetch_report, show_outcome
 from infra.cli.runs import STATUSES, cost_of, list_runs, show_cost, show_runs
+from infra.cli.saved_logs import INDEX, save_logs
 from infra.cli.screen import output
 from infra.cli.start import caller, read_input, resolve_input, start_execution, stop_execution
 from infra.cli.target import Target
@@ -137,13 +140,34 @@ def logs(
     target: Target,
     run: Run = None,
     stage: Annotated[Stage, typer.Option("--stage", help="Stage whose log to print.")] = "train",
+    leg: Annotated[str | None, typer.Option("--leg", metavar="NAME", help="The leg, when there are several.")] = None,
+    attempt: Annotated[
+        int | None, typer.Option("--attempt", min=1, metavar="N", help="Its Nth job over all executions; the newest when left out.")
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the log until the stage has ended.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Print the lines unformatted.")] = False,
+    folder: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", file_okay=False, help="Write every log of the run into this folder instead.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line; with --to, the index.")] = False,
 ) -> None:
-    """Print the log of a run's stage."""
+    """Print the log of a run's stage or of one of its jobs, or save all logs of the run."""
+    found = find_run(target, run)
+    if folder is not None:
+        if follow or leg is not None or attempt is not None:
+            raise CommandError("--to saves every log of the run; leave out --follow, --leg and --attempt", Exit.USAGE)
+        saved = save_logs(target, found, folder)
+        if as_json:
+            _echo({"run_id": found.run_id, "folder": str(folder), "logs": [dataclasses.asdict(one) for one in saved]})
+        else:
+            typer.echo("\n".join([str(folder / INDEX), *map(str, saved)]))
+        return
     say = functools.partial(typer.echo, err=True)
-    for line in stage_log(target, find_run(target, run).execution, stage, follow=follow, say=say):
-        typer.echo(shown(line, raw))
+    for line in stage_log(target, found, stage, follow=follow, say=say, choice=JobChoice(leg=leg, attempt=attempt)):
+        if as_json:
+            _line({"host": line.host, "message": line.message})
+        else:
+            typer.echo(line.text(shown(line.message, raw)))
 
 
 @on_target
@@ -280,7 +304,7 @@ EXAMPLES = {
     "plan": (plan, "pretrain plan llama3_8b --set training.steps=2000"),
     "start": (start, "pretrain start llama3_8b --set training.steps=2000 --run evening --watch"),
     "watch": (watch, "pretrain watch evening --plain"),
-    "logs": (logs, "pretrain logs evening --stage train --follow"),
+    "logs": (logs, "pretrain logs evening --leg main --attempt 2 --follow"),
     "list": (list_, "pretrain list --limit 5"),
     "stop": (stop, "pretrain stop evening --yes"),
     "compare": (compare, "pretrain compare evening morning"),

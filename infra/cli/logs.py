@@ -1,87 +1,24 @@
-"""`pretrain logs`: the log of any stage. Job logs are followed by the sagemaker package's own stream handler."""
+"""`pretrain logs`: the log of any stage of a run."""
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from botocore.exceptions import ClientError
 
 from infra.cli.exits import CommandError, Exit
-from infra.cli.find_run import run_of
+from infra.cli.find_run import FoundRun
+from infra.cli.job_logs import JobChoice, LogLine, chosen_job, job_lines, job_name, why_empty
 from infra.cli.progress import ENDED
 from infra.cli.target import Target
 
 T = TypeVar("T")
 LATE_SECONDS = 5.0
 """A function's last lines may be written after the execution has ended; the next run's must not be shown."""
-Stage = Literal["admit", "build", "prepare", "train", "report"]
-JOB_GROUPS = {"prepare": ("Processing", "/aws/sagemaker/ProcessingJobs"), "train": ("Training", "/aws/sagemaker/TrainingJobs")}
-
-
-def job_name(target: Target, execution_arn: str, stage: Stage, run_id: str) -> str:
-    """The newest processing or training job that an execution made for its run.
-
-    Raises:
-        CommandError: it has made none.
-    """
-    kind, _ = JOB_GROUPS[stage]
-    execution = target.client("stepfunctions").describe_execution(executionArn=execution_arn)
-    pages = target.client("sagemaker").get_paginator(f"list_{kind.lower()}_jobs")
-    arguments = {"CreationTimeAfter": execution["startDate"], "SortBy": "CreationTime", "SortOrder": "Descending"}
-    if execution.get("stopDate"):
-        arguments["CreationTimeBefore"] = execution["stopDate"]
-    for page in pages.paginate(**arguments):
-        for job in page[f"{kind}JobSummaries"]:
-            name = str(job[f"{kind}JobName"])
-            # Every job of a run reads its run.json: that prefix is in the request, whatever the job is called.
-            if f"/runs/{run_id}/" in json.dumps(_describe(target, kind, name), default=str):
-                return name
-    raise CommandError(f"this run has started no {kind.lower()} job; its stage may have been skipped, or not reached", Exit.NOT_FOUND)
-
-
-def job_lines(target: Target, stage: Stage, name: str, *, follow: bool, pause: Callable[[float], None] = time.sleep) -> Iterator[str]:
-    """Lines of a job's streams, all hosts; with ``follow`` until the job has ended."""
-    kind, group = JOB_GROUPS[stage]
-    handler = _stream_handler(target, group, name, _hosts(target, kind, name))
-    while True:
-        ended = _job_ended(target, kind, name)  # before reading, so that the last lines are read after the end
-        for stream, event in handler.get_latest_log_events():
-            host = stream.rsplit("/", 1)[-1].split("-")[0:2]
-            prefix = f"{'-'.join(host)}  " if len(handler.streams) > 1 else ""
-            yield prefix + str(event["message"]).rstrip("\n")
-        if ended or not follow:
-            return
-        pause(_pause(target))
-
-
-def _stream_handler(target: Target, group: str, prefix: str, hosts: int) -> Any:
-    """The sagemaker package's handler with this target's client. Imported here, because the import takes seconds."""
-    os.environ.setdefault("SAGEMAKER_ADMIN_CONFIG_OVERRIDE", str(Path(__file__).with_name("sagemaker-config.yaml")))  # telemetry off
-    from sagemaker.core.utils.logs import CloudWatchLogsClient, MultiLogStreamHandler
-
-    CloudWatchLogsClient.client = target.client("logs")  # otherwise it creates clients from ambient settings
-    return MultiLogStreamHandler(log_group_name=group, log_stream_name_prefix=prefix, expected_stream_count=hosts)
-
-
-def _hosts(target: Target, kind: str, name: str) -> int:
-    job = _describe(target, kind, name)
-    resources = job.get("ResourceConfig") or (job.get("ProcessingResources") or {}).get("ClusterConfig") or {}
-    return int(resources.get("InstanceCount") or 1)
-
-
-def _job_ended(target: Target, kind: str, name: str) -> bool:
-    return str(_describe(target, kind, name)[f"{kind}JobStatus"]) in ("Completed", "Failed", "Stopped")
-
-
-def _describe(target: Target, kind: str, name: str) -> dict[str, Any]:
-    call = getattr(target.client("sagemaker"), f"describe_{kind.lower()}_job")
-    described: dict[str, Any] = call(**{f"{kind}JobName": name})
-    return described
+Stage = Literal["admit", "build", "prepare", "train", "triage", "report"]
 
 
 def group_lines(
@@ -118,27 +55,53 @@ def group_lines(
         pause(_pause(target))
 
 
-def stage_log(target: Target, execution_arn: str, stage: Stage, *, follow: bool, say: Callable[[str], None]) -> Iterator[str]:
-    """Lines of one stage of a run; with ``follow`` a stage that is not reached yet is waited for, announced through ``say``."""
+def stage_log(
+    target: Target, found: FoundRun, stage: Stage, *, follow: bool, say: Callable[[str], None], choice: JobChoice | None = None
+) -> Iterator[LogLine]:
+    """Lines of one stage of a run; with ``follow`` a stage that is not reached yet is waited for, announced through ``say``.
+
+    ``choice`` names a job of the stages prepare and train; without one it is the newest job of the run's execution.
+    """
+    if choice is not None and choice.made:
+        if stage not in ("prepare", "train") or (stage == "prepare" and choice.leg is not None):
+            raise CommandError("--leg belongs to the stage train, --attempt to train and prepare", Exit.USAGE)
+        yield from job_lines(target, stage, chosen_job(target, stage, found.run_id, choice).name, follow=follow, say=say)
+        return
+    arn = found.execution
     steps = target.client("stepfunctions")
-    execution = steps.describe_execution(executionArn=execution_arn)
+    execution = steps.describe_execution(executionArn=arn)
 
     def ended() -> bool:
-        return str(steps.describe_execution(executionArn=execution_arn)["status"]) in ENDED
-
-    def job() -> str:
-        return job_name(target, execution_arn, stage, run_of(execution))
+        return str(steps.describe_execution(executionArn=arn)["status"]) in ENDED
 
     def reached(look: Callable[[], T]) -> T:
         return _reached(look, lambda: not follow or ended(), lambda: say(f"waiting for the {stage} stage ..."), _pause(target))
 
-    if stage in JOB_GROUPS:
-        yield from job_lines(target, stage, reached(job), follow=follow)
+    if stage in ("prepare", "train"):
+        yield from job_lines(target, stage, reached(lambda: job_name(target, arn, stage, found.run_id)), follow=follow, say=say)
         return
+    span = execution_span(execution)
+    group, streams = reached(lambda: build_log(target, *span)) if stage == "build" else (function_group(target, stage), [])
+    lines = group_lines(target, group, streams, span, ended, follow=follow)
+    count = 0
+    for line in lines if stage == "build" else of_execution(lines, arn):
+        count += 1
+        yield LogLine(message=line)
+    if not count:
+        say(why_empty(target, group, f"the {stage} stage", ended=ended()))
+
+
+def execution_span(execution: dict[str, Any]) -> tuple[float, float | None]:
+    """When an execution's functions and build wrote, in epoch seconds; None: it still runs."""
     stopped = execution.get("stopDate")
-    span = execution["startDate"].timestamp(), stopped.timestamp() + LATE_SECONDS if stopped else None
-    group, streams = reached(lambda: _build_log(target, *span)) if stage == "build" else (_function_group(target, stage), [])
-    yield from group_lines(target, group, streams, span, ended, follow=follow)
+    return execution["startDate"].timestamp(), stopped.timestamp() + LATE_SECONDS if stopped else None
+
+
+def of_execution(lines: Iterator[str], execution_arn: str) -> Iterator[str]:
+    """Lines of a function without those that name another execution: one function serves all runs."""
+    for line in lines:
+        if _field(line, "execution") in (None, execution_arn):
+            yield line
 
 
 def _reached(look: Callable[[], T], last: Callable[[], bool], waiting: Callable[[], None], seconds: float) -> T:
@@ -161,7 +124,12 @@ def _pause(target: Target) -> float:
     return 1.0 if target.embedded else 5.0
 
 
-def _build_log(target: Target, since: float, until: float | None) -> tuple[str, list[str]]:
+def build_log(target: Target, since: float, until: float | None) -> tuple[str, list[str]]:
+    """Log group and streams of the newest build within a span of epoch seconds.
+
+    Raises:
+        CommandError: there is none.
+    """
     client = target.client("codebuild")
     project = target.output("BuildProjectName")
     ids = client.list_builds_for_project(projectName=project, sortOrder="DESCENDING").get("ids") or []
@@ -173,8 +141,12 @@ def _build_log(target: Target, since: float, until: float | None) -> tuple[str, 
     return str(logs.get("groupName") or f"/aws/codebuild/{project}"), [str(logs["streamName"])] if logs.get("streamName") else []
 
 
-def _function_group(target: Target, stage: str) -> str:
-    """The log group of a stage's Lambda function, found through the stack, since physical names are CDK's."""
+def function_group(target: Target, stage: str) -> str:
+    """The log group of a stage's Lambda function, found through the stack, since physical names are CDK's.
+
+    Raises:
+        CommandError: the stack has no such function.
+    """
     stack = f"{target.settings.name}-pipeline"
     for page in target.client("cloudformation").get_paginator("list_stack_resources").paginate(StackName=stack):
         for resource in page["StackResourceSummaries"]:
@@ -188,13 +160,8 @@ def _function_group(target: Target, stage: str) -> str:
 
 def shown(line: str, raw: bool) -> str:
     """A line for people: metrics and progress lines, which are JSON, as ``name=value`` pairs."""
-    if raw or not line.startswith("{"):
-        return line
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return line
-    if not isinstance(value, dict):
+    value = None if raw else _object(line)
+    if value is None:
         return line
     parts = [
         f"{key}={item:.6g}" if isinstance(item, float) else f"{key}={item}"
@@ -202,3 +169,17 @@ def shown(line: str, raw: bool) -> str:
         if item is not None and key != "time"
     ]
     return " ".join(parts)
+
+
+def _field(line: str, name: str) -> Any:
+    return (_object(line) or {}).get(name)
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    if not line.startswith("{"):
+        return None
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -15,7 +15,7 @@ from contracts.config import SpecError, parse
 from contracts.metric_line import parse_line
 from infra.cli.exits import CommandError, Exit
 from infra.cli.find_run import run_of
-from infra.cli.logs import job_name
+from infra.cli.job_logs import GROUPS, job_name
 from infra.cli.progress import RunView, StageView, failure_sentence, read_leg, read_stages
 from infra.cli.target import Target
 from infra.run.layout import RunLayout, index_key
@@ -25,7 +25,6 @@ from infra.sagemaker.prices import admitted_usd_per_hour
 from training.spec import TrainingSpec, total_steps
 
 JOBS_SECONDS = 30.0  # DescribeTrainingJob for each job of the run
-PROCESSING_LOGS = "/aws/sagemaker/ProcessingJobs"
 
 
 class Observer:
@@ -164,11 +163,13 @@ class Observer:
         try:
             logs = self.target.client("logs")
             job = job_name(self.target, self._arn, "prepare", self._run_id)
-            streams = logs.describe_log_streams(logGroupName=PROCESSING_LOGS, logStreamNamePrefix=f"{job}/")["logStreams"]
+            streams = logs.describe_log_streams(logGroupName=GROUPS["Processing"], logStreamNamePrefix=f"{job}/")["logStreams"]
         except (ClientError, CommandError):
             return ""  # no job yet, or nothing said yet: the group is made by the first job
         for stream in streams:
-            events = logs.get_log_events(logGroupName=PROCESSING_LOGS, logStreamName=stream["logStreamName"], limit=50, startFromHead=False)
+            events = logs.get_log_events(
+                logGroupName=GROUPS["Processing"], logStreamName=stream["logStreamName"], limit=50, startFromHead=False
+            )
             for event in reversed(events["events"]):
                 line = _json(event["message"])
                 if line.get("stage") == "prepare":
