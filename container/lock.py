@@ -56,6 +56,10 @@ LOCKS = (
         constraint="requirements-dev.txt", images_only=True,
     ),
     Lock(
+        path="container/requirements-corpus.txt", source="container/requirements-corpus.in", why="the corpus image",
+        constraint="requirements-dev.txt", images_only=True,
+    ),
+    Lock(
         path="container/requirements-training.txt", source="container/requirements-training.in", why="the training image",
         constraint="requirements-dev.txt", images_only=True,
     ),
