@@ -22,7 +22,14 @@ _NAMES = {int: "integer", float: "number", bool: "boolean", str: "string"}
 
 @functools.cache
 def field_docs(cls: type) -> dict[str, str]:
-    """The docstring under each field of a dataclass, on one line."""
+    """The docstring under each field of a dataclass and of those it extends, on one line."""
+    docs: dict[str, str] = {}
+    for part in reversed(cls.__mro__):
+        docs |= _own_docs(part) if dataclasses.is_dataclass(part) else {}
+    return docs
+
+
+def _own_docs(cls: type) -> dict[str, str]:
     body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]).body
     docs: dict[str, str] = {}
     for node, following in itertools.pairwise(body):

@@ -162,7 +162,7 @@ def _spec_json(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _needs_s3(spec: DataSpec, out: str) -> bool:
-    return any(uri.startswith("s3://") for uri in (spec.source, out, spec.tokenizer.uri or ""))
+    return any(uri.startswith("s3://") for uri in (spec.source_uri, out, spec.tokenizer.uri or ""))
 
 
 def summary(index: ShardIndex, out: str) -> str:

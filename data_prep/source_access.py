@@ -34,12 +34,12 @@ def identified(spec: DataSpec, client: Any) -> Identified:
 
 def listed(spec: DataSpec, client: Any = None) -> SourceListing:
     """What the source holds, wherever it is."""
-    if client is None and spec.source.startswith("s3://"):
+    if client is None and spec.source_uri.startswith("s3://"):
         client = s3_client()
-    return _from_hub(spec) or list_source(spec.source, spec.include, client, any_ending=spec.format != "auto")
+    return _from_hub(spec) or list_source(spec.source_uri, spec.include, client, any_ending=spec.format != "auto")
 
 
 def _from_hub(spec: DataSpec) -> SourceListing | None:
-    if parse_hub(spec.source) is None:
+    if parse_hub(spec.source_uri) is None:
         return None
-    return select(open_repository(spec.source).listing(), spec.source, spec.include, any_ending=spec.format != "auto")
+    return select(open_repository(spec.source_uri).listing(), spec.source_uri, spec.include, any_ending=spec.format != "auto")

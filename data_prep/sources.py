@@ -69,7 +69,7 @@ def identify(spec: DataSpec, s3_client: Any = None) -> Identified:
         BadInput: nothing under the source, a missing bucket or tokenizer.
         AccessDenied: S3 refuses the caller.
     """
-    listing = list_source(spec.source, spec.include, s3_client, any_ending=spec.format != "auto")
+    listing = list_source(spec.source_uri, spec.include, s3_client, any_ending=spec.format != "auto")
     reference = tokenizer_reference(spec.tokenizer, s3_client)
     return Identified(fingerprint(spec, listing, reference), listing, reference)
 
@@ -79,7 +79,9 @@ def resolve_uris(spec: DataSpec, bucket: str) -> DataSpec:
     tokenizer = spec.tokenizer
     if tokenizer.uri is not None:
         tokenizer = replace(tokenizer, uri=resolve_uri(tokenizer.uri, bucket))
-    return replace(spec, source=resolve_uri(spec.source, bucket), tokenizer=tokenizer)
+    sources = tuple(replace(source, source=resolve_uri(source.source_uri, bucket)) for source in spec.sources)
+    own = spec.source if spec.mixed else resolve_uri(spec.source_uri, bucket)
+    return replace(spec, source=own, sources=sources, tokenizer=tokenizer)
 
 
 def resolve_uri(value: str, bucket: str) -> str:

@@ -1,16 +1,17 @@
 """DataSpec: what text becomes which token shards. Owned by data_prep; part of every run's input.
 
-Everything above the line ``compute settings`` is part of the data fingerprint: a change results in other
-shards. The compute settings only choose the instances that make them.
+Everything above the line ``compute settings`` is part of a source's data fingerprint, weights, epochs and curriculum aside: a change
+results in other shards. The compute settings only choose the instances that make them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Literal
 
 from contracts.config import Bounds, Json, Pattern, Problem, one_or_more, to_json
+from contracts.mixture import MixedSource, mixture_problems
 
 COMMIT = r"[0-9a-f]{40}"
 SOURCE = Pattern(
@@ -24,7 +25,9 @@ TOKENIZER_SOURCE = Pattern(
     "key of a tokenizer.json or of the folder that holds it",
 )
 PROCESSING_TYPE = Pattern(r"ml\.[a-z0-9-]+\.[a-z0-9-]+", 'a SageMaker instance type such as "ml.m7i.4xlarge"')
-FINGERPRINT_EXCLUDES = frozenset({"instance_type", "instance_count", "volume_size_gb", "max_runtime_seconds", "workers_per_instance"})
+FINGERPRINT_EXCLUDES = frozenset(
+    {"sources", "instance_type", "instance_count", "volume_size_gb", "max_runtime_seconds", "workers_per_instance"}
+)
 
 BadText = Literal["fail", "skip", "replace"]
 
@@ -59,10 +62,10 @@ class TokenizerSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSpec:
-    """One text source, one tokenizer, every policy explicit."""
+class SourceFields:
+    """What belongs to one source: where its text is, and how it is read."""
 
-    source: Annotated[str, SOURCE]
+    source: Annotated[str, SOURCE] | None = None
     """Where the text is: ``s3://bucket/prefix/``, ``hf://datasets/OWNER/NAME@COMMIT``, a local folder, or a prefix in the
     own bucket (``source/mytext/``)."""
     include: tuple[str, ...] = ()
@@ -74,12 +77,6 @@ class DataSpec:
     """Field or column that holds the text; ``meta.body`` is the field ``body`` inside ``meta``, unless a field has that very name."""
     id_field: str | None = None
     """Field or column that names a document in messages; null uses object and position."""
-    tokenizer: TokenizerSpec
-    """How text becomes token ids."""
-    validation_share: Annotated[float, Bounds(0.0, 0.5)] = 0.005
-    """Share of documents held out, chosen by a 128-bit hash of the text, so that it does not depend on file order."""
-    shard_tokens: Annotated[int, Bounds(1024, 1 << 31)] = 64_000_000
-    """Tokens after which a shard is closed: 64 M are 128 MB (uint16) or 256 MB (uint32), the size S3 and FastFile read well."""
     invalid_utf8: BadText = "fail"
     """Bytes that are no UTF-8: stop, skip the document, or put U+FFFD in their place."""
     lone_surrogates: BadText = "replace"
@@ -96,6 +93,44 @@ class DataSpec:
     """Lines that are no JSON object, rows without the text field, overlong lines: stop, or skip and count."""
     max_skipped_share: Annotated[float, Bounds(0.0, 1.0)] = 0.001
     """With a ``skip`` policy: the job fails when more than this share of the documents was skipped (empty ones not counted)."""
+
+    @property
+    def reading(self) -> Json:
+        """These settings, by name."""
+        return {name: getattr(self, name) for name in SOURCE_FIELDS}
+
+    @property
+    def source_uri(self) -> str:
+        """``source``, where the spec is one source's."""
+        if self.source is None:
+            raise ValueError("a mixture has no source of its own; take each of source_specs")
+        return self.source
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSpec(SourceFields, MixedSource):
+    """One source of a mixture: its name, its part in the mixture, and how it is read. What it leaves out is taken from ``data``."""
+
+    def check(self) -> Iterator[Problem]:
+        """A source is somewhere; weight or epochs."""
+        if self.source is None:
+            yield Problem("source", "is required")
+        yield from super().check()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec(SourceFields):
+    """One text source or a mixture of several, one tokenizer, every policy explicit."""
+
+    sources: tuple[SourceSpec, ...] = ()
+    """Several sources in the place of ``source``, 16 at most: each has a name, a weight or epochs, and any of the settings above,
+    which otherwise are as given here. Shards are made once per source; another weight makes none anew."""
+    tokenizer: TokenizerSpec
+    """How text becomes token ids."""
+    validation_share: Annotated[float, Bounds(0.0, 0.5)] = 0.005
+    """Share of documents held out, chosen by a 128-bit hash of the text, so that it does not depend on file order."""
+    shard_tokens: Annotated[int, Bounds(1024, 1 << 31)] = 64_000_000
+    """Tokens after which a shard is closed: 64 M are 128 MB (uint16) or 256 MB (uint32), the size S3 and FastFile read well."""
     tokenizer_loss: Literal["count", "skip", "fail"] = "count"
     """Documents whose tokens do not decode to their text, after the tokenizer's own normalisation (an unknown character under BPE
     without byte fallback): keep and count, skip and count, or stop. One whose text becomes BOS or EOS is skipped and counted, or stops."""
@@ -115,7 +150,46 @@ class DataSpec:
     workers_per_instance: Annotated[int, Bounds(0, 512)] = 0
     """Processes per instance; 0 takes one per core."""
 
+    def check(self) -> Iterator[Problem]:
+        """Text comes from one source or from a mixture."""
+        if (self.source is None) == (not self.sources):
+            yield Problem("", 'give exactly one of "source" and "sources"')
+        for problem in mixture_problems(self.sources):
+            yield Problem(f"sources{problem.path}", problem.message)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether it is a mixture."""
+        return bool(self.sources)
+
+    @property
+    def uris(self) -> dict[str, str]:
+        """Every place that is read: of each source, and of a tokenizer that is not trained, by its dotted path in the input."""
+        found = {f"data.sources[{i}].source": source.source_uri for i, source in enumerate(self.sources)}
+        found |= {} if self.source is None else {"data.source": self.source}
+        return found | ({} if self.tokenizer.uri is None else {"data.tokenizer.uri": self.tokenizer.uri})
+
+    @property
+    def source_specs(self) -> dict[str, DataSpec]:
+        """A spec of its own for each source, by name, in order; the one of a run without mixture has an empty name."""
+        if not self.sources:
+            return {"": self}
+        return {source.name: replace(self, sources=(), **source.reading) for source in self.sources}
+
+
+SOURCE_FIELDS = tuple(field.name for field in fields(SourceFields))
+"""Settings that a source of a mixture may have of its own."""
+
+
+def with_source_defaults(data: Json) -> Json:
+    """``data`` as written, each source of a mixture completed with what ``data`` itself says."""
+    sources = data.get("sources")
+    if not isinstance(sources, list):
+        return data
+    common = {name: data[name] for name in SOURCE_FIELDS if name in data and name != "source"}
+    return data | {"sources": [common | source if isinstance(source, dict) else source for source in sources]}
+
 
 def fingerprinted(spec: DataSpec) -> Json:
-    """The part of the spec that decides what the shards hold, as JSON."""
+    """The part of one source's spec that decides what the shards hold, as JSON."""
     return {key: value for key, value in to_json(spec).items() if key not in FINGERPRINT_EXCLUDES}

@@ -67,7 +67,7 @@ def check(facts: Facts) -> list[Finding]:
 
 def local_path_problems(data: DataSpec, bucket: str) -> Iterator[Problem]:
     """A job on SageMaker sees no folder of the machine that the input was written on."""
-    for path, value in (("data.source", data.source), ("data.tokenizer.uri", data.tokenizer.uri or "")):
+    for path, value in data.uris.items():
         if value.startswith(LOCAL):
             yield Problem(path, f'"{value}" is a path on one machine; upload it to s3://{bucket}/source/ and name that')
 
@@ -132,8 +132,8 @@ def network_problems(spec: RunSpec) -> Iterator[Problem]:
 
 def needs_token(data: DataSpec) -> list[str]:
     """The gated repositories that the data settings name."""
-    hub = (value for value in (data.source, data.tokenizer.uri or "") if value.startswith("hf://"))
-    names = (value.removeprefix("hf://").removeprefix("datasets/") for value in hub)
+    hub = (value for value in data.uris.values() if value.startswith("hf://"))
+    names = dict.fromkeys(value.removeprefix("hf://").removeprefix("datasets/") for value in hub)
     return [name for name in names if name.startswith(GATED)]
 
 

@@ -152,7 +152,7 @@ def gather(
 
 def _source(data: DataSpec, deployed: Deployed, s3: Any) -> tuple[Identified | None, str | None, datetime.datetime | None]:
     """The data set, or why there is none, and when its tokens were completed."""
-    if any(value.startswith(LOCAL) for value in (data.source, data.tokenizer.uri or "")):
+    if any(value.startswith(LOCAL) for value in data.uris.values()):
         return None, None, None  # a path on one machine: check says so, and this machine's folder says nothing about it
     try:
         source = identify(data, s3)

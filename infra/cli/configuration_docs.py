@@ -15,7 +15,7 @@ from typing import Any
 from contracts.config import Bounds, Pattern, to_json
 from contracts.config_schema import field_docs
 from contracts.config_shape import Shape, in_digits, shapes
-from data_prep.spec import DataSpec
+from data_prep.spec import SOURCE_FIELDS, DataSpec, SourceSpec
 from infra.run.compute import BudgetSpec, ComputeSpec
 from infra.run.recipes import RECIPES
 from infra.run.run_spec import RunInput
@@ -61,6 +61,8 @@ def document() -> str:
 def _rows(cls: type, path: str) -> Iterator[tuple[str, str, str, str]]:
     docs, known = field_docs(cls), shapes(cls)
     for field in dataclasses.fields(cls):
+        if issubclass(cls, SourceSpec) and field.name in SOURCE_FIELDS:
+            continue  # as in data, where they are explained
         name, shape = f"{path}.{field.name}" if path else field.name, known[field.name]
         yield name, _type(shape), _default(field), _cell(docs.get(field.name, ""))
         inner = shape.item if shape.kind == "list" and shape.item is not None else shape

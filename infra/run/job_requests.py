@@ -94,7 +94,7 @@ def _run_input(layout: RunLayout, deployment: Deployment) -> Json:
 
 def needs_hugging_face(data: DataSpec) -> bool:
     """Whether source or tokenizer come from the Hugging Face Hub, where a token may be asked for."""
-    return data.source.startswith("hf://") or (data.tokenizer.uri or "").startswith("hf://")
+    return any(uri.startswith("hf://") for uri in data.uris.values())
 
 
 @dataclass(frozen=True, kw_only=True)

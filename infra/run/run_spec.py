@@ -11,13 +11,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from contracts.config import Bounds, Json, Pattern, Problem, SpecError, deeper_than, parse, suggestion, to_json
 from contracts.config_schema import json_schema
-from data_prep.spec import DataSpec
+from data_prep.spec import DataSpec, with_source_defaults
 from infra.run.compute import BudgetSpec, ComputeSpec
 from infra.run.recipes import RECIPES, REFERENCE_ABLATION, Recipe
 from infra.run.run_id import RUN_ID_REGEX
@@ -27,6 +28,7 @@ from training.spec import TrainingSpec, cluster_problems
 RUN_ID = Pattern(RUN_ID_REGEX, "a run id: 1 to 80 letters, digits and single hyphens inside")
 SCHEDULED_TIME = Pattern(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?Z", 'a time in UTC such as "2026-01-31T06:00:00Z"')
 LEG_NAME = Pattern(r"[a-z0-9]([a-z0-9_-]{0,22}[a-z0-9])?", "a leg name: 1 to 24 lower-case letters, digits, _ and -")
+SOURCE = re.compile(r"data\.sources\[\d+\]\.")
 MAX_DEPTH = 32  # a run's input has 5 levels; reading recurses, and Python allows about 1,000 calls
 MAX_LEGS = 16  # each leg's request is about 4 KB of the 256 KiB that a state may hold, and each is paid for
 SINGLE_LEG = "main"
@@ -127,6 +129,7 @@ class RunInput:
 
 
 EXCLUSIVE: dict[str, tuple[frozenset[str], ...]] = {
+    "data": (frozenset({"source", "sources"}),),
     "training": (frozenset({"steps", "tokens"}),),
     "data.tokenizer": (frozenset({"uri", "train"}),),
 }
@@ -163,14 +166,14 @@ def resolve(value: object, *, default_recipe: str, recipes: Mapping[str, Recipe]
         raise SpecError(problems)
     recipe: Json = to_json(recipes[name])
     section = {key: overlay(recipe[key], getattr(given, key), key) for key in ("data", "training", "compute", "budget")}
-    data = _collect(problems, lambda: parse(DataSpec, section["data"], "data"))
+    data = _data(section["data"], given.data, problems)
     compute = _collect(problems, lambda: parse(ComputeSpec, section["compute"], "compute"))
     budget = _collect(problems, lambda: parse(BudgetSpec, section["budget"], "budget"))
     legs = _legs(given, section["training"], problems)
     if compute is not None:
         problems.extend(_cluster_problems(legs, compute))
     if given.schedule is not None and given.schedule.resume == "latest":
-        problems.extend(_continued_problems(legs))
+        problems.extend(_continued_problems(legs, data))
     if problems or data is None or compute is None or budget is None:
         raise SpecError(dict.fromkeys(problems))
     content = {"run_id": given.run_id, "recipe": name, "schedule": given.schedule}
@@ -192,6 +195,18 @@ def _collect(problems: list[Problem], read: Any) -> Any:
     except SpecError as error:
         problems.extend(error.problems)
         return None
+
+
+def _data(section: Json, given: Mapping[str, Any], problems: list[Problem]) -> DataSpec | None:
+    """The data settings; the recipe's globs are for the recipe's own source, so a mixture does not take them over."""
+    if given.get("sources") and "include" not in given:
+        section = section | {"include": []}
+    found: list[Problem] = []
+    data: DataSpec | None = _collect(found, lambda: parse(DataSpec, with_source_defaults(section), "data"))
+    common = {(problem.path, problem.message) for problem in found}
+    # What a source takes over from data is told once, there.
+    problems.extend(p for p in found if (own := SOURCE.sub("data.", p.path)) == p.path or (own, p.message) not in common)
+    return data
 
 
 def _legs(given: RunInput, training: Json, problems: list[Problem]) -> list[Leg]:
@@ -233,8 +248,12 @@ def _cluster_problems(legs: list[Leg], compute: ComputeSpec) -> Iterator[Problem
             yield Problem(f"{prefix}.{problem.path}", problem.message)
 
 
-def _continued_problems(legs: list[Leg]) -> Iterator[Problem]:
-    """A run that is continued in pieces needs a learning-rate curve that does not depend on where a piece ends."""
+def _continued_problems(legs: list[Leg], data: DataSpec | None) -> Iterator[Problem]:
+    """A run that is continued in pieces needs a learning-rate curve and a mixture that do not depend on where a piece ends."""
+    for number, source in enumerate(data.sources if data is not None else ()):
+        if source.epochs is not None:
+            fix = "give it a weight"
+            yield Problem(f"data.sources[{number}].epochs", f"resume=latest adds steps with every firing, which changes its share; {fix}")
     for leg in legs:
         if leg.training.schedule.total_steps is None and leg.training.schedule.decay != "constant":
             yield Problem(
@@ -250,6 +269,8 @@ def input_schema() -> Json:
     schema = json_schema(RunInput)
     for key, cls in (("data", DataSpec), ("training", TrainingSpec), ("compute", ComputeSpec), ("budget", BudgetSpec)):
         schema["properties"][key] = _partial(json_schema(cls)) | {"description": schema["properties"][key]["description"]}
+    source = schema["properties"]["data"]["properties"]["sources"]["items"]
+    source["properties"] = {k: {n: v for n, v in field.items() if n != "default"} for k, field in source["properties"].items()}
     leg = schema["properties"]["legs"]["items"]["properties"]
     leg["training"] = schema["properties"]["training"]
     schema["properties"]["recipe"]["examples"] = sorted(RECIPES)
