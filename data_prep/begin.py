@@ -30,7 +30,7 @@ from data_prep.partition import Part, expected_text
 from data_prep.request import Job
 from data_prep.sources import tokenizer_reference
 from data_prep.tokenizer import TokenizerFiles, announced, facts
-from data_prep.tokenizer_source import obtain
+from data_prep.tokenizer_source import Text, obtain
 from data_prep.workers import Setup, WorkerPool, start_server
 
 
@@ -85,7 +85,9 @@ def _manifest(job: Job, plan: Sequence[Part], known: TokenizerFacts, verdict: Ve
 
 def _obtained(job: Job, plan: Sequence[Part]) -> TokenizerFiles:
     """The tokenizer, fetched or trained; what was fetched is what the fingerprint names."""
-    files = obtain(job.spec, job.source, plan, job.s3_client, job.say)
+    if job.shared_tokenizer is not None:
+        return job.shared_tokenizer()
+    files = obtain([Text(spec=job.spec, source=job.source, plan=plan)], job.s3_client, job.say)
     if job.tokenizer_reference is not None and tokenizer_reference(job.spec.tokenizer, job.s3_client) != job.tokenizer_reference:
         raise SourceChanged(f"the tokenizer {job.spec.tokenizer.uri} was changed since this run was admitted; start a new run")
     return files

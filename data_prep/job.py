@@ -13,7 +13,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,16 +21,13 @@ from typing import Any
 
 from contracts.config import SpecError, merge, parse
 from contracts.failure import BadInput, JobFailure, Unexpected, base_dir, write_failure
+from contracts.mixture import read_tokens
 from contracts.shard_index import ShardIndex
 from data_prep.coordination import Instances
-from data_prep.failure_classes import Interrupted, SourceChanged
-from data_prep.folder import require_apart
-from data_prep.local_store import LocalStore
-from data_prep.prepare import prepare
-from data_prep.request import Job
+from data_prep.failure_classes import Interrupted
+from data_prep.in_turn import Workplace, prepare_in_turn, prepare_source
 from data_prep.s3_store import s3_client
-from data_prep.source_access import identified, open_source, open_store
-from data_prep.sources import Identified, local_path
+from data_prep.source_access import identified
 from data_prep.spec import DataSpec
 from data_prep.verify import main as verify
 
@@ -79,20 +75,12 @@ def _in_container() -> int:
     path = base_dir() / "processing/input/run/run.json"
     try:
         run = json.loads(path.read_bytes())
-        data, tokens = run["data"], run["tokens"]
-        uri, admitted = str(tokens["uri"]), str(tokens["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        data, admitted = run["data"], read_tokens(run)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path} does not read as a run ({type(error).__name__}: {error}); Admit writes it") from None
     spec = parse(DataSpec, data, "data")
-    client = s3_client()
-    found = identified(spec, client)
-    if found.fingerprint != admitted:
-        raise SourceChanged(
-            f"{spec.source} or the tokenizer changed since the run was admitted "
-            f"(fingerprint {found.fingerprint}, admitted {admitted}); start a new run"
-        )
-    gates = uri.rstrip("/").rpartition("/")[0] + "/" + GATES
-    _run(spec, found, out_uri=uri, gates_uri=gates, instances=_instances(), client=client)
+    gates = admitted[0].uri.rstrip("/").rpartition("/")[0] + "/" + GATES
+    prepare_in_turn(spec, admitted, Workplace(gates_uri=gates, instances=_instances(), client=s3_client(), say=_say))
     return 0
 
 
@@ -112,8 +100,9 @@ def _instances() -> Instances:
 def _by_hand(arguments: Sequence[str]) -> int:
     options = _options(arguments)
     spec = parse(DataSpec, _spec_json(options), "data")
-    client = s3_client() if _needs_s3(spec, options.out) else None
-    index = _run(spec, identified(spec, client), out_uri=options.out, gates_uri=options.gates, instances=Instances(), client=client)
+    client = s3_client() if any(uri.startswith("s3://") for uri in (*spec.uris.values(), options.out)) else None
+    here = Workplace(gates_uri=options.gates, instances=Instances(), client=client, say=_say)
+    index = prepare_source(spec, identified(spec, client), options.out, here)
     if index is not None:
         print(summary(index, options.out))
     return 0
@@ -161,10 +150,6 @@ def _spec_json(options: argparse.Namespace) -> dict[str, Any]:
     return content
 
 
-def _needs_s3(spec: DataSpec, out: str) -> bool:
-    return any(uri.startswith("s3://") for uri in (spec.source_uri, out, spec.tokenizer.uri or ""))
-
-
 def summary(index: ShardIndex, out: str) -> str:
     """What a person wants to know at the end."""
     train, validation = index.splits["train"], index.splits["validation"]
@@ -178,36 +163,6 @@ def summary(index: ShardIndex, out: str) -> str:
 
 
 # -- both ------------------------------------------------------------------------------------------
-
-
-def _run(spec: DataSpec, found: Identified, *, out_uri: str, gates_uri: str, instances: Instances, client: Any) -> ShardIndex | None:
-    out = open_store(out_uri, client)
-    _require_apart(found, out_uri)
-    parent = out.root / ".work" if isinstance(out, LocalStore) else None  # same file system: a finished part is a rename
-    if parent is not None:
-        parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="scratch-", dir=parent, ignore_cleanup_errors=True) as scratch:
-        job = Job(
-            spec=spec, listing=found.listing, fingerprint=found.fingerprint, tokenizer_reference=found.tokenizer_reference,
-            source=open_source(found.listing.uri, client), out=out,
-            gates=open_store(gates_uri, client), scratch=Path(scratch),
-            workers=spec.workers_per_instance or _cores(), instances=instances, say=_say, s3_client=client,
-        )  # fmt: skip
-        return prepare(job)
-
-
-def _require_apart(found: Identified, out_uri: str) -> None:
-    source = found.listing.uri
-    if "://" not in source.removeprefix("file://") and "://" not in out_uri:
-        require_apart(local_path(source), [item.key for item in found.listing.objects], local_path(out_uri))
-    elif source.startswith("s3://") and (out_uri.rstrip("/") + "/").startswith(source.rstrip("/") + "/"):
-        raise BadInput(
-            f"the shards' prefix {out_uri} lies below the source {source}: a second run would read its own output; choose another"
-        )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _say(sentence: str) -> None:

@@ -11,6 +11,7 @@ from data_prep.coordination import SILENCE_SECONDS, Instances
 from data_prep.fingerprint import SourceListing
 from data_prep.spec import DataSpec
 from data_prep.store import Source, Store
+from data_prep.tokenizer import TokenizerFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,3 +34,5 @@ class Job:
     silence_seconds: float = SILENCE_SECONDS
     tokenizer_reference: str | None = None
     """What pinned the tokenizer when the fingerprint was computed; None does not ask."""
+    shared_tokenizer: Callable[[], TokenizerFiles] | None = None
+    """What trains a tokenizer on all sources of a mixture, or finds the one that was; None obtains this source's own."""

@@ -7,9 +7,10 @@ from typing import Any
 
 from data_prep.fingerprint import SourceListing
 from data_prep.hub import open_repository
+from data_prep.identify import Identified, about_source, identify_each
 from data_prep.local_store import LocalStore
 from data_prep.s3_store import S3Store, s3_client
-from data_prep.sources import Identified, identify, list_source, parse_hub, select
+from data_prep.sources import list_source, parse_hub, select
 from data_prep.spec import DataSpec
 from data_prep.store import Source, Store
 
@@ -28,8 +29,16 @@ def open_source(uri: str, client: Any = None) -> Source:
 
 def identified(spec: DataSpec, client: Any) -> Identified:
     """Listing, fingerprint, tokenizer reference; a hub data set's commit stands for its listing in the fingerprint."""
-    found = identify(spec, client)
-    return replace(found, listing=_from_hub(spec) or found.listing)
+    return identified_each(spec, client)[""]
+
+
+def identified_each(data: DataSpec, client: Any) -> dict[str, Identified]:
+    """The same of each source, by its name."""
+    found = identify_each(data, client)
+    for name, spec in data.source_specs.items():
+        with about_source(name):
+            found[name] = replace(found[name], listing=_from_hub(spec) or found[name].listing)
+    return found
 
 
 def listed(spec: DataSpec, client: Any = None) -> SourceListing:

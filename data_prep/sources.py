@@ -1,8 +1,4 @@
-"""What a source holds, and the fingerprint of what it becomes. Standard library and boto3 only: Admit runs this in a Lambda.
-
-``identify`` is the one computation that Admit and the processing job share; the job refuses to start when its
-answer is not the one Admit gave.
-"""
+"""What a source holds, and what pins a tokenizer. Standard library and boto3 only: Admit runs this in a Lambda."""
 
 from __future__ import annotations
 
@@ -16,10 +12,10 @@ from typing import Any, Literal
 
 from contracts.failure import BadInput
 from data_prep.failure_classes import AccessDenied
-from data_prep.fingerprint import LeftOut, SourceListing, SourceObject, fingerprint
+from data_prep.fingerprint import LeftOut, SourceListing, SourceObject
 from data_prep.folder import walk
 from data_prep.s3_errors import s3_errors
-from data_prep.spec import DataSpec, TokenizerSpec
+from data_prep.spec import TokenizerSpec
 
 Kind = Literal["jsonl", "parquet", "text", "csv", "tsv", "arrow"]
 Compression = Literal["none", "gz", "zst", "xz", "bz2"]
@@ -51,42 +47,6 @@ class HubReference:
     name: str
     commit: str
     path: str = ""
-
-
-@dataclass(frozen=True)
-class Identified:
-    """A data set's name, and what the name was computed from."""
-
-    fingerprint: str
-    listing: SourceListing
-    tokenizer_reference: str
-
-
-def identify(spec: DataSpec, s3_client: Any = None) -> Identified:
-    """Fingerprint of the shards that ``spec`` makes now. ``spec`` holds full URIs (``resolve_uris``).
-
-    Raises:
-        BadInput: nothing under the source, a missing bucket or tokenizer.
-        AccessDenied: S3 refuses the caller.
-    """
-    listing = list_source(spec.source_uri, spec.include, s3_client, any_ending=spec.format != "auto")
-    reference = tokenizer_reference(spec.tokenizer, s3_client)
-    return Identified(fingerprint(spec, listing, reference), listing, reference)
-
-
-def resolve_uris(spec: DataSpec, bucket: str) -> DataSpec:
-    """The spec with own-bucket prefixes spelled out as ``s3://bucket/...``."""
-    tokenizer = spec.tokenizer
-    if tokenizer.uri is not None:
-        tokenizer = replace(tokenizer, uri=resolve_uri(tokenizer.uri, bucket))
-    sources = tuple(replace(source, source=resolve_uri(source.source_uri, bucket)) for source in spec.sources)
-    own = spec.source if spec.mixed else resolve_uri(spec.source_uri, bucket)
-    return replace(spec, source=own, sources=sources, tokenizer=tokenizer)
-
-
-def resolve_uri(value: str, bucket: str) -> str:
-    """``source/mytext/`` -> ``s3://bucket/source/mytext/``; everything else is a full URI already."""
-    return value if re.match(r"[a-z0-9]+://|/|\./", value) else f"s3://{bucket}/{value}"
 
 
 def list_source(uri: str, include: Iterable[str] = (), s3_client: Any = None, *, any_ending: bool = False) -> SourceListing:

@@ -158,11 +158,6 @@ class DataSpec(SourceFields):
             yield Problem(f"sources{problem.path}", problem.message)
 
     @property
-    def mixed(self) -> bool:
-        """Whether it is a mixture."""
-        return bool(self.sources)
-
-    @property
     def uris(self) -> dict[str, str]:
         """Every place that is read: of each source, and of a tokenizer that is not trained, by its dotted path in the input."""
         found = {f"data.sources[{i}].source": source.source_uri for i, source in enumerate(self.sources)}

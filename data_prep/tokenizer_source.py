@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from contracts.failure import BadInput
@@ -28,17 +30,33 @@ from data_prep.tokenizer import TokenizerFiles, train
 MAX_SAMPLED_OBJECTS = 256  # opening an object costs a request; that many already show what a source is like
 
 
-def obtain(spec: DataSpec, source: Source, plan: Sequence[Part], s3_client: Any, say: Callable[[str], None]) -> TokenizerFiles:
-    """The tokenizer's files.
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """A source that a tokenizer may be trained on."""
+
+    spec: DataSpec
+    source: Source
+    plan: Sequence[Part]
+
+    @property
+    def segments(self) -> list[Segment]:
+        """Pieces of it that are looked at, taken evenly."""
+        every = [segment for part in self.plan for segment in part.segments]
+        return every[:: max(1, len(every) // MAX_SAMPLED_OBJECTS)]
+
+
+def obtain(texts: Sequence[Text], s3_client: Any, say: Callable[[str], None]) -> TokenizerFiles:
+    """The tokenizer's files; one that is trained is trained on all ``texts``, whose tokenizer settings are equal.
 
     Raises:
         BadInput: there is none at the URI.
         TokenizerUnusable: nothing to train on.
     """
-    settings, uri = spec.tokenizer.train, spec.tokenizer.uri
+    settings, uri = texts[0].spec.tokenizer.train, texts[0].spec.tokenizer.uri
     if settings is not None:
-        say(f"training a tokenizer of {settings.vocab_size} entries on {settings.sample_bytes >> 20} MiB of the source")
-        return train(_sample(spec, source, plan, settings), settings)
+        whose = "the source" if len(texts) == 1 else f"{len(texts)} sources, the same of each"
+        say(f"training a tokenizer of {settings.vocab_size} entries on {settings.sample_bytes >> 20} MiB of {whose}")
+        return train(_sample(texts, settings), settings)
     if uri is None:
         raise BadInput('data.tokenizer needs "uri" or "train"')
     if parse_hub(uri) is not None:
@@ -71,15 +89,29 @@ def _optional(read: Callable[[], bytes]) -> bytes | None:
         return None
 
 
-def _sample(spec: DataSpec, source: Source, plan: Sequence[Part], settings: TokenizerTraining) -> Iterator[str]:
-    """Text taken evenly over the source: from each segment its share of ``sample_bytes``, from its beginning."""
-    segments = [segment for part in plan for segment in part.segments]
-    step = max(1, len(segments) // MAX_SAMPLED_OBJECTS)
-    chosen: list[Segment] = segments[::step]
-    total = sum(expected_text(segment) for segment in chosen)
-    for segment in chosen:
-        quota = settings.sample_bytes * expected_text(segment) // max(1, total) + 1
-        for document in SegmentReader(source, segment, spec, Skipped()):
+def _sample(texts: Sequence[Text], settings: TokenizerTraining) -> Iterator[str]:
+    """Text taken evenly: from each source its share of ``sample_bytes``, from each of its segments a part of that, from the beginning.
+
+    Sources share alike, as the mixture's weights may change and the tokenizer may not; what a small one lacks, the others give.
+    """
+    left = settings.sample_bytes
+    in_order = sorted(texts, key=lambda text: (_expected(text), json.dumps(text.spec.reading, sort_keys=True)))
+    for place, text in enumerate(in_order):
+        rest = len(in_order) - place - 1
+        share = min(left // (rest + 1), _expected(text)) if rest else left
+        left -= share
+        yield from _sample_of(text, share)
+
+
+def _expected(text: Text) -> int:
+    return sum(expected_text(segment) for segment in text.segments)
+
+
+def _sample_of(text: Text, sample_bytes: int) -> Iterator[str]:
+    total = _expected(text)
+    for segment in text.segments:
+        quota = sample_bytes * expected_text(segment) // max(1, total) + 1
+        for document in SegmentReader(text.source, segment, text.spec, Skipped()):
             yield document.text[:quota]
             quota -= len(document.utf8)
             if quota <= 0:

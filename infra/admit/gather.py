@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from contracts.config import Json
 from contracts.failure import JobFailure
-from data_prep.sources import Identified, identify, resolve_uris
+from data_prep.identify import Identified, identify, resolve_uris
 from data_prep.spec import DataSpec
 from infra.admit.continued import Continued, continued
 from infra.admit.estimate import Estimate, estimate

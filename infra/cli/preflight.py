@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from botocore.exceptions import BotoCoreError, ClientError
 
 from contracts.config import Problem
-from data_prep.sources import Identified, resolve_uris
+from data_prep.identify import Identified, resolve_uris
 from infra.admit.checks import Finding, check, needs_token
 from infra.admit.continued import continued
 from infra.admit.estimate import Estimate

@@ -19,11 +19,11 @@ from contracts.config import to_json
 from contracts.failure import read_failure
 from contracts.shard_index import read_index
 from data_prep.failure_classes import CorruptSource, DiskFull
+from data_prep.identify import identify
 from data_prep.part import PartContext, run_part
 from data_prep.partition import make_plan
 from data_prep.progress import Counts, Progress
 from data_prep.shards import ShardWriter
-from data_prep.sources import identify
 
 
 def container(base: Path, run: object) -> subprocess.CompletedProcess[str]:

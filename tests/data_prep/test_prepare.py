@@ -14,7 +14,7 @@ from data_case import RunJob, contents, job_environment, jsonl, make_texts
 
 from contracts.config import to_json
 from contracts.shard_index import SPLITS, read_index
-from data_prep.sources import identify
+from data_prep.identify import identify
 from data_prep.tokenizer import TokenizerFiles, load_reference
 from data_prep.verify import document
 

@@ -20,8 +20,8 @@ from contracts.failure import read_failure
 from contracts.shard_index import parse_index
 from data_prep.failure_classes import SourceChanged, StoreUnavailable
 from data_prep.fingerprint import SourceObject
+from data_prep.identify import identify
 from data_prep.s3_store import S3Store
-from data_prep.sources import identify
 
 PARTS = 4
 

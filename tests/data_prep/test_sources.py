@@ -11,7 +11,8 @@ from data_case import ROOT, job_environment
 from contracts.failure import BadInput
 from contracts.shard_index import read_index
 from data_prep.failure_classes import AccessDenied
-from data_prep.sources import SourceEmpty, identify, list_source, parse_hub, resolve_uris, tokenizer_reference
+from data_prep.identify import identify, resolve_uris
+from data_prep.sources import SourceEmpty, list_source, parse_hub, tokenizer_reference
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -147,7 +147,7 @@ class Pipeline:
 
     def _fingerprint(self, scenario: Scenario, world: World) -> str:
         """The data set's name, from the same code that Admit runs."""
-        from data_prep.sources import identify, resolve_uris
+        from data_prep.identify import identify, resolve_uris
         from infra.run.run_spec import resolve
 
         recipe = json.loads(self._environment("admit")["DEPLOYMENT"])["default_recipe"]
