@@ -30,7 +30,7 @@ NO_RESOURCES = "the action has no resources to name"
 ACCOUNT_TOKEN = "the token is the account's; ECR offers no resource for it"
 CHECKPOINTS_OF_ATTEMPTS = f"{RUNS_PREFIX}*/{ATTEMPTS}/*/{CHECKPOINTS}/*"
 RESULTS_OF_ATTEMPTS = f"{RUNS_PREFIX}*/{ATTEMPTS}/*/{METRICS}/{RESULT_FILE}"
-READ_BY_TRIAGE = (f"{CHECKPOINTS_OF_ATTEMPTS}manifest.json", RESULTS_OF_ATTEMPTS, f"{RUNS_PREFIX}*/lock.json")
+READ_BY_TRIAGE = (f"{CHECKPOINTS_OF_ATTEMPTS}manifest.json", RESULTS_OF_ATTEMPTS)
 PUBLIC_TOKEN = "a login to the public registry (API reference of ECR Public); neither action has a resource"
 WRITTEN_BY_ADMIT = ("run.json", "lock.json", "executions/*.json")
 READ_IMAGE = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
@@ -141,8 +141,8 @@ def admit_role(scope: Construct, shared: Shared, source_buckets: Sequence[str], 
 def triage_role(
     scope: Construct, shared: Shared, log_group_arn: str, build_log_group_arn: str, topic_arn: str, *, stops_jobs: bool
 ) -> iam.Role:
-    """Triage and Explain: read job descriptions, logs and checkpoints' manifests; report an execution's end for it."""
-    ended = shared.objects(f"{RUNS_PREFIX}*/ended-*.json")
+    """Triage and Explain: read jobs, logs and checkpoints' manifests; confirm a run's lock; report an execution's end for it."""
+    written = shared.objects(f"{RUNS_PREFIX}*/ended-*.json", f"{RUNS_PREFIX}*/lock.json")
     groups = _job_log_groups(scope)
     training, processing = _jobs(scope)
     return _function(
@@ -165,7 +165,7 @@ def triage_role(
             # No prefix condition: see report_role.
             allow("s3:ListBucket", on=shared.bucket_arn),
             allow("s3:GetObject", on=shared.objects(*READ_BY_TRIAGE), because=PREFIX),
-            allow("s3:GetObject", "s3:PutObject", on=ended, because=PREFIX),
+            allow("s3:GetObject", "s3:PutObject", on=written, because=PREFIX),
             _key_through_s3(scope, shared, "kms:Decrypt", "kms:GenerateDataKey"),
             allow("sns:Publish", on=topic_arn),
             allow("kms:Decrypt", "kms:GenerateDataKey", on=shared.key.key_arn, when=_through(scope, "sns")),

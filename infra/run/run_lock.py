@@ -2,7 +2,8 @@
 
 The lock is never released by the execution itself, which may die at any point. The next execution takes it over, again by a
 conditional write, once the one that it names has ended and none of the run's jobs can write any more: a stopped training job
-has two minutes for its last checkpoint.
+has two minutes for its last checkpoint. An execution that was stopped can be redriven, without Admit, so before each job the owner
+confirms its lock by a third conditional write: whoever looked at the lock before and takes it over now is late, and looks again.
 """
 
 from __future__ import annotations
@@ -37,6 +38,15 @@ class RunIsStopping(Exception):
         super().__init__(
             f'run "{run_id}": job {job} of an execution that has ended is still stopping (it has two minutes for its last checkpoint); '
             f"start again when it has ended, or end it: aws sagemaker stop-training-job --training-job-name {job}"
+        )
+
+
+class RunTakenOver(Exception):
+    """The lock names another execution."""
+
+    def __init__(self, run_id: str, owner: str) -> None:
+        super().__init__(
+            f"run {run_id} is execution {owner}'s now, so this one makes no further job; watch that one, or start the run again"
         )
 
 
@@ -97,6 +107,40 @@ def acquire(s3: Any, states: Any, bucket: str, layout: RunLayout, execution_arn:
     raise RunIsActive(layout.run_id, "that started at the same moment")
 
 
+def confirm(s3: Any, bucket: str, layout: RunLayout, execution_arn: str) -> None:
+    """Make sure that ``execution_arn`` owns the run as long as it runs. Asked right before a job is created.
+
+    The lock is written again, with a higher number in it: an `acquire` that has already looked up the owner's status fails its own
+    conditional write, and finds the owner running. A lock that somebody deleted is made again.
+
+    Raises:
+        RunTakenOver: another execution owns it, whether that has ended or not; this one's plan is older than what it left.
+        DamagedLock: lock.json names no execution.
+    """
+    for _ in range(3):  # a round fails only when somebody changed the lock in between
+        condition, number = {"IfNoneMatch": "*"}, 0
+        try:
+            current = s3.get_object(Bucket=bucket, Key=layout.lock)
+        except s3.exceptions.NoSuchKey:
+            pass
+        else:
+            body = current["Body"].read()
+            owner = _owner(body)
+            if owner is None:
+                raise DamagedLock(bucket, layout)
+            if owner != execution_arn:
+                raise RunTakenOver(layout.run_id, owner)
+            condition, number = {"IfMatch": current["ETag"]}, json.loads(body).get("confirmed", 0)
+        body = json.dumps({"execution_arn": execution_arn, "confirmed": number + 1}).encode()
+        try:
+            s3.put_object(Bucket=bucket, Key=layout.lock, Body=body, ContentType="application/json", **condition)
+            return
+        except s3.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] not in _LOST_RACE:
+                raise
+    raise RunTakenOver(layout.run_id, "that started at the same moment")
+
+
 def owner_of(s3: Any, bucket: str, layout: RunLayout) -> str | None:
     """ARN of the execution that the run's lock names, ended or not; None when no lock is there or it cannot be read."""
     try:
@@ -110,7 +154,9 @@ def _owner(body: bytes) -> str | None:
         content = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    owner = content.get("execution_arn") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or not isinstance(content.get("confirmed", 0), int):
+        return None
+    owner = content.get("execution_arn")
     return owner if isinstance(owner, str) and re.fullmatch(r"arn:[\w-]+:states:[\w-]*:\d*:execution:[^:\s]+:[^:\s]+", owner) else None
 
 

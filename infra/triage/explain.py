@@ -19,6 +19,7 @@ from infra.triage.decisions import FIELD, TABLE
 UNREADABLE = "Runtime.UnmarshalError"  # Lambda's runtime could not parse the event; Admit never saw it
 BUILD_QUEUE = re.compile(r"Cannot have more than (?P<builds>\d+) builds in queue[^.(]*")
 """CodeBuild's words for a StartBuild that its account has no place for."""
+TOO_LARGE = "States.DataLimitExceeded"
 TAIL_EVENTS = 100  # a build's classed sentence is among its last lines
 
 
@@ -98,6 +99,11 @@ def _classed(stage: str, error: str, cause: str, deployment: TriageDeployment) -
     own, log_group = read_failure(cause), deployment.log_groups.get(stage)
     if stage == "Admit" and error == UNREADABLE:
         sentence = f"the input cannot be read ({cause}); start again with an input of fewer levels and shorter numbers"
+        return explanation(deployment, stage=stage, name="Refused", sentence=sentence, retry="stop", log_group=log_group)
+    if stage == "Admit" and error == TOO_LARGE:
+        sentence = (
+            "the input is too large: with what the state machine adds it passes the 256 KiB of a state; start again with a shorter one"
+        )
         return explanation(deployment, stage=stage, name="Refused", sentence=sentence, retry="stop", log_group=log_group)
     if own is not None:
         return explanation(deployment, stage=stage, name=own.name, sentence=own.sentence, retry=own.retry, log_group=log_group)

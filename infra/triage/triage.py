@@ -10,9 +10,7 @@ from contracts.config import Json, parse
 from contracts.failure import read_failure
 from infra.edge import log
 from infra.run.deployment import TriageDeployment
-from infra.run.layout import RunLayout
-from infra.run.run_lock import owner_of
-from infra.triage.attempts import Attempt, Decision, Limits, Source, decide, read_attempt, write_attempt
+from infra.triage.attempts import Attempt, Limits, Source, decide, read_attempt, write_attempt
 from infra.triage.decisions import Evidence, judge
 from infra.triage.explain import Clients, explanation
 from infra.triage.go_on_from import LegFiles, with_checkpoint
@@ -46,8 +44,6 @@ def triage(event: Json, clients: Clients, deployment: TriageDeployment, *, jitte
         return {"again": False, "completed": True, "job": _record(job, kind), "attempt": event["attempt"], "says": completed}
     verdict = judge(_evidence(job, kind, error))
     decision = decide(limits, sources, attempt, verdict, _record(job, kind), jitter=jitter)
-    if decision.again:
-        decision = _unless_taken_over(decision, event, clients, deployment.bucket)
     if files is not None and decision.again:
         decision = with_checkpoint(decision, attempt, verdict, files)
     pool = give_up_pool(clients.sagemaker, job, verdict)
@@ -74,16 +70,6 @@ def triage(event: Json, clients: Clients, deployment: TriageDeployment, *, jitte
     says += pool
     log.info(says, job=job_name, verdict=decision.name, action=verdict.action, again=decision.again)
     return {"again": decision.again, "completed": False, "attempt": write_attempt(decision.attempt), "explanation": detail, "says": says}
-
-
-def _unless_taken_over(decision: Decision, event: Json, clients: Clients, bucket: str) -> Decision:
-    """No further attempt of an execution that was aborted and redriven after another one had taken its run over: Admit is skipped then."""
-    execution, run_id = event.get("execution_arn"), event.get("run_id")
-    owner = owner_of(clients.s3, bucket, RunLayout(str(run_id))) if execution and run_id else execution
-    if owner in (None, execution):
-        return decision
-    sentence = f"run {run_id} is execution {owner}'s now, so this one makes no further job; watch that one, or start the run again"
-    return dataclasses.replace(decision, again=False, name="RunTakenOver", sentence=sentence, retry="stop")
 
 
 def _from(attempt: Attempt) -> str:

@@ -1,4 +1,4 @@
-"""What AWS's APIs do to a run: odd inputs, throttling, no builds for new accounts, an unknown field, a schedule that starts nothing."""
+"""What AWS's APIs do to a run: odd inputs, throttling, an unknown field; and many executions and jobs at once."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ import deployments
 import killed
 import refusals
 import rounds
+import service
 import small_run
 import stopped
 from account import Account
@@ -56,12 +57,13 @@ def every_fault(root: Path, only: str) -> list[Row]:
     rows = side_by_side(chosen(deployments.first_deployment_without_quota), Account(aws=aws, outputs={}))
     account = Account(aws=aws, outputs=deployments.deploy(aws))
     small_run.upload_sources(account)
+    rows += side_by_side(chosen(*service.FIRST), account, at_once=1)
     rows += proven(capacity.undisturbed, account)
     # One by one: each checks everything that is created and published meanwhile.
-    rows += side_by_side(chosen(*refusals.PROOFS, deployments.schedule_without_quota, *api.PROOFS), account, at_once=1)
-    rows += side_by_side(chosen(*rounds.PROOFS, *capacity.PROOFS, *killed.PROOFS, *stopped.PROOFS), account)
+    rows += side_by_side(chosen(*refusals.PROOFS, deployments.schedule_without_quota, *api.PROOFS, *service.PROOFS), account, at_once=1)
+    rows += side_by_side(chosen(*rounds.PROOFS, *capacity.PROOFS, *killed.PROOFS, *stopped.PROOFS, *service.SYNC), account)
     rows += side_by_side(chosen(*stopped.RETURNED), account)
-    rows += side_by_side(chosen(*deployments.LIFE), account, at_once=1)
+    rows += side_by_side(chosen(*service.LAST, *deployments.LIFE), account, at_once=1)
     return rows
 
 

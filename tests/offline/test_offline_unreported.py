@@ -20,6 +20,7 @@ def payload(outcome):
         ("unknown field", "Train", "FieldNotSupported", 'field "InfraCheckConfig" is not supported by Step Functions'),
         ("stopped", "Train", "StoppedByHand", "pretrain stop"),
         ("late", "Train", "Unexpected", "timed out"),
+        ("large input", "Admit", "Refused", "the input is too large"),
         ("before Admit ended", "Admit", "Unexpected", "States.Runtime"),
     ],
 )
@@ -31,7 +32,12 @@ def test_an_end_outside_of_every_catch_is_explained(ended, end, stage, name, wor
 def test_one_message_for_each_and_none_for_what_explained_itself(ended):
     assert not any(isinstance(outcome, Failure) for outcome in ended.outcomes.values()) and ended.world.wrong == []
     subjects = [call.parameters["Subject"] for call in ended.world.calls if call.operation == "Publish"]
-    assert subjects == [f"Failed: {RUN}"] * 3 + [f"Aborted: {RUN}", f"Timed_out: {RUN}", "Failed: before-Admit-ended"]
+    assert subjects == [f"Failed: {RUN}"] * 3 + [
+        f"Aborted: {RUN}",
+        f"Timed_out: {RUN}",
+        "Failed: large-input",
+        "Failed: before-Admit-ended",
+    ]
     assert payload(ended.outcomes["explained"]) == {"explained": "by its own state Failed"}
     assert payload(ended.outcomes["oversized again"]) == {"explained": "by an earlier delivery of this event"}
 

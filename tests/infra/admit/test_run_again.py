@@ -18,13 +18,18 @@ from infra.admit.admission import Refused, admit
 from infra.admit.commit import Execution
 from infra.admit.gather import Clients
 from infra.edge.transient import TransientFault
+from infra.run import run_lock
+from infra.run.deployment import TriageDeployment
 from infra.run.job_requests import job_name
 from infra.run.layout import RunLayout
+from infra.run.run_jobs import UNDER_WAY
 from infra.run.run_lock import owner_of
 from infra.run.run_record import read_records
+from infra.triage.owner import confirm_owner
 from training.leg_identity import leg_identity
 
 RUN = RunLayout("r")
+TRIAGE = TriageDeployment(bucket=DEPLOYMENT.bucket, topic_arn="arn:topic", runbook="docs/runbook.md")
 ATTEMPT = "runs/r/main/attempts/20261122T000000-aaaaaa-1/"
 INPUT_OF_RUN: dict[str, Any] = INPUT | {"run_id": "r"}
 
@@ -196,8 +201,54 @@ def test_an_owner_whose_job_can_still_write_owns(status: str) -> None:
     assert owner_of(clients.s3, DEPLOYMENT.bucket, RUN) == execution("e2").arn
 
 
+def test_a_redrive_amid_a_take_over_has_one_winner() -> None:
+    """The owner is looked up as ABORTED, is redriven and confirms its lock; the take-over that looked before is late."""
+    clients, mine, other = trained(), EXECUTION.arn, execution("e2").arn
+
+    class Redriven(States):
+        def describe_execution(self, executionArn: str) -> Any:
+            answer = super().describe_execution(executionArn)
+            if answer["status"] == "ABORTED":
+                self.status[executionArn] = "RUNNING"
+                run_lock.confirm(clients.s3, DEPLOYMENT.bucket, RUN, executionArn)
+            return answer
+
+    states = Redriven()
+    states.status = clients.states.status
+    with pytest.raises(run_lock.RunIsActive):
+        run_lock.acquire(clients.s3, states, DEPLOYMENT.bucket, RUN, other)
+    assert owner_of(clients.s3, DEPLOYMENT.bucket, RUN) == mine
+
+
+def test_a_take_over_amid_a_confirmation_has_one_winner() -> None:
+    clients, other = trained(), execution("e2").arn
+    put, taken = clients.s3.put_object, []
+
+    def put_object(**request: Any) -> None:
+        if not taken:
+            taken.append(True)
+            run_lock.acquire(clients.s3, clients.states, DEPLOYMENT.bucket, RUN, other)
+        put(**request)
+
+    clients.s3.put_object = put_object
+    with pytest.raises(run_lock.RunTakenOver, match=r"is execution .*e2's now"):
+        run_lock.confirm(clients.s3, DEPLOYMENT.bucket, RUN, EXECUTION.arn)
+    assert owner_of(clients.s3, DEPLOYMENT.bucket, RUN) == other
+
+
+def test_an_owner_whose_lock_was_deleted_has_it_again_and_a_damaged_one_is_told() -> None:
+    clients, event = trained(), {"run_id": "r", "execution_arn": EXECUTION.arn, "stage": "Train", "attempt": 3}
+    del clients.s3.objects[RUN.lock]
+    assert confirm_owner(event, clients.s3, TRIAGE) == {"ours": True}
+    assert owner_of(clients.s3, DEPLOYMENT.bucket, RUN) == EXECUTION.arn
+    clients.s3.put(RUN.lock, "{")
+    told = confirm_owner(event, clients.s3, TRIAGE)
+    assert (told["ours"], told["explanation"]["class"], told["explanation"]["attempts"]) == (False, "DamagedLock", 2)
+    assert "aws s3 rm s3://data/runs/r/lock.json" in told["explanation"]["sentence"]
+
+
 class TwoExecutions(RuleBasedStateMachine):
-    """Starts, stops, aborts, retries and kills over executions of one run, against the real Admit."""
+    """Starts, stops, aborts, redrives, retries and kills over executions of one run, against the real Admit and the real confirmation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -228,16 +279,39 @@ class TwoExecutions(RuleBasedStateMachine):
         self.clients.states.status[execution(f"e{self.started}").arn] = "RUNNING"
         self.attempt(f"e{self.started}")
 
+    @precondition(lambda self: self.active(admitted=True) or self.active(admitted=False))
     @rule()
     def admit_is_called_again(self) -> None:
         for name in self.active(admitted=True) + self.active(admitted=False):
             self.attempt(name)
 
+    @precondition(lambda self: self.active(admitted=True))
     @rule(number=st.integers(1, 3))
     def create_a_job(self, number: int) -> None:
+        """What the state machine does after Admit or a redrive: confirm the lock, then CreateTrainingJob, whose names are used once."""
         for name in self.active(admitted=True):
-            self.clients.sagemaker.jobs[f"{job_name('main', 'r', execution(name).arn)}-{number}"] = "InProgress"
+            job = f"{job_name('main', 'r', execution(name).arn)}-{number}"
+            if not self.confirmed(name):
+                self.clients.states.status[execution(name).arn] = "FAILED"
+            elif job not in self.clients.sagemaker.jobs:
+                self.clients.sagemaker.jobs[job] = "InProgress"
 
+    def confirmed(self, name: str) -> bool:
+        event = {"run_id": "r", "execution_arn": execution(name).arn, "stage": "Train", "attempt": 1}
+        return bool(confirm_owner(event, self.clients.s3, TRIAGE)["ours"])
+
+    def stopped(self) -> list[str]:
+        ended = self.clients.states.status.items()
+        return [arn for arn, status in ended if status in ("ABORTED", "TIMED_OUT") and arn.rpartition(":")[2] in self.admitted]
+
+    @precondition(lambda self: self.stopped())
+    @rule(number=st.integers(0, 5))
+    def redrive(self, number: int) -> None:
+        """Of an execution that was stopped or timed out: it goes on without Admit. One that failed would only fail again."""
+        stopped = self.stopped()
+        self.clients.states.status[stopped[number % len(stopped)]] = "RUNNING"
+
+    @precondition(lambda self: self.active(admitted=True) or self.active(admitted=False))
     @rule(how=st.sampled_from(["ABORTED", "FAILED", "TIMED_OUT"]))
     def an_execution_ends_and_its_job_is_told_to_stop(self, how: str) -> None:
         for name in self.active(admitted=True) + self.active(admitted=False):
@@ -252,20 +326,20 @@ class TwoExecutions(RuleBasedStateMachine):
 
     @invariant()
     def at_most_one_execution_writes(self) -> None:
-        writing = {job.rsplit("-", 1)[0] for job, status in self.clients.sagemaker.jobs.items() if status in ("InProgress", "Stopping")}
+        writing = {job.rsplit("-", 1)[0] for job, status in self.clients.sagemaker.jobs.items() if status in UNDER_WAY}
         assert len(writing) <= 1
-        assert len(self.active(admitted=True)) <= 1
-        for name in self.active(admitted=True):
-            assert owner_of(self.clients.s3, DEPLOYMENT.bucket, RUN) == execution(name).arn
+        owner = owner_of(self.clients.s3, DEPLOYMENT.bucket, RUN)
+        for job in writing:
+            assert owner is not None and job == job_name("main", "r", owner)
 
     def teardown(self) -> None:
-        """Some execution can always go on: once jobs have ended, a new one is admitted or an active one owns the run."""
+        """Some execution can always go on: once jobs have ended, an active one owns the run, or a new one is admitted."""
         self.jobs_end("Stopped")
-        if not self.active(admitted=True):
+        if not any(self.confirmed(name) for name in self.active(admitted=True)):
             for name in self.active(admitted=False):
                 self.clients.states.status[execution(name).arn] = "ABORTED"
             self.start()
-            assert self.active(admitted=True)
+            assert self.confirmed(f"e{self.started}")
 
 
 TwoExecutions.TestCase.settings = settings(max_examples=25, stateful_step_count=15, deadline=None)

@@ -24,29 +24,15 @@ LEG = {
 }
 
 
-def after(
-    s3: SmallS3, attempt: Attempt, reason: str = "AlgorithmError: HostLost (retry): rank 3 is gone, exit code: 1", **asking: str
-) -> dict[str, Any]:
+def after(s3: SmallS3, attempt: Attempt, reason: str = "AlgorithmError: HostLost (retry): rank 3 is gone, exit code: 1") -> dict[str, Any]:
     """What triage decides when ``attempt`` failed for ``reason``."""
     job = {"TrainingJobStatus": "Failed", "FailureReason": reason, "TrainingStartTime": 1.0, "TrainingEndTime": 61.0}
     described = {**job, "BillableTimeInSeconds": 60}
     clients = SimpleNamespace(
         sagemaker=SimpleNamespace(describe_training_job=lambda TrainingJobName: described), log_stream=lambda group, prefix: None, s3=s3
     )
-    event = {"stage": "Train", "leg": LEG, "attempt": write_attempt(attempt), **asking}
+    event = {"stage": "Train", "leg": LEG, "attempt": write_attempt(attempt)}
     return triage(event, clients, TriageDeployment(runbook="docs/runbook.md", bucket="data", topic_arn="arn:topic"), jitter=0.0)
-
-
-def test_an_execution_whose_run_was_taken_over_makes_no_further_job():
-    """Aborted, taken over, then redriven: a redrive skips Admit."""
-    s3 = SmallS3()
-    arns = [f"arn:aws:states:us-east-1:111122223333:execution:machine:{name}" for name in ("mine", "other")]
-    s3.put("runs/r/lock.json", json.dumps({"execution_arn": arns[0]}))
-    assert after(s3, attempt(), execution_arn=arns[0], run_id="r")["again"]
-    s3.put("runs/r/lock.json", json.dumps({"execution_arn": arns[1]}))
-    decided = after(s3, attempt(), execution_arn=arns[0], run_id="r")
-    assert not decided["again"] and decided["explanation"]["class"] == "RunTakenOver"
-    assert "execution:machine:other" in decided["explanation"]["sentence"]
 
 
 def attempt(number: int = 1, **values: Any) -> Attempt:

@@ -64,6 +64,7 @@ def paths(definition: Json) -> dict[str, Path]:
         **_refusals(),
         **_job_failures(),
         **_lost_functions(),
+        **_taken_over(),
         **_throttled(),
         **{f"{name}: each retried error once": _retried(definition, name) for name in names},
     }
@@ -366,6 +367,57 @@ def _lost_functions() -> dict[str, Path]:
         ),
         "the failure cannot be sent": failed(
             Scenario(input={"recip": 1}, tasks={"Notify": [Failure("SNS.Down")] * 9}), "Refused", "recip", visits=("Failed",)
+        ),
+    }
+
+
+def _taken_over() -> dict[str, Path]:
+    """Another execution's lock when a job is about to be made, as a redriven execution may find it: Admit has not been asked again."""
+    other = "arn:aws:states:us-east-1:111111111111:execution:machine:other"
+    foreign, nobody = f'{{"execution_arn": "{other}"}}', "{"
+    broken = Job(status="Failed", reason="InternalServerError: We encountered an internal error. Please try again.", seconds=700)
+
+    def replaced(body: str, before: int) -> Callable[[World], None]:
+        """The lock is ``body`` from the moment on at which it is about to be confirmed for the time number ``before``."""
+        asked = [0]
+
+        def change(world: World) -> None:
+            def refuse(call: ApiCall) -> ApiError | None:
+                if call.operation == "GetObject" and call.parameters["Key"].endswith("lock.json"):
+                    asked[0] += 1
+                    if asked[0] == before:
+                        world.put(call.parameters["Bucket"], call.parameters["Key"], body)
+                return None
+
+            world.refuse = refuse
+
+        return change
+
+    run = {**LOCAL, "run_id": "mine"}
+    return {
+        "taken over before the preparation": failed(
+            Scenario(input=run, world=replaced(foreign, 1)),
+            "RunTakenOver",
+            other,
+            visits=("Confirm preparation",),
+            avoids=("Prepare data",),
+        ),
+        "taken over before the first attempt": failed(
+            Scenario(input=run, tokens=True, world=replaced(foreign, 1)), "RunTakenOver", other, visits=("Leg failed",), avoids=("Train",)
+        ),
+        "taken over before the second attempt": failed(
+            Scenario(input=run, tokens=True, tasks={"Train": [broken]}, world=replaced(foreign, 2)),
+            "RunTakenOver",
+            visits=("Train", "Wait"),
+        ),
+        "the lock is damaged before the first attempt": failed(
+            Scenario(input=run, tokens=True, world=replaced(nobody, 1)), "DamagedLock", "aws s3 rm", avoids=("Train",)
+        ),
+        "the preparation's confirmation is lost": failed(
+            Scenario(input=LOCAL, tasks={"Confirm preparation": [LOST]}), "Unexpected", "Prepare data", avoids=("Prepare data",)
+        ),
+        "an attempt's confirmation is lost": failed(
+            Scenario(input=LOCAL, tokens=True, tasks={"Confirm attempt": [LOST]}), "Unexpected", "Lambda.Unknown", avoids=("Train",)
         ),
     }
 

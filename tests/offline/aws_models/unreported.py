@@ -63,6 +63,7 @@ def deliveries(synthesis: Synthesis) -> Ended:
         "stopped": ("ABORTED", "", "pretrain stop", events(RUN, "Train", polling)),
         "late": ("TIMED_OUT", "", "", events(RUN, "Train")),
         "explained": ("FAILED", "CorruptShard", "CorruptShard (stop): cut", events(RUN, "Failed", failed)),
+        "large input": ("FAILED", "States.DataLimitExceeded", "the arguments exceed it", events(RUN, "Admit")[:1]),
         "before Admit ended": ("FAILED", "States.Runtime", "no", events(RUN, "Admit")[:1]),
     }
     outcomes = {}
