@@ -4,7 +4,7 @@
     python -m container.lock --check          needs no network: exit code 1 when an .in file changed after its lock was made
 
 requirements-dev.txt is resolved first and constrains all others, so that the images run exactly the versions that
-`make local` runs. The images' locks carry hashes and hold lines for Linux x86-64 and Python 3.11 to 3.13 only: Debian 12
+`make local` runs. Every lock carries hashes; the images' hold lines for Linux x86-64 and Python 3.11 to 3.13 only: Debian 12
 has 3.11, the data_prep base 3.12, AWS's training base 3.13, and one file installs on each. No index host is written.
 """
 
@@ -43,13 +43,12 @@ class Lock:
     """First line of the file: what it is for."""
     constraint: str | None = None
     """Lock whose versions this one takes."""
-    hashes: bool = True
     images_only: bool = False
     """For the images' systems only."""
 
 
 LOCKS = (
-    Lock(path="requirements-dev.txt", source="requirements-dev.in", why="everything, for make local and make test", hashes=False),
+    Lock(path="requirements-dev.txt", source="requirements-dev.in", why="everything, for make local and make test"),
     Lock(path="requirements.txt", source="requirements.in", why="CDK app and command line", constraint="requirements-dev.txt"),
     Lock(
         path="container/requirements-data_prep.txt", source="container/requirements-data_prep.in", why="the data_prep image",
@@ -105,8 +104,7 @@ def make(lock: Lock, *, root: Path = ROOT, upgrade: bool = False) -> None:
         if target.exists():
             draft.write_text(target.read_text())
         command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--universal", "--python-version", LOWEST_PYTHON]
-        command += ["--no-annotate"] if lock.hashes else []
-        command += ["--generate-hashes"] if lock.hashes else []
+        command += ["--no-annotate", "--generate-hashes"]
         command += ["--upgrade"] if upgrade else []
         command += ["--constraints", str(root / lock.constraint)] if lock.constraint else []
         subprocess.run([*command, str(root / lock.source), "--output-file", str(draft)], cwd=folder, check=True, stdout=subprocess.DEVNULL)
