@@ -12,7 +12,9 @@ from data_prep.failure_classes import CorruptSource
 from data_prep.sources import Kind
 from data_prep.spec import DataSpec
 
-Reason = Literal["empty", "invalid_utf8", "lone_surrogates", "too_long", "corrupt_record", "separator_in_text", "tokenizer_loss"]
+Reason = Literal[
+    "empty", "invalid_utf8", "lone_surrogates", "too_long", "corrupt_record", "separator_in_text", "tokenizer_loss", "duplicate"
+]
 EXAMPLES_PER_REASON = 3
 ONE_PER_LINE = "JSONL has one object per line (jq -c '.[]' turns an array into that, jq -c . a pretty-printed object)"
 

@@ -19,6 +19,9 @@ from data_prep.shards import CHUNK_BYTES, Ends, ShardWriter, little_endian
 from data_prep.spec import DataSpec
 from data_prep.store import Store, disk_errors
 
+UNSHARED = frozenset({"empty", "duplicate"})
+"""Reasons that data.max_skipped_share does not look at: nothing of the text is lost."""
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -132,7 +135,7 @@ def check_stored(store: Store, splits: Iterable[Split]) -> None:
 
 
 def check_skipped(spec: DataSpec, records: Iterable[PartRecord]) -> None:
-    """Check the skipped documents against max_skipped_share; empty ones do not count.
+    """Check the skipped documents against max_skipped_share; empty ones and duplicates do not count.
 
     Raises:
         TooMuchSkipped: how many, why, where the first few are.
@@ -141,14 +144,14 @@ def check_skipped(spec: DataSpec, records: Iterable[PartRecord]) -> None:
     counts: dict[str, int] = {}
     for record in records:
         for reason, count in record.skipped.items():
-            if reason != "empty":
+            if reason not in UNSHARED:
                 counts[reason] = counts.get(reason, 0) + count
     kept = sum(piece.shard.documents for record in records for split in SPLITS for piece in record.pieces(split))
     total = sum(counts.values())
     if total > spec.max_skipped_share * (kept + total):
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
         examples = [
-            place for record in records for reason, places in record.skipped_examples.items() if reason != "empty" for place in places
+            place for record in records for reason, places in record.skipped_examples.items() if reason not in UNSHARED for place in places
         ]
         raise TooMuchSkipped(
             f"{total} of {kept + total} documents were skipped ({reasons}), more than data.max_skipped_share={spec.max_skipped_share:g} "

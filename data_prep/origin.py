@@ -21,7 +21,7 @@ from contracts.shard_index import FORMAT_VERSION, SPLITS, PartFacts, SourceRange
 from data_prep.card import CARD_JSON, CARD_PAGE
 from data_prep.encode import EncoderName
 from data_prep.fingerprint import SourceListing
-from data_prep.part_record import PARTS_PREFIX, PIECES_PREFIX, WORK_PREFIX
+from data_prep.part_record import DUPLICATES_PREFIX, PARTS_PREFIX, PIECES_PREFIX, WORK_PREFIX
 from data_prep.partition import Part
 from data_prep.sources import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from data_prep.spec import DataSpec, fingerprinted
@@ -87,10 +87,21 @@ def same_run(one: Manifest, other: Manifest) -> bool:
     return replace(one, encoder=other.encoder, encoder_reason=other.encoder_reason) == other
 
 
-def origin(settings: Json, tokenizer: TokenizerFacts, ranges: Iterable[SourceRange]) -> str:
-    """What one part is made of: 32 hex digits over format version, settings, tokenizer and source bytes."""
+def origin(settings: Json, tokenizer: TokenizerFacts, ranges: Iterable[SourceRange], others: str = "") -> str:
+    """What one part is made of: 32 hex digits over format version, settings, tokenizer and source bytes.
+
+    ``others`` is ``compared_with``: what was compared with the part to leave duplicates out.
+    """
     facts = {key: value for key, value in to_json(tokenizer).items() if key != "files"}
-    return _hash([FORMAT_VERSION, settings, facts, [to_json(item) for item in ranges]])
+    own = [FORMAT_VERSION, settings, facts, [to_json(item) for item in ranges]]
+    return _hash([*own, others] if others else own)
+
+
+def compared_with(settings: Json, parts: Iterable[Iterable[SourceRange]]) -> str:
+    """Hash of every part's source bytes, when data.deduplicate makes each part depend on all; else ""."""
+    if settings.get("deduplicate", "none") == "none":
+        return ""
+    return _hash([[to_json(item) for item in ranges] for ranges in parts])
 
 
 def ranges_of(part: Part) -> tuple[SourceRange, ...]:
@@ -146,7 +157,13 @@ def set_aside(out: Store, why: str, say: Callable[[str], None]) -> None:
     """Move what an earlier run left out of the way, records first, so that a record never stands without its pieces."""
     records = sorted(out.sizes(PARTS_PREFIX))
     shards = [key for split in SPLITS for key in sorted(out.sizes(f"{split}/")) if OURS.fullmatch(key)]
-    others = [*sorted(out.sizes(PIECES_PREFIX)), *shards, *sorted(out.sizes(TOKENIZER_PREFIX)), *(n for n in BESIDE if out.exists(n))]
+    pieces = [*sorted(out.sizes(PIECES_PREFIX)), *sorted(out.sizes(DUPLICATES_PREFIX))]
+    others = [
+        *pieces,
+        *shards,
+        *sorted(out.sizes(TOKENIZER_PREFIX)),
+        *(n for n in BESIDE if out.exists(n)),
+    ]
     if not (records or others):
         return
     number = 1 + max((int(key[len(ASIDE_PREFIX) :].split("/")[0]) for key in out.sizes(ASIDE_PREFIX)), default=0)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import xxhash
@@ -20,8 +20,10 @@ import xxhash
 from contracts.shard_index import SPLITS
 from data_prep.accept import Document, Skipped
 from data_prep.documents import SegmentReader
+from data_prep.duplicate_files import Slice
+from data_prep.duplicates import NO_POSITION, Repeats
 from data_prep.encode import Assembler, Encoder, Ids, Offsets
-from data_prep.failure_classes import TokenizerUnusable
+from data_prep.failure_classes import SourceChanged, TokenizerUnusable
 from data_prep.fidelity import Fidelity, Unfit
 from data_prep.part_record import PIECES_PREFIX, PartRecord, Piece, Sample
 from data_prep.partition import Part
@@ -61,24 +63,32 @@ class PartContext:
     """Called with the stored bytes, documents and tokens since the last call."""
 
 
+class PartTask(NamedTuple):
+    """A part to tokenise."""
+
+    part: Part
+    repeats: tuple[Slice, ...] = ()
+    """Where the documents are listed that it leaves out as duplicates."""
+
+
 def held_out_below(share: float) -> int:
     """A document is held out when the 128-bit XXH3 of its text is below this: the first ``share`` of all values."""
     return int(share * (1 << 64)) << 64
 
 
-def run_part(part: Part, context: PartContext) -> tuple[PartRecord, tuple[Sample, ...]]:
+def run_part(task: PartTask, context: PartContext) -> tuple[PartRecord, tuple[Sample, ...]]:
     """Tokenise one part and put its pieces into the store. The record is the caller's to check and write."""
-    run = _PartRun(part, context)
+    run = _PartRun(task.part, Repeats(context.out, task.repeats), context)
     try:
-        with disk_errors(f"{context.folder} ({part.name})"):
+        with disk_errors(f"{context.folder} ({task.part.name})"):
             return run.run()
     finally:
         run.abandon()
 
 
 class _PartRun:
-    def __init__(self, part: Part, context: PartContext) -> None:
-        self.part, self.context = part, context
+    def __init__(self, part: Part, repeats: Repeats, context: PartContext) -> None:
+        self.part, self.repeats, self.context = part, repeats, context
         self.skipped, self.lost = Skipped(), Skipped()
         self.splits = {name: _SplitRun(name, part, context, self.skipped, self.lost) for name in SPLITS}
         self.excerpts: list[tuple[int, dict[str, Any]]] = []
@@ -89,12 +99,18 @@ class _PartRun:
     def run(self) -> tuple[PartRecord, tuple[Sample, ...]]:
         spec, threshold = self.context.spec, held_out_below(self.context.spec.validation_share)
         train, validation, digest_of = self.splits["train"], self.splits["validation"], xxhash.xxh3_128_intdigest
-        for segment in self.part.segments:
+        for number, segment in enumerate(self.part.segments):
             reader = SegmentReader(self.context.source, segment, spec, self.skipped, self._count)
             for split in self.splits.values():
                 split.readers.append((len(split.texts), reader))
             size, self._counted = segment.stop - segment.start, 0
+            repeated = self.repeats.of(number)
+            left_out = next(repeated)
             for document in reader:
+                if document.position == left_out:
+                    self.skipped.add("duplicate", reader.place(document.position, document.identity))
+                    left_out = next(repeated)
+                    continue
                 digest = digest_of(document.utf8)
                 split = validation if digest < threshold else train
                 split.texts.append(document.text)
@@ -108,6 +124,8 @@ class _PartRun:
                 if split.bytes_waiting >= BATCH_BYTES or len(split.texts) >= BATCH_DOCUMENTS:
                     split.encode()
             self.context.source.require_unchanged(segment.item)
+            if left_out != NO_POSITION:
+                raise SourceChanged(f"{reader.place(left_out)} held a document before, and does not now; start a new run")
             self.context.progress(size - self._counted, 0, 0)  # what a range or parquet read more or less
         for split in self.splits.values():
             split.finish()
@@ -143,6 +161,7 @@ class _PartRun:
             text_bytes={name: split.text_bytes for name, split in self.splits.items()},
             skipped=dict(sorted(self.skipped.counts.items())),
             skipped_examples=self.skipped.examples,
+            first_repeats=self.repeats.first,
             lost=self.lost.counts["tokenizer_loss"],
             lost_examples=tuple(self.lost.examples.get("tokenizer_loss", ())),
             lengths={str(k): n for k, n in sorted(lengths.items())},

@@ -11,6 +11,7 @@ from contracts.shard_index import Shard
 WORK_PREFIX = ".work/"
 PIECES_PREFIX = WORK_PREFIX + "pieces/"
 PARTS_PREFIX = WORK_PREFIX + "parts/"
+DUPLICATES_PREFIX = WORK_PREFIX + "duplicates/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,8 @@ class PartRecord:
     """Documents left out, by reason."""
     skipped_examples: dict[str, Any]
     """Where the first few were."""
+    first_repeats: tuple[int, ...] = ()
+    """Part, segment and position of the document that the first duplicate repeats."""
     lost: int = 0
     """Documents whose tokens do not decode to their text, with data.tokenizer_loss "count"."""
     lost_examples: tuple[str, ...] = ()

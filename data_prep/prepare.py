@@ -25,6 +25,7 @@ from contracts.shard_index import FORMAT_VERSION, SPLITS, ShardIndex, Splits, dt
 from data_prep.begin import begin, join, setup
 from data_prep.card import make_card
 from data_prep.coordination import Together
+from data_prep.deduplicate import find_repeats, with_originals
 from data_prep.fidelity import lossless
 from data_prep.finalise import (
     check_loss,
@@ -44,9 +45,10 @@ from data_prep.origin import (
     ranges_of,
     require_own,
 )
+from data_prep.part import PartTask
 from data_prep.part_record import WORK_PREFIX, PartRecord
-from data_prep.partition import Part, make_plan
-from data_prep.records import kept_records, origins_of, others_records, run_parts
+from data_prep.partition import Part, make_plan, share
+from data_prep.records import kept_records, origins_of, others_records, own_progress, run_parts
 from data_prep.request import Job
 from data_prep.store import Store
 from data_prep.tokenizer import TokenizerFiles, announced
@@ -118,12 +120,22 @@ def _prepare(job: Job) -> ShardIndex | None:
             "every document is decoded again, since this tokenizer can lose characters: it neither works on bytes nor falls back to them"
         )
     with WorkerPool(setup(job, manifest.tokenizer, manifest.encoder, loss_free=loss_free), job.workers, len(plan)) as pool:
-        run_parts(job, plan, pool, SampleCheck(files, manifest.encoder), records, manifest, together)
+        mine = share(plan, job.instances.number, job.instances.count)
+        progress = own_progress(job, mine, records)
+
+        def on_wait() -> None:
+            progress.show(pool.counts())
+            together.beat()
+
+        repeats = find_repeats(job, plan, pool, origins, manifest, together, on_wait) if job.spec.deduplicate == "exact" else {}
+        todo = [PartTask(part, repeats.get(part.number, ())) for part in mine if part.number not in records]
+        run_parts(job, todo, pool, SampleCheck(files, manifest.encoder), records, manifest, origins, on_wait)
+        progress.show(pool.counts(), final=True)
         if not job.instances.leads:
             return None
         if len(records) < len(plan):
             records = others_records(job, origins, together)
-        return _finish(job, plan, [records[part.number] for part in plan], pool, manifest, files, together)
+        return _finish(job, plan, with_originals(job, plan, [records[part.number] for part in plan]), pool, manifest, files, together)
 
 
 # -- after the parts -------------------------------------------------------------------------------

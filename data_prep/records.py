@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from contracts.config import SpecError, parse, to_json
@@ -13,12 +13,14 @@ from data_prep.failure_classes import InstanceLost
 from data_prep.gate import SampleCheck
 from data_prep.origin import (
     Manifest,
+    compared_with,
     origin,
     ranges_of,
     require_own,
 )
+from data_prep.part import PartTask
 from data_prep.part_record import PARTS_PREFIX, PIECES_PREFIX, PartRecord
-from data_prep.partition import Part, share
+from data_prep.partition import Part
 from data_prep.progress import Counts, Progress
 from data_prep.request import Job
 from data_prep.workers import WorkerPool
@@ -28,7 +30,9 @@ Records = dict[int, PartRecord]
 
 def origins_of(plan: Sequence[Part], manifest: Manifest) -> dict[int, str]:
     """Origin of each part, by its number."""
-    return {part.number: origin(manifest.settings, manifest.tokenizer, ranges_of(part)) for part in plan}
+    ranges = [ranges_of(part) for part in plan]
+    others = compared_with(manifest.settings, ranges)
+    return {part.number: origin(manifest.settings, manifest.tokenizer, own, others) for part, own in zip(plan, ranges, strict=True)}
 
 
 def kept_records(job: Job, origins: Mapping[int, str]) -> Records:
@@ -59,26 +63,23 @@ def _has_pieces(record: PartRecord, held: Mapping[str, int]) -> bool:
     return all(held.get(s.name) == s.bytes and held.get(s.ends_name) == s.ends_bytes for s in shards)
 
 
-def run_parts(
-    job: Job, plan: Sequence[Part], pool: WorkerPool, samples: SampleCheck, records: Records, manifest: Manifest, together: Together
-) -> None:
-    """Run this instance's parts that have no record yet; ``records`` grows."""
-    mine = share(plan, job.instances.number, job.instances.count)
-    todo = [part for part in mine if part.number not in records]
+def own_progress(job: Job, mine: Sequence[Part], records: Records) -> Progress:
+    """Progress over this instance's parts; what de-duplication reads first counts as well."""
     resumed = sum((_counts(records[part.number]) for part in mine if part.number in records), Counts())
-    progress = Progress(sum(part.stored_bytes for part in mine), resumed=resumed)
-    origins = origins_of(todo, manifest)
+    passes = 1 if job.spec.deduplicate == "none" else 2
+    return Progress(passes * sum(part.stored_bytes for part in mine), resumed=resumed)
 
-    def on_wait() -> None:
-        progress.show(pool.counts())
-        together.beat()
 
+def run_parts(
+    job: Job, todo: Sequence[PartTask], pool: WorkerPool, samples: SampleCheck, records: Records, manifest: Manifest,
+    origins: Mapping[int, str], on_wait: Callable[[], None],
+) -> None:  # fmt: skip
+    """Run parts that have no record yet; ``records`` grows."""
     for found, sampled in pool.parts(todo, on_wait):
         record = replace(found, compared=samples.check(sampled), made_of=origins[found.part])
         require_own(job.out, manifest)
         job.out.write(f"{PARTS_PREFIX}part-{record.part:05d}.json", json.dumps(to_json(record)).encode())
         records[record.part] = record
-    progress.show(pool.counts(), final=True)
 
 
 def _counts(record: PartRecord) -> Counts:

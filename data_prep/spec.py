@@ -92,7 +92,11 @@ class SourceFields:
     corrupt_records: Literal["fail", "skip"] = "fail"
     """Lines that are no JSON object, rows without the text field, overlong lines: stop, or skip and count."""
     max_skipped_share: Annotated[float, Bounds(0.0, 1.0)] = 0.001
-    """With a ``skip`` policy: the job fails when more than this share of the documents was skipped (empty ones not counted)."""
+    """With a ``skip`` policy: the job fails when more than this share of the documents was skipped; empty ones and duplicates do not
+    count."""
+    deduplicate: Literal["none", "exact"] = "none"
+    """``exact`` keeps the first of all documents whose texts are equal byte for byte (128-bit BLAKE2b), by key and then by line or row, and
+    counts the others. It reads the source twice. The sources of a mixture are not compared with each other."""
 
     @property
     def reading(self) -> Json:
@@ -186,5 +190,6 @@ def with_source_defaults(data: Json) -> Json:
 
 
 def fingerprinted(spec: DataSpec) -> Json:
-    """The part of one source's spec that decides what the shards hold, as JSON."""
-    return {key: value for key, value in to_json(spec).items() if key not in FINGERPRINT_EXCLUDES}
+    """The part of one source's spec that decides what the shards hold, as JSON. What came later is in it only when it is used."""
+    facts = {key: value for key, value in to_json(spec).items() if key not in FINGERPRINT_EXCLUDES}
+    return {key: value for key, value in facts.items() if (key, value) != ("deduplicate", "none")}

@@ -53,6 +53,10 @@ class Store(Source):
     """The same, to write to as well."""
 
     @abstractmethod
+    def get_range(self, item: SourceObject, start: int, count: int) -> bytes:
+        """Bytes ``start`` to ``start + count`` of an object, as far as it has them. Raises as ``open``."""
+
+    @abstractmethod
     def write(self, key: str, content: bytes) -> None:
         """Put a small object, whole."""
 

@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from contracts.config import parse
 from contracts.failure import BadInput, CorruptShard
 from contracts.files import INDEX_FILE, PARTS_FILE
 from contracts.shard_index import SPLITS, Parts, Shard, ShardIndex, Split, read_index, read_parts
+from data_prep.duplicates import groups
+from data_prep.fidelity import lossless
 from data_prep.fingerprint import SourceListing
 from data_prep.local_store import LocalStore
-from data_prep.origin import origin
+from data_prep.origin import compared_with, origin
 from data_prep.prepare import prepare
 from data_prep.request import Job
 from data_prep.shards import check_shard, open_ends, open_tokens
@@ -64,9 +67,10 @@ def _check_origins(folder: Path, index: ShardIndex, parts: Parts) -> None:
     documents: dict[str, int] = {}
     opened = {shard.name: open_tokens(folder, index, shard) for shard in index.shards}
     versions: dict[str, tuple[int, str]] = {}
+    others = compared_with(index.spec, [part.source for part in parts.parts])
     for number, part in enumerate(parts.parts):
         name = f"part {part.part} of {folder / PARTS_FILE}"
-        if part.part != number or part.made_of != origin(index.spec, index.tokenizer, part.source):
+        if part.part != number or part.made_of != origin(index.spec, index.tokenizer, part.source, others):
             raise CorruptShard(f"{name} was made with other settings, another tokenizer or another source than {INDEX_FILE} says; {AGAIN}")
         for item in part.source:
             if versions.setdefault(item.key, (item.size, item.etag)) != (item.size, item.etag):
@@ -165,6 +169,8 @@ def verify_full(folder: Path, source: str, workers: int) -> int:
             raise BadInput("the first instance writes the index")
         for name in SPLITS:
             _compare(folder, index, again, made, name)
+    if spec.deduplicate == "exact":
+        check_distinct(folder, index)
     return sum(index.splits[name].documents for name in SPLITS)
 
 
@@ -186,6 +192,36 @@ def _compare(folder: Path, index: ShardIndex, again: Path, made: ShardIndex, nam
                     f"document {number} of shard {one.name} differs from Hugging Face tokenizers at token {at}: "
                     f"ids {found[at : at + 8]} for {expected[at : at + 8]}; prepare the data again"
                 )
+
+
+def check_distinct(folder: Path, index: ShardIndex) -> None:
+    """No two documents have the same ids, where that means the same text. Memory: about 80 bytes per document.
+
+    Raises:
+        CorruptShard: the first that do.
+    """
+    files = TokenizerFiles((folder / TOKENIZER_FILE).read_bytes())
+    if not lossless(files) or load_reference(files).normalizer is not None:
+        return  # texts that differ may have the same ids; that the source makes these very documents is proven above
+    digests = bytearray()
+    for shard in index.shards:
+        tokens, start = open_tokens(folder, index, shard), 0
+        for end in open_ends(folder, shard).tolist():
+            digests += blake2b(tokens[start:end].tobytes(), digest_size=16).digest()
+            start = end
+    order, first = groups(np.frombuffer(digests, "<u8").reshape(-1, 2))
+    repeated = np.flatnonzero(order != first)
+    if len(repeated):
+        other, one = (_numbered(index, int(row[repeated[0]])) for row in (order, first))
+        raise CorruptShard(f"{other} repeats {one} ({len(repeated)} repeats in all), and data.deduplicate was exact; {AGAIN}")
+
+
+def _numbered(index: ShardIndex, number: int) -> str:
+    for shard in index.shards:
+        if number < shard.documents:
+            return f"document {number} of shard {shard.name}"
+        number -= shard.documents
+    raise IndexError(number)
 
 
 def main(arguments: Sequence[str]) -> int:

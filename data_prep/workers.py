@@ -22,12 +22,14 @@ from typing import Any, TypeVar
 
 from contracts.shard_index import Shard, TokenizerFacts
 from data_prep.decompress import WINDOW_BYTES
+from data_prep.duplicate_files import BucketRepeats, PartHashes
+from data_prep.duplicates import SORTING_MIB, BucketTask, HashTask, compare_bucket, hash_part
 from data_prep.encode import Assembler, EncoderName, HuggingFaceEncoder
 from data_prep.failure_classes import TokenizerUnusable, WorkerLost
 from data_prep.fidelity import Fidelity
 from data_prep.finalise import Packing, pack
 from data_prep.gate import compare
-from data_prep.part import PartContext, run_part
+from data_prep.part import PartContext, PartTask, run_part
 from data_prep.part_record import PartRecord, Sample
 from data_prep.partition import Part
 from data_prep.patience import PATIENCE_SECONDS, Patience, ended, last_read, note_reading
@@ -103,8 +105,9 @@ def memory_bound_mib(spec: DataSpec, files: TokenizerFiles, compressions: Collec
     workers), a line in its few forms (bytes as read, joined and cut out, text at up to four bytes a character), a document
     likewise, batches and uploads; the window of zstd or xz where the source is compressed so.
     """
+    sorting = SORTING_MIB if spec.deduplicate == "exact" else 0
     window = WINDOW_BYTES >> 20 if {"zst", "xz"} & set(compressions) else 0
-    return 128 + window + (20 * len(files.tokenizer) + 8 * spec.max_line_bytes + 8 * spec.max_document_bytes) // (1 << 20)
+    return 128 + window + sorting + (20 * len(files.tokenizer) + 8 * spec.max_line_bytes + 8 * spec.max_document_bytes) // (1 << 20)
 
 
 class WorkerPool:
@@ -138,7 +141,7 @@ class WorkerPool:
         values: list[int] = self._slots[:]
         return Counts(sum(values[0::3]), sum(values[1::3]), sum(values[2::3]))
 
-    def parts(self, parts: Iterable[Part], on_wait: Callable[[], None]) -> Iterator[tuple[PartRecord, tuple[Sample, ...]]]:
+    def parts(self, parts: Iterable[PartTask], on_wait: Callable[[], None]) -> Iterator[tuple[PartRecord, tuple[Sample, ...]]]:
         """Run parts; results come as they finish. ``on_wait`` is called several times a second.
 
         Raises:
@@ -146,6 +149,14 @@ class WorkerPool:
             WorkerLost: a process was killed.
         """
         return self._run(_run_part, parts, on_wait)
+
+    def hashes(self, parts: Iterable[HashTask], on_wait: Callable[[], None]) -> Iterator[tuple[int, PartHashes]]:
+        """Hash the documents of parts; by the part's number, as they finish."""
+        return self._run(_run_hashing, parts, on_wait)
+
+    def buckets(self, buckets: Iterable[BucketTask], on_wait: Callable[[], None]) -> Iterator[tuple[int, BucketRepeats]]:
+        """Compare buckets; by the bucket's number, as they finish."""
+        return self._run(_run_bucket, buckets, on_wait)
 
     def packings(self, packings: Iterable[Packing], on_wait: Callable[[], None]) -> Iterator[tuple[str, Shard]]:
         """Pack tails; (name, shard) as they finish."""
@@ -183,7 +194,7 @@ _worker: _Worker | None = None
 
 class _Worker:
     def __init__(self, setup: Setup, slots: SynchronizedArray[int], number: int) -> None:
-        self._slots, self._number = slots, number
+        self._slots, self._number, self.spec = slots, number, setup.spec
         self.files = TokenizerFiles.read(Path(setup.tokenizer))
         self.folder = Path(tempfile.mkdtemp(prefix=f"worker-{number}-", dir=setup.scratch))
         self.patience = Patience(self.folder, setup.patience_seconds)
@@ -233,10 +244,24 @@ def _own() -> _Worker:
     return _worker
 
 
-def _run_part(part: Part) -> tuple[PartRecord, tuple[Sample, ...]]:
+def _reading(part: Part) -> _Worker:
     worker = _own()
     note_reading(worker.folder, ", ".join(sorted({segment.item.key for segment in part.segments})[:2]))
-    return run_part(part, worker.context)
+    return worker
+
+
+def _run_part(task: PartTask) -> tuple[PartRecord, tuple[Sample, ...]]:
+    return run_part(task, _reading(task.part).context)
+
+
+def _run_hashing(task: HashTask) -> tuple[int, PartHashes]:
+    worker = _reading(task.part)
+    return task.part.number, hash_part(task, worker.spec, worker.context.source, worker.out, worker.folder, worker.count)
+
+
+def _run_bucket(task: BucketTask) -> tuple[int, BucketRepeats]:
+    worker = _own()
+    return task.number, compare_bucket(task, worker.out, worker.folder)
 
 
 def _run_packing(packing: Packing) -> tuple[str, Shard]:

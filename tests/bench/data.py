@@ -28,7 +28,7 @@ from data_prep.fidelity import Fidelity
 from data_prep.finalise import pack, packings
 from data_prep.gate import chunks
 from data_prep.local_store import LocalStore
-from data_prep.part import PartContext, run_part
+from data_prep.part import PartContext, PartTask, run_part
 from data_prep.partition import make_plan
 from data_prep.sources import list_source
 from data_prep.spec import DataSpec, TokenizerSpec
@@ -138,7 +138,7 @@ def cpu_over_floor(corpus: Path, tokenizer: Path) -> tuple[float, float]:
                 folder=Path(scratch) / "work",
             )  # fmt: skip
             started = time.process_time()
-            records = [run_part(part, context)[0] for part in plan]
+            records = [run_part(PartTask(part), context)[0] for part in plan]
             for split in SPLITS:
                 for packing in packings(split, records, spec.shard_tokens):
                     pack(packing, out, context.folder, context.assembler.dtype.itemsize)

@@ -43,7 +43,8 @@ CHANGES = (
     "damage_piece",
     "lose_piece",
 )
-SETTINGS = ('text_field="title"', "shard_tokens=1024", "validation_share=0.3", 'id_field="id"', 'empty_documents="fail"')
+DEDUPLICATE = 'deduplicate="exact"'
+SETTINGS = (DEDUPLICATE, 'text_field="title"', "shard_tokens=1024", "validation_share=0.3", 'id_field="id"', 'empty_documents="fail"')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,8 @@ class _Trial:
     def __init__(self, folder: Path, gates: Path, tokenizers: list[TokenizerFiles], seed: int) -> None:
         self.folder, self.gates, self.tokenizers, self.rng = folder, gates, tokenizers, random.Random(seed)
         self.source, self.tokenizer = folder / "source", folder / "tok"
-        self.settings: list[str] = []
+        self.settings: list[str] = [DEDUPLICATE] if self.rng.random() < 0.4 else []
+        self.repeated: list[str] = []
         self.did: list[str] = []
         self.tokenizer.mkdir(parents=True)
         self.source.mkdir()
@@ -135,11 +137,13 @@ class _Trial:
         """SIGKILL, either by the clock or when so many files of a kind are there; the job alone or with its workers."""
         job = self.job(out)
         kind = self.rng.choice(("clock", ".work/parts/*.json", ".work/parts/*.json", "train/*.tokens", "train/packed-*", "card.html"))
+        if DEDUPLICATE in self.settings and self.rng.random() < 0.5:
+            kind = self.rng.choice((".work/duplicates/part-*.json", ".work/duplicates/*.entries", ".work/duplicates/b*"))
         if kind == "clock":
             with contextlib.suppress(subprocess.TimeoutExpired):
                 job.wait(self.rng.uniform(0.0, LONGEST_SECONDS))
         else:
-            count = self.rng.randint(1, PARTS) if kind.startswith(".work") else 1
+            count = self.rng.randint(1, PARTS) if kind.startswith(".work") and not kind.endswith("b*") else 1
             while job.poll() is None and len(list(out.glob(kind))) < count:
                 time.sleep(0.001)
             time.sleep(self.rng.uniform(0.0, 0.02))
@@ -152,7 +156,9 @@ class _Trial:
         kind = self.rng.choice(CHANGES)
         self.did.append(kind)
         path = self.rng.choice(sorted(self.source.glob("*.jsonl.gz")))
-        pieces = sorted((out / ".work/pieces").rglob("*.tokens")) if (out / ".work/pieces").is_dir() else []
+        pieces = sorted(
+            (*out.glob(".work/pieces/*/*.tokens"), *out.glob(".work/duplicates/*.entries"), *out.glob(".work/duplicates/*.repeats"))
+        )
         if kind == "grow":
             with path.open("ab") as file:
                 file.write(gzip.compress(json.dumps({"text": "grown", "title": "grown"}).encode() + b"\n", mtime=0))
@@ -173,8 +179,9 @@ class _Trial:
         elif kind == "damage_piece" and pieces:
             piece = self.rng.choice(pieces)
             content = bytearray(piece.read_bytes())
-            content[self.rng.randrange(len(content))] ^= 1
-            piece.write_bytes(content)
+            if content:
+                content[self.rng.randrange(len(content))] ^= 1
+                piece.write_bytes(content)
 
     def replace(self, path: Path, *, keep_time: bool) -> None:
         """As many bytes of another text."""
@@ -185,7 +192,9 @@ class _Trial:
             os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     def texts(self) -> list[str]:
-        return make_texts(self.rng.randint(40, 200), self.rng.randrange(1 << 30))
+        texts = make_texts(self.rng.randint(40, 200), self.rng.randrange(1 << 30))
+        self.repeated += texts[:5]
+        return [*texts, *self.rng.sample(self.repeated, 5)]
 
     def write(self, path: Path, texts: list[str]) -> None:
         rows = (json.dumps({"id": f"{n}", "text": text, "title": f"title {n} of {path.name}"}) for n, text in enumerate(texts))

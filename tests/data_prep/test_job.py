@@ -20,7 +20,7 @@ from contracts.failure import read_failure
 from contracts.shard_index import read_index
 from data_prep.failure_classes import CorruptSource, DiskFull
 from data_prep.identify import identify
-from data_prep.part import PartContext, run_part
+from data_prep.part import PartContext, PartTask, run_part
 from data_prep.partition import make_plan
 from data_prep.progress import Counts, Progress
 from data_prep.shards import ShardWriter
@@ -123,7 +123,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_piece(source, make_spec, files,
                 fidelity=Fidelity(files, facts(files, spec.tokenizer), proven=True), folder=tmp_path / "scratch",
     )  # fmt: skip
     with pytest.raises(DiskFull, match=r"raise data\.volume_size_gb"):
-        run_part(make_plan(spec, list_source(str(source)))[0], context)
+        run_part(PartTask(make_plan(spec, list_source(str(source)))[0]), context)
     assert not list((tmp_path / "scratch").glob("*.tokens"))
     assert not (tmp_path / "out").exists()
 
