@@ -133,7 +133,7 @@ def samples_of(tokens: int, sequence_length: int) -> int:
     return -(-(tokens - 1) // sequence_length) if tokens else 0
 
 
-def stages(sources: Sequence[MixedSource], available: Sequence[int] | None, *, steps: int, samples_per_step: int) -> tuple[Stage, ...]:
+def stages(sources: Sequence[MixedSource], available: Sequence[int | None], *, steps: int, samples_per_step: int) -> tuple[Stage, ...]:
     """What every source contributes to a run, stage by stage; what begins after the last step is left out.
 
     In each stage a source gets its share of the samples to within one, and what rounding gave or took counts in the next, so the
@@ -141,7 +141,7 @@ def stages(sources: Sequence[MixedSource], available: Sequence[int] | None, *, s
 
     Args:
         sources: at least one, without ``mixture_problems``.
-        available: samples of one pass over each source; None while they are not known, which no source with epochs allows.
+        available: samples of one pass over each source; None where that is not known yet, which a source with epochs needs.
         steps: the run's last step.
         samples_per_step: samples of one step over all ranks.
 
@@ -149,10 +149,10 @@ def stages(sources: Sequence[MixedSource], available: Sequence[int] | None, *, s
         MixtureError: the sources' epochs are more than the run's steps, or leave a rest that nothing fills; a source is empty.
     """
     total = steps * samples_per_step
-    empty = [source.name for source, size in zip(sources, available or (), strict=False) if not size]
+    empty = [source.name for source, size in zip(sources, available, strict=True) if size == 0]
     if empty:
         raise MixtureError(f"no training token was made of {', '.join(empty)}; add text to it, or leave it out of data.sources")
-    fixed = _epoch_shares(sources, available, total) if available else [Fraction(0)] * len(sources)
+    fixed = _epoch_shares(sources, available, total)
     begins = [step for step in first_steps(sources) if step <= max(1, steps)]
     owed = [Fraction(0)] * len(sources)
     found = []
@@ -165,9 +165,9 @@ def stages(sources: Sequence[MixedSource], available: Sequence[int] | None, *, s
     return tuple(found)
 
 
-def _epoch_shares(sources: Sequence[MixedSource], available: Sequence[int], total: int) -> list[Fraction]:
+def _epoch_shares(sources: Sequence[MixedSource], available: Sequence[int | None], total: int) -> list[Fraction]:
     """Share of each source that its epochs fix; 0 for those with a weight."""
-    wanted = [_exact(source.epochs or 0.0) * size for source, size in zip(sources, available, strict=True)]
+    wanted = [_passes(source, size) for source, size in zip(sources, available, strict=True)]
     if any(source.epochs is None for source in sources):
         if sum(wanted) > total:
             parts = ", ".join(f"{s.name} {float(n):,.0f}" for s, n in zip(sources, wanted, strict=True) if s.epochs is not None)
@@ -177,6 +177,14 @@ def _epoch_shares(sources: Sequence[MixedSource], available: Sequence[int], tota
             )
         return [share / max(1, total) for share in wanted]
     return [share / sum(wanted) for share in wanted]
+
+
+def _passes(source: MixedSource, size: int | None) -> Fraction:
+    if source.epochs is None:
+        return Fraction(0)
+    if size is None:
+        raise ValueError(f"the size of {source.name} is needed for its epochs")
+    return _exact(source.epochs) * size
 
 
 def _shares(sources: Sequence[MixedSource], fixed: Sequence[Fraction], step: int) -> tuple[Fraction, ...]:
@@ -237,5 +245,6 @@ def mixture_fingerprint(tokens: Sequence[SourceTokens]) -> str:
 
 def mixture_identity(sources: Sequence[MixedSource], steps: int) -> Json:
     """What of a mixture decides which sample comes when; {} without one. Where epochs fix shares, so does the number of steps."""
-    found: Json = {source.name: {k: v for k, v in to_json(source).items() if k != "name" and v} for source in sources}
+    measures = ("weight", "epochs", "curriculum")
+    found: Json = {source.name: {name: to_json(value) for name in measures if (value := getattr(source, name))} for source in sources}
     return found | ({"steps": steps} if any(source.epochs is not None for source in sources) else {})

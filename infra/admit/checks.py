@@ -10,10 +10,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from contracts.config import Json, Problem, suggestion
+from contracts.mixture import MixtureError
 from data_prep.spec import DataSpec
+from infra.admit.data_sets import DataSet
 from infra.admit.estimate import Estimate
 from infra.admit.gather import LOCAL, Facts, Topic
 from infra.run.compute import CapacitySource
+from infra.run.mixing import leg_mixture
 from infra.run.run_spec import SINGLE_LEG, RunSpec
 from infra.sagemaker.instance_types import GIB, INSTANCE_TYPES, accelerators_of
 from infra.sagemaker.prices import no_price
@@ -45,7 +48,8 @@ def check(facts: Facts) -> list[Finding]:
     if facts.source_refused is not None:
         note("Data", [Problem("data", facts.source_refused)])
     if facts.earlier is not None:
-        note("Earlier run", facts.earlier.problems(facts.source.fingerprint if facts.source else None))
+        note("Earlier run", facts.earlier.problems(facts.fingerprint))
+    note("Data", mixing_problems(spec, facts.data_sets))
     if facts.training_types is not None and facts.processing_types is not None:
         quotas = facts.quotas or []
         known = facts.training_types | offered(quotas, "training"), facts.processing_types | offered(quotas, "processing")
@@ -70,6 +74,19 @@ def local_path_problems(data: DataSpec, bucket: str) -> Iterator[Problem]:
     for path, value in data.uris.items():
         if value.startswith(LOCAL):
             yield Problem(path, f'"{value}" is a path on one machine; upload it to s3://{bucket}/source/ and name that')
+
+
+def mixing_problems(spec: RunSpec, sets: tuple[DataSet, ...] | None) -> Iterator[Problem]:
+    """Every leg can be trained on the mixture, as far as the sources' sizes are known: those of prepared ones."""
+    told: dict[str, list[str]] = {}
+    sizes = [None] * len(spec.data.sources) if sets is None else [one.training_tokens for one in sets]
+    for leg in spec.legs:
+        try:
+            leg_mixture(spec.data, leg.training, spec.compute.instance_count, sizes)
+        except MixtureError as error:
+            told.setdefault(str(error), []).append(leg.name)
+    for sentence, legs in told.items():
+        yield Problem("data.sources", sentence if len(legs) == len(spec.legs) else f"leg {', '.join(legs)}: {sentence}")
 
 
 def offered(quotas: list[QuotaStatus], use: str) -> set[str]:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from contracts.config import Json, deeper_than, to_json
+from contracts.mixture import mixture_fingerprint
 from infra.admit.gather import Clients, Facts
 from infra.admit.plan import Planner
 from infra.run import run_lock
 from infra.run.deployment import Deployment
 from infra.run.job_requests import needs_hugging_face
-from infra.run.layout import RunLayout, tokens_prefix, uri
+from infra.run.layout import RunLayout, uri
 from infra.run.run_jobs import UNDER_WAY, run_jobs
 from infra.run.run_record import Change, ExecutionRecord, write_record
 from infra.run.run_spec import MAX_DEPTH, RunSpec, as_input
@@ -92,19 +93,21 @@ def commit(facts: Facts, layout: RunLayout, execution: Execution, deployment: De
     Raises:
         RunIsActive, RunIsStopping, DamagedLock: see run_lock.acquire.
     """
-    spec, source, image = facts.spec, facts.source, facts.image
-    if source is None or image is None or facts.quotas is None:
+    spec, sets, image = facts.spec, facts.data_sets, facts.image
+    if not sets or image is None or facts.quotas is None:
         raise ValueError("commit needs facts that are complete and that check has passed")
     own(layout, execution, deployment.bucket, clients)
-    tokens = {"fingerprint": source.fingerprint, "uri": uri(deployment.bucket, tokens_prefix(source.fingerprint))}
+    sources = tuple(one.tokens(deployment.bucket) for one in sets)
+    tokens = {"fingerprint": mixture_fingerprint(sources), "uri": sources[0].uri}
     admitted = {
         "execution_arn": execution.arn,
         "time": execution.started,
         "estimate": facts.costs.as_value(),
         "quotas": [quota.row(facts.region) for quota in facts.quotas],
-        "source": {"uri": source.listing.uri, "objects": len(source.listing.objects), "bytes": source.listing.total_bytes},
+        **({"sources": {one.name: one.admitted() for one in sets}} if spec.data.sources else {"source": sets[0].admitted()}),
     }
-    content = as_input(spec) | {"run_id": layout.run_id, "tokens": tokens, "image": {"tag": deployment.image_tag}, "admitted": admitted}
+    named = tokens | ({"sources": [to_json(source) for source in sources]} if spec.data.sources else {})
+    content = as_input(spec) | {"run_id": layout.run_id, "tokens": named, "image": {"tag": deployment.image_tag}, "admitted": admitted}
     body = json.dumps(content, indent=1).encode()
     if facts.earlier is None or not is_own(facts.earlier.previous, execution):  # else Admit is tried again after it had written run.json
         changes = facts.earlier.changes(spec) if facts.earlier is not None else ()
@@ -118,9 +121,9 @@ def commit(facts: Facts, layout: RunLayout, execution: Execution, deployment: De
         price=clients.price,
         execution_arn=execution.arn,
         execution_started=execution.started,
-        tokens_uri=tokens["uri"],
-        source_bytes=source.listing.total_bytes,
-        imported=facts.tokens_written is not None and datetime.datetime.now(datetime.UTC) - facts.tokens_written > IMPORT_TIME,
+        tokens=sources,
+        source_bytes=sum(one.identified.listing.total_bytes for one in sets),
+        imported=all(one.written is not None and datetime.datetime.now(datetime.UTC) - one.written > IMPORT_TIME for one in sets),
         token=bool(facts.token) and needs_hugging_face(spec.data),
     )
     return {

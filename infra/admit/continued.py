@@ -29,6 +29,7 @@ INPUT_PATHS = {
     "data.seed": "training.seed",
     "data.sequence_length": "training.sequence_length",
     "data.tokens_per_step": "training.global_batch_size",
+    "data.mixture": "data.sources",
     "optimizer.name": "training.optimizer.name",
 }
 """Where the input says what a checkpoint depends on; the model lies under ``training.model``."""
@@ -84,7 +85,8 @@ class Continued:
     def _differences(self, leg: Leg, fingerprint: str | None) -> list[tuple[str, Any, Any]]:
         saved = self.saved[leg.name]
         known = fingerprint or str(saved.get("data", {}).get("fingerprint"))
-        return differences(saved, leg_identity(leg.training, known, self.spec.compute.instance_count))
+        found = differences(saved, leg_identity(leg.training, known, self.spec.compute.instance_count, self.spec.data.sources))
+        return [(path, *(_unequal(old, new) if path == "data.mixture" else (old, new))) for path, old, new in found]
 
     def _problem(self, path: str, old: str, new: str, legs: list[str]) -> Problem:
         whose = f'run "{self.run_id}" has checkpoints of leg {", ".join(legs)}'
@@ -93,6 +95,13 @@ class Continued:
         where = INPUT_PATHS.get(path, f"training.{path}")
         what = "tokens per step " if path == "data.tokens_per_step" else ""
         return Problem(where, f"{whose} made with {what}{old}, and this input has {new}; go back to {old}, or {AFRESH}")
+
+
+def _unequal(old: Json | None, new: Json | None) -> tuple[Json, Json]:
+    """The entries in which two objects differ."""
+    one, two = old or {}, new or {}
+    names = [name for name in sorted(one.keys() | two.keys()) if one.get(name) != two.get(name)]
+    return {name: one.get(name) for name in names}, {name: two.get(name) for name in names}
 
 
 def continued(spec: RunSpec, layout: RunLayout, s3: Any, bucket: str) -> Continued:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
@@ -14,13 +13,14 @@ from typing import Any, Literal, Protocol, TypeVar
 from botocore.exceptions import ClientError
 
 from contracts.config import Json
-from contracts.failure import JobFailure
-from data_prep.identify import Identified, identify, resolve_uris
+from contracts.mixture import mixture_fingerprint
+from data_prep.identify import resolve_uris
 from data_prep.spec import DataSpec
 from infra.admit.continued import Continued, continued
+from infra.admit.data_sets import DataSet, complete, data_sets
 from infra.admit.estimate import Estimate, estimate
-from infra.edge.transient import is_transient, transient_cause
-from infra.run.layout import RunLayout, index_key
+from infra.edge.transient import is_transient
+from infra.run.layout import RunLayout
 from infra.run.quota_requests import quota_requests
 from infra.run.run_images import targets
 from infra.run.run_spec import RunSpec
@@ -87,12 +87,10 @@ class Facts:
     """The same for processing jobs."""
     earlier: Continued | None
     """The run's earlier execution."""
-    source: Identified | None
-    """The data set and its fingerprint."""
+    data_sets: tuple[DataSet, ...] | None
+    """The data set of each source."""
     source_refused: str | None
-    """Why the source cannot be used."""
-    tokens_written: datetime.datetime | None
-    """When its tokens were completed; None when they are not."""
+    """Why the sources cannot be used."""
     image: Json | None
     """``tag``, ``targets`` (what the run needs), ``exists`` (all of them) and, when they do, the digest of each."""
     token: bool | None
@@ -104,8 +102,13 @@ class Facts:
 
     @property
     def prepared(self) -> bool:
-        """Whether the data set's tokens exist."""
-        return self.tokens_written is not None
+        """Whether the tokens of every source exist."""
+        return complete(self.data_sets)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of all data sets together."""
+        return mixture_fingerprint([one.tokens("") for one in self.data_sets]) if self.data_sets else None
 
 
 def gather(
@@ -121,14 +124,15 @@ def gather(
         region: whose quotas are meant.
         look: makes each look-up.
     """
-    earlier = source = refused = written = None
+    earlier = found = None
     if deployed is not None:
         if layout is not None:
             earlier = look("Earlier run", lambda: continued(spec, layout, clients.s3, deployed.bucket))
             spec = earlier.spec if earlier is not None else spec
         spec = dataclasses.replace(spec, data=resolve_uris(spec.data, deployed.bucket))
-        source, refused, written = look("Data", lambda: _source(spec.data, deployed, clients.s3)) or (None, None, None)
-    prepared = written is not None
+        found = look("Data", lambda: _data_sets(spec.data, deployed, clients.s3))
+    sets, refused = (None, found) if isinstance(found, str) else (found, None)
+    prepared = complete(sets)
     types = look("Instance types", lambda: [_types(clients.sagemaker, use) for use in ("Training", "Processing")]) or (None, None)
     return Facts(
         spec=spec,
@@ -137,9 +141,8 @@ def gather(
         training_types=types[0],
         processing_types=types[1],
         earlier=earlier,
-        source=source,
+        data_sets=sets,
         source_refused=refused,
-        tokens_written=written,
         image=look("Image", lambda: image(clients.ecr, deployed, targets(spec)))
         if deployed is not None and deployed.image_tag is not None
         else None,
@@ -150,27 +153,11 @@ def gather(
     )
 
 
-def _source(data: DataSpec, deployed: Deployed, s3: Any) -> tuple[Identified | None, str | None, datetime.datetime | None]:
-    """The data set, or why there is none, and when its tokens were completed."""
+def _data_sets(data: DataSpec, deployed: Deployed, s3: Any) -> tuple[DataSet, ...] | str | None:
+    """The data sets, or why there are none; None for a path on one machine: check says so, and this machine's folder says nothing."""
     if any(value.startswith(LOCAL) for value in data.uris.values()):
-        return None, None, None  # a path on one machine: check says so, and this machine's folder says nothing about it
-    try:
-        source = identify(data, s3)
-    except JobFailure as failure:
-        if transient_cause(failure):
-            raise
-        return None, failure.sentence, None
-    return source, None, _written(s3, deployed.bucket, index_key(source.fingerprint))
-
-
-def _written(s3: Any, bucket: str, key: str) -> datetime.datetime | None:
-    try:
-        written: datetime.datetime = s3.head_object(Bucket=bucket, Key=key)["LastModified"]
-    except ClientError as error:
-        if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
-            return None
-        raise
-    return written
+        return None
+    return data_sets(data, deployed.bucket, s3)
 
 
 def _types(sagemaker: Any, use: str) -> frozenset[str]:

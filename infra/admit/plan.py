@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from contracts.config import Json, to_json
+from contracts.mixture import SourceTokens
 from infra.admit.estimate import LegEstimate
 from infra.run.deployment import Deployment
 from infra.run.job_requests import (
@@ -38,8 +39,10 @@ class Planner:
     execution_arn: str
     execution_started: str
     """ISO 8601."""
-    tokens_uri: str
+    tokens: tuple[SourceTokens, ...]
+    """The data set of each source."""
     source_bytes: int
+    """Of all sources, as stored."""
     imported: bool
     """Whether a file system has had the time to import the tokens."""
     token: bool
@@ -64,7 +67,7 @@ class Planner:
 
     def train(self) -> Json:
         """What the training jobs of all legs share, what each capacity source adds, and the channel of a checkpoint to go on from."""
-        tokens = Tokens(uri=self.tokens_uri, bytes=self.source_bytes * SHARD_BYTES_PER_SOURCE_BYTE, imported=self.imported)
+        tokens = Tokens(sources=self.tokens, bytes=self.source_bytes * SHARD_BYTES_PER_SOURCE_BYTE, imported=self.imported)
         return {
             "request": training_request(self.spec, self.layout, self.deployment, tokens),
             "sources": [training_source(self.spec, source, self.deployment) for source in self.spec.compute.capacity],

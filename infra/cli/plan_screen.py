@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from contracts.config import to_json
+from infra.cli.mixture_screen import mixture_value, show_mixture
 from infra.cli.preflight import Check, Preflight, as_value
-from infra.cli.screen import PIPE_WIDTH, duration, say
+from infra.cli.screen import PIPE_WIDTH, counted, duration, say
 from infra.run.run_spec import Leg, RunSpec, as_input
 from infra.sagemaker.instance_types import Accelerators, accelerators_of
 from training.memory import estimate, parameter_count
@@ -50,13 +51,14 @@ def show_plan(plan: Preflight, console: Console) -> None:
         known = leg.training.expected_tokens_per_second_per_device is not None
         table.add_row(
             leg.name,
-            _count(parameter_count(leg.training.model)),
+            counted(parameter_count(leg.training.model)),
             f"{cost.steps:,}",
-            _count(cost.tokens),
+            counted(cost.tokens),
             ("" if known else "<= ") + duration(cost.seconds),
             "?" if cost.usd is None else f"{cost.usd:,.2f}",
         )
     console.print(table)
+    show_mixture(spec, plan.data_sets, console)
     for line in memory_lines(spec):
         say(console, line)
     prepare = "none, tokenised already" if plan.data_exists else _at_most(costs.prepare_max_usd)
@@ -118,6 +120,7 @@ def plan_value(plan: Preflight) -> dict[str, Any]:
         "skips": {"build_image": plan.image_exists, "prepare_data": plan.data_exists},
         "memory_gib_per_device": {leg.name: memory_gib(leg, spec.compute.instance_count) for leg in spec.legs},
         "data_parallel_ranks": ranks,
+        **({"mixture": mixture_value(spec, plan.data_sets)} if spec.data.sources else {}),
         "checks": [as_value(check) for check in plan.checks],
     }
 
@@ -125,10 +128,3 @@ def plan_value(plan: Preflight) -> dict[str, Any]:
 def show_resolved(spec: RunSpec, console: Console) -> None:
     """The whole resolved run, as run.json will hold it."""
     console.print_json(json.dumps(as_input(spec)))
-
-
-def _count(number: float) -> str:
-    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return f"{number / limit:.3g} {unit}"
-    return f"{number:,.0f}"

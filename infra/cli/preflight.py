@@ -13,9 +13,10 @@ from typing import Any, Literal, TypeVar
 from botocore.exceptions import BotoCoreError, ClientError
 
 from contracts.config import Problem
-from data_prep.identify import Identified, resolve_uris
+from data_prep.identify import resolve_uris
 from infra.admit.checks import Finding, check, needs_token
 from infra.admit.continued import continued
+from infra.admit.data_sets import DataSet
 from infra.admit.estimate import Estimate
 from infra.admit.gather import Clients, Deployed, Facts, Topic, gather
 from infra.cli.exits import CommandError, Exit
@@ -58,6 +59,8 @@ class Preflight:
     estimate: Estimate
     image_exists: bool
     data_exists: bool
+    data_sets: tuple[DataSet, ...] | None = None
+    """What each source makes, where it could be looked at."""
     changes: tuple[Change, ...] = ()
     """Settings of the run that exists already which this input changes."""
     refused_changes: tuple[str, ...] = ()
@@ -106,6 +109,7 @@ def preflight(target: Target, spec: RunSpec) -> Preflight:
         estimate=facts.costs,
         image_exists=facts.image is not None and bool(facts.image["exists"]),
         data_exists=facts.prepared,
+        data_sets=facts.data_sets,
         changes=facts.earlier.changes(facts.spec) if facts.earlier is not None else (),
         refused_changes=tuple(str(finding.problem) for finding in found if finding.topic == "Earlier run"),
     )
@@ -196,8 +200,8 @@ def _lines(topic: Topic, facts: Facts, found: list[Finding], missed: Check | Non
         yield from (
             [_good(f"{facts.image['tag']} is built: the run skips this stage", topic)] if facts.image["exists"] else _unbuilt(facts, target)
         )
-    elif topic == "Data" and facts.source is not None:
-        yield _data(facts.source, prepared=facts.prepared)
+    elif topic == "Data" and facts.data_sets is not None:
+        yield from map(_data, facts.data_sets)
     elif topic == "Hub token" and facts.token is not None:
         gated = needs_token(facts.spec.data)
         asked = f"; {' and '.join(gated)} ask for it" if gated else ""
@@ -253,11 +257,12 @@ def _fix(topic: Topic, facts: Facts) -> str:
     )
 
 
-def _data(source: Identified, *, prepared: bool) -> Check:
-    listing = source.listing
+def _data(found: DataSet) -> Check:
+    listing = found.identified.listing
     size = f"{len(listing.objects):,} objects, {listing.total_bytes / 1e6:,.1f} MB" if listing.objects else listing.uri
-    there = "tokenised already: the run skips this stage" if prepared else "not tokenised yet: the run does it"
-    return _good(f"{size}; {there} (fingerprint {source.fingerprint[:12]})", "Data")
+    skips = "the run skips this source" if found.name else "the run skips this stage"
+    there = f"tokenised already: {skips}" if found.written is not None else "not tokenised yet: the run does it"
+    return _good(f"{size}; {there} (fingerprint {found.identified.fingerprint[:12]})", f"Data: {found.name}" if found.name else "Data")
 
 
 def _quotas(facts: Facts, found: list[Finding], missed: Check | None) -> Iterator[Check]:

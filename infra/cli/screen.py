@@ -181,3 +181,11 @@ def _state_word(view: RunView) -> str:
 
 def _state_style(view: RunView) -> str:
     return {"RUNNING": "cyan", "SUCCEEDED": "green"}.get(view.status, "bold red")
+
+
+def counted(number: float) -> str:
+    """A large number in three digits: ``12.3 B``."""
+    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.3g} {unit}"
+    return f"{number:,.0f}"

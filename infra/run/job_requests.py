@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from contracts.config import Json
 from contracts.files import CHECKPOINT_CHANNEL
 from contracts.metric_line import metric_definitions
+from contracts.mixture import SourceTokens
 from data_prep.spec import DataSpec
 from infra.run.compute import CapacitySource
 from infra.run.deployment import Deployment
@@ -99,14 +100,14 @@ def needs_hugging_face(data: DataSpec) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """The data set, as the training job's channel needs it."""
+    """The data sets, as the training job's channels need them."""
 
-    uri: str
-    """Its folder in S3."""
+    sources: tuple[SourceTokens, ...]
+    """Each source's channel and folder in S3."""
     bytes: int
-    """About its size."""
+    """About the size of all."""
     imported: bool = False
-    """Whether the file system, where there is one, has had the time to import it."""
+    """Whether the file system, where there is one, has had the time to import them."""
 
 
 def training_request(spec: RunSpec, layout: RunLayout, deployment: Deployment, tokens: Tokens) -> Json:
@@ -126,7 +127,7 @@ def training_request(spec: RunSpec, layout: RunLayout, deployment: Deployment, t
         },
         "InputDataConfig": [
             _channel("run", uri(deployment.bucket, layout.run_json), "File"),
-            _lustre_channel(deployment, tokens.uri) if from_lustre else _s3_channel(tokens),
+            *(_lustre_channel(deployment, source) if from_lustre else _s3_channel(tokens, source) for source in tokens.sources),
         ],
         "OutputDataConfig": {"S3OutputPath": uri(deployment.bucket, JOBS_PREFIX), "KmsKeyId": deployment.key_arn},
         "Environment": {"PYTHONUNBUFFERED": "1"},
@@ -171,19 +172,19 @@ def _channel(name: str, s3_uri: str, mode: str) -> Json:
     return {"ChannelName": name, "InputMode": mode, "DataSource": {"S3DataSource": source}}
 
 
-def _s3_channel(tokens: Tokens) -> Json:
-    return _channel("tokens", tokens.uri, "File" if tokens.bytes <= FILE_MODE_BYTES else "FastFile")
+def _s3_channel(tokens: Tokens, source: SourceTokens) -> Json:
+    return _channel(source.channel, source.uri, "File" if tokens.bytes <= FILE_MODE_BYTES else "FastFile")
 
 
-def _lustre_channel(deployment: Deployment, tokens_uri: str) -> Json:
-    _, key = split_uri(tokens_uri)
-    source = {
+def _lustre_channel(deployment: Deployment, source: SourceTokens) -> Json:
+    _, key = split_uri(source.uri)
+    place = {
         "FileSystemId": deployment.file_system_id,
         "FileSystemType": "FSxLustre",
         "FileSystemAccessMode": "ro",
         "DirectoryPath": f"/{deployment.file_system_mount}/{key.rstrip('/')}",
     }
-    return {"ChannelName": "tokens", "InputMode": "File", "DataSource": {"FileSystemDataSource": source}}
+    return {"ChannelName": source.channel, "InputMode": "File", "DataSource": {"FileSystemDataSource": place}}
 
 
 def _resources(spec: RunSpec, source: CapacitySource, deployment: Deployment) -> Json:

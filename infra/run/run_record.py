@@ -99,8 +99,11 @@ SETTINGS = ("recipe", "data", "legs", "compute", "budget")
 
 
 def _settings(run: Json) -> Json:
-    """The settings of run.json or of a resolved input, its legs by name."""
+    """The settings of run.json or of a resolved input, its sources and legs by name."""
     found: Json = {key: run[key] for key in SETTINGS if key in run}
+    data = found.get("data")
+    if isinstance(data, dict) and data.get("sources"):
+        found["data"] = data | {"sources": {str(source.get("name")): source for source in data["sources"]}}
     legs = found.pop("legs", None) or []
     single = len(legs) == 1
     for leg in legs:

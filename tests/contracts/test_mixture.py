@@ -89,13 +89,13 @@ def test_the_order_of_the_sources_changes_nothing(case: tuple[list[MixedSource],
 def test_only_the_ratio_of_weights_counts(weights: list[int], scale: int, steps: int) -> None:
     def counts(factor: int) -> tuple[int, ...]:
         mixed = [source(NAMES[i], weight * factor) for i, weight in enumerate(weights)]
-        return stages(mixed, None, steps=steps, samples_per_step=8)[0].counts
+        return stages(mixed, [None] * len(mixed), steps=steps, samples_per_step=8)[0].counts
 
     assert counts(1) == counts(scale)
 
 
 def test_decimal_weights_are_taken_as_written() -> None:
-    (stage,) = stages([source("a", 0.1), source("b", 0.2), source("c", 0.7)], None, steps=10, samples_per_step=1)
+    (stage,) = stages([source("a", 0.1), source("b", 0.2), source("c", 0.7)], [None] * 3, steps=10, samples_per_step=1)
     assert stage.counts == (1, 2, 7)
     assert stage.shares == (Fraction(1, 10), Fraction(2, 10), Fraction(7, 10))
 
@@ -192,5 +192,5 @@ def test_samples_of_tokens() -> None:
 
 
 def test_a_stage_is_plain_data() -> None:
-    (stage,) = stages([source("a", 1)], None, steps=2, samples_per_step=3)
+    (stage,) = stages([source("a", 1)], [None], steps=2, samples_per_step=3)
     assert dataclasses.astuple(stage) == (1, 0, 6, (Fraction(1),), (6,))

@@ -48,7 +48,7 @@ class SmallS3:
     def head_object(self, *, Bucket: str, Key: str) -> Any:
         if Key not in self.objects:
             raise ClientError({"Error": {"Code": "404", "Message": "Not Found"}}, "HeadObject")
-        return {"ETag": self.etag(Key)}
+        return {"ETag": self.etag(Key), "LastModified": self.objects[Key][1]}
 
     def list_objects_v2(self, *, Bucket: str, Prefix: str = "", Delimiter: str = "", **_: Any) -> Any:
         found = [(key, body, when) for key, (body, when) in sorted(self.objects.items()) if key.startswith(Prefix)]

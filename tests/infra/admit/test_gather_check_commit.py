@@ -71,7 +71,7 @@ def test_facts_of_a_run_that_can_go_have_no_problem() -> None:
 @pytest.mark.parametrize(
     ("changed", "topic", "words"),
     [
-        ({"source": None, "source_refused": "SourceEmpty"}, "Data", "SourceEmpty"),
+        ({"data_sets": None, "source_refused": "SourceEmpty"}, "Data", "SourceEmpty"),
         ({"processing_types": frozenset(), "quotas": []}, "Instance types", "no instance type for processing jobs"),
         (
             {"quotas": [dataclasses.replace(q, limit=0.0) for q in facts().quotas or [] if q.request.scope == "type"]},
@@ -89,13 +89,13 @@ def test_each_fact_that_is_wrong_is_one_finding_of_its_topic(changed: Any, topic
 
 
 def test_what_is_not_known_is_not_judged() -> None:
-    unknown = dict.fromkeys(("source", "training_types", "processing_types", "token", "training_plans", "quotas", "image", "earlier"))
+    unknown = dict.fromkeys(("data_sets", "training_types", "processing_types", "token", "training_plans", "quotas", "image", "earlier"))
     assert check(dataclasses.replace(facts(), **unknown)) == []
 
 
 def test_a_path_on_one_machine_is_refused_and_not_looked_at() -> None:
     found = facts(INPUT | {"data": {"source": "/home/me/text"}})
-    assert found.source is None
+    assert found.data_sets is None
     assert [str(finding.problem) for finding in check(found)] == [
         'data.source: "/home/me/text" is a path on one machine; upload it to s3://data/source/ and name that'
     ]

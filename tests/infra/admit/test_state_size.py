@@ -10,6 +10,7 @@ import pytest
 from admission_values import DEPLOYMENT, EXECUTION, price, spec
 
 from contracts.config import parse
+from contracts.mixture import MAX_SOURCES, SourceTokens
 from infra.admit.estimate import estimate
 from infra.admit.plan import Planner
 from infra.run.deployment import TriageDeployment
@@ -42,7 +43,11 @@ def size(value: Json) -> int:
 def largest_spec() -> RunSpec:
     legs = [{"name": f"{'l' * 22}{i:02}", "training": {"optimizer": {"lr": 1e-4 * (i + 1)}}} for i in range(MAX_LEGS)]
     compute = {"capacity": SOURCES, "max_attempts": ATTEMPTS, "instance_count": 8}
-    return spec({"run_id": RUN_ID, "legs": legs, "compute": compute, "budget": {"max_usd": 1e9}})
+    sources = [
+        {"name": f"{'s' * 22}{i:02}", "source": f"source/{'t' * 200}{i}/", "weight": i + 1, "curriculum": [{"from_step": 9, "weight": 1}]}
+        for i in range(MAX_SOURCES)
+    ]
+    return spec({"run_id": RUN_ID, "data": {"sources": sources}, "legs": legs, "compute": compute, "budget": {"max_usd": 1e9}})
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +55,11 @@ def plan() -> Json:
     """What Admit hands to the state machine."""
     chosen = largest_spec()
     layout = RunLayout(RUN_ID)
+    place = f"s3://{'b' * 63}/tokens/{'f' * 32}/"
+    tokens = tuple(SourceTokens(name=source.name, fingerprint="f" * 32, uri=place) for source in chosen.data.sources)
     planner = Planner(
         spec=chosen, layout=layout, deployment=DEPLOYMENT, price=price, execution_arn=f"{EXECUTION.arn}{'e' * 76}",
-        execution_started=STARTED, tokens_uri=f"s3://{'b' * 63}/tokens/{'f' * 64}/", source_bytes=10**15, imported=True, token=True,
+        execution_started=STARTED, tokens=tokens, source_bytes=10**15, imported=True, token=True,
     )  # fmt: skip
     costs = estimate(chosen, price, prepared=False)
     checkpoint = f"s3://{'b' * 63}/{layout.prefix}{'l' * 24}/attempts/20261122T000000-3fa9c1-20/checkpoints/step-1000000/"
@@ -62,10 +69,11 @@ def plan() -> Json:
         "admitted": {
             "execution_arn": planner.execution_arn,
             "estimate": costs.as_value(),
+            "sources": {item.name: {"uri": f"s3://{'b' * 63}/source/{'t' * 200}", "objects": 10**6, "bytes": 10**15} for item in tokens},
             "quotas": [{"quota": "q" * 80, "request": "u" * 120}] * 20,
         },
         "image": dict.fromkeys(("tag", "data_prep", "training"), "u" * 160) | {"exists": True},
-        "tokens": {"uri": planner.tokens_uri, "fingerprint": "f" * 64, "exist": True},
+        "tokens": {"uri": place, "fingerprint": "f" * 32, "exist": True},
         "prepare": planner.prepare(),
         "train": planner.train(),
         "legs": [planner.leg(leg, cost, checkpoint) for leg, cost in zip(chosen.legs, costs.legs, strict=True)],
@@ -113,6 +121,7 @@ def outcome(leg: Json) -> Json:
 
 def test_the_largest_plan_fits_into_a_state(plan: Json) -> None:
     assert (len(plan["legs"]), len(plan["train"]["sources"])) == (16, 5)
+    assert len(plan["train"]["request"]["InputDataConfig"]) == 1 + MAX_SOURCES
     print(f"\nplan: {size(plan):,} of {STATE_BYTES:,} bytes")
     assert size(plan) < MARGIN * STATE_BYTES
 

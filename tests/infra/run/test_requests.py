@@ -9,6 +9,7 @@ from admission_values import DEPLOYMENT, spec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.mixture import SourceTokens
 from infra.run.job_requests import ATTEMPT_DIGITS, MAX_JOB_NAME, Tokens, job_name, prepare_request, training_request, training_source
 from infra.run.layout import RunLayout
 
@@ -23,6 +24,7 @@ def test_job_names_fit_sagemaker_with_every_attempt(run: str, leg: str) -> None:
     assert re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*", name)
 
 
+SHARDS = (SourceTokens(name="", fingerprint="f", uri="s3://data/tokens/f/"),)
 LUSTRE = dataclasses.replace(
     DEPLOYMENT, subnets=("subnet-a", "subnet-b"), security_groups=("sg-1",), file_system_id="fs-1", file_system_mount="mnt",
     file_system_subnet="subnet-b",
@@ -35,7 +37,7 @@ def test_job_names_differ_by_execution_and_leg() -> None:
 
 def test_p5_takes_no_volume_key_and_default_requests_hold_long_known_fields_only() -> None:
     chosen = spec()
-    request = training_request(chosen, RunLayout("r"), DEPLOYMENT, Tokens(uri="s3://data/tokens/f/", bytes=10))
+    request = training_request(chosen, RunLayout("r"), DEPLOYMENT, Tokens(sources=SHARDS, bytes=10))
     source = training_source(chosen, chosen.compute.capacity[0], DEPLOYMENT)
     assert "VolumeKmsKeyId" not in source["ResourceConfig"]
     assert set(source["StoppingCondition"]) == {"MaxRuntimeInSeconds"}
@@ -47,7 +49,7 @@ def test_p5_takes_no_volume_key_and_default_requests_hold_long_known_fields_only
 
 def test_large_token_sets_are_streamed_and_a_file_system_replaces_s3() -> None:
     chosen, layout = spec(), RunLayout("r")
-    tokens = Tokens(uri="s3://data/tokens/f/", bytes=1 << 40, imported=True)
+    tokens = Tokens(sources=SHARDS, bytes=1 << 40, imported=True)
     channel = training_request(chosen, layout, DEPLOYMENT, tokens)["InputDataConfig"][1]
     assert channel["InputMode"] == "FastFile"
     request = training_request(chosen, layout, LUSTRE, tokens)
@@ -57,7 +59,7 @@ def test_large_token_sets_are_streamed_and_a_file_system_replaces_s3() -> None:
 
 
 def test_a_data_set_that_the_file_system_may_not_have_yet_is_read_from_s3() -> None:
-    request = training_request(spec(), RunLayout("r"), LUSTRE, Tokens(uri="s3://data/tokens/f/", bytes=10))
+    request = training_request(spec(), RunLayout("r"), LUSTRE, Tokens(sources=SHARDS, bytes=10))
     assert request["InputDataConfig"][1]["DataSource"]["S3DataSource"]["S3Uri"] == "s3://data/tokens/f/"
     assert request["VpcConfig"]["Subnets"] == ["subnet-a", "subnet-b"]
 
@@ -66,7 +68,7 @@ def test_tags_of_the_settings_are_the_jobs_too_and_never_replace_the_deployments
     tagged = dataclasses.replace(DEPLOYMENT, tags={"cost-center": "42", "pretrain:deployment": "another"})
     wanted = {"cost-center": "42", "pretrain:deployment": "pretrain", "pretrain:run": "r"}
     requests = (
-        training_request(spec(), RunLayout("r"), tagged, Tokens(uri="s3://data/tokens/f/", bytes=10)),
+        training_request(spec(), RunLayout("r"), tagged, Tokens(sources=SHARDS, bytes=10)),
         prepare_request(spec(), RunLayout("r"), tagged, token=False),
     )
     for request in requests:
@@ -74,7 +76,7 @@ def test_tags_of_the_settings_are_the_jobs_too_and_never_replace_the_deployments
 
 
 def test_the_check_of_the_hosts_is_asked_for_by_setting_only() -> None:
-    tokens = Tokens(uri="s3://data/tokens/f/", bytes=10)
+    tokens = Tokens(sources=SHARDS, bytes=10)
     checked = training_request(spec({"compute": {"infra_check": True}}), RunLayout("r"), DEPLOYMENT, tokens)
     assert checked["InfraCheckConfig"] == {"EnableInfraCheck": True}
     assert "InfraCheckConfig" not in training_request(spec(), RunLayout("r"), DEPLOYMENT, tokens)
