@@ -24,7 +24,7 @@ from pathlib import Path
 from container.failure_classes import ImageBuildFailed, RegistryUnreachable, SmokeTestFailed, failure_of
 from contracts.failure import JobFailure
 
-TARGETS = ("data_prep", "training")
+TARGETS = ("data_prep", "training", "evaluate")
 """Targets of the Dockerfile, in the order in which they are built."""
 EVERY_RUN = ("data_prep", "training")
 """What is built where TARGETS is not set."""
@@ -34,7 +34,15 @@ BUILDER = "pretrain"
 # without loading. The mirror on public ECR has no pull limit; the builder does not end up in an image, so its tag may move.
 BUILDKIT_IMAGE = "public.ecr.aws/vend/moby/buildkit:buildx-stable-1"
 # The versions that a training result depends on; a smoke test must report exactly what the lock says.
-CHECKED_PACKAGES = {"data_prep": ("fastokens", "tokenizers"), "training": ("torch", "torchtitan", "torchao")}
+CHECKED_PACKAGES = {
+    "data_prep": ("fastokens", "tokenizers"),
+    "training": ("torch", "torchtitan", "torchao"),
+    "evaluate": ("torch", "transformers", "lm-eval"),
+}
+ENTRIES = {"data_prep": "data_prep.job", "training": "training.job", "evaluate": "training.evaluation.job"}
+"""The module that SageMaker starts in each image; --check is its smoke test."""
+CUDA_TARGETS = ("training", "evaluate")
+"""Images over the training base, whose smoke test depends on the device."""
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 PUBLIC_ECR = "public.ecr.aws"
 REPEATS = 3  # 30 + 60 + 120 s: a public registry counts requests by the second, and an index is rarely away for longer
@@ -219,7 +227,8 @@ class Build:
 
     def _check(self, target: str) -> None:
         """The smoke test: the job's own --check in the built image, and its versions against the lock."""
-        command = ["python", "-m", f"{target}.job", "--check"] + (["--device", self.request.device] if target == "training" else [])
+        device = ["--device", self.request.device] if target in CUDA_TARGETS else []
+        command = ["python", "-m", ENTRIES[target], "--check", *device]
         # without a network: a job must start without one, and the check must not download what the image lacks
         finished = self.run(["docker", "run", "--rm", "--network", "none", self._local(target), *command], "")
         report = _last_json(finished.lines)
@@ -294,7 +303,7 @@ class Build:
 
     def _missing_base(self, target: str) -> str:
         """Pattern of BuildKit's line when the registry lacks the dated base of the training image; "" when there is no other to take."""
-        undated = self._undated_base() if target == "training" and not self.training_base else ""
+        undated = self._undated_base() if target in CUDA_TARGETS and not self.training_base else ""
         return rf"failed to resolve source metadata for \S*{re.escape(undated)}-\d{{8}}: .*not found" if undated else ""
 
     def _must(self, step: str, *command: str, text: str = "", unless: str = "") -> Finished:

@@ -62,6 +62,10 @@ LOCKS = (
         path="container/requirements-training.txt", source="container/requirements-training.in", why="the training image",
         constraint="requirements-dev.txt", images_only=True,
     ),
+    Lock(
+        path="container/requirements-evaluate.txt", source="container/requirements-evaluate.in", why="the evaluate image, over training's",
+        constraint="requirements-dev.txt", images_only=True,
+    ),
     Lock(path="local_aws/requirements.txt", source="local_aws/requirements.in", why="the embedded AWS, in an environment of its own"),
 )  # fmt: skip
 

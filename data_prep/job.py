@@ -24,8 +24,10 @@ from contracts.failure import BadInput, JobFailure, Unexpected, base_dir, write_
 from contracts.mixture import read_tokens
 from contracts.shard_index import ShardIndex
 from data_prep.coordination import Instances
+from data_prep.copies import read_copies
 from data_prep.failure_classes import Interrupted
 from data_prep.in_turn import Workplace, prepare_in_turn, prepare_source
+from data_prep.make_copies import make_copies
 from data_prep.s3_store import s3_client
 from data_prep.source_access import identified
 from data_prep.spec import DataSpec
@@ -80,7 +82,11 @@ def _in_container() -> int:
         raise BadInput(f"{path} does not read as a run ({type(error).__name__}: {error}); Admit writes it") from None
     spec = parse(DataSpec, data, "data")
     gates = admitted[0].uri.rstrip("/").rpartition("/")[0] + "/" + GATES
-    prepare_in_turn(spec, admitted, Workplace(gates_uri=gates, instances=_instances(), client=s3_client(), say=_say))
+    here = Workplace(gates_uri=gates, instances=_instances(), client=s3_client(), say=_say)
+    copies = read_copies(run)
+    if copies is not None and here.instances.leads:
+        make_copies(copies, here.client, _say)  # first: it takes seconds, and a name that is wrong shows before hours of work
+    prepare_in_turn(spec, admitted, here)
     return 0
 
 

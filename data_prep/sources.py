@@ -63,7 +63,7 @@ def list_source(uri: str, include: Iterable[str] = (), s3_client: Any = None, *,
     if parse_hub(uri) is not None:
         return SourceListing(uri)
     if uri.startswith("s3://"):
-        return select(_list_s3(uri, s3_client), uri, include, any_ending=any_ending)
+        return select(list_s3(uri, s3_client), uri, include, any_ending=any_ending)
     root = local_path(uri)
     if not root.is_dir():
         raise SourceEmpty(f"data.source {uri} is no folder; name the folder that holds the text files")
@@ -232,7 +232,8 @@ def _hidden(key: str) -> bool:
     return key.endswith("/") or any(part.startswith((".", "_")) for part in key.split("/"))
 
 
-def _list_s3(uri: str, client: Any) -> Iterator[SourceObject]:
+def list_s3(uri: str, client: Any) -> Iterator[SourceObject]:
+    """Every object below an S3 prefix, markers of folders too; keys are relative to the prefix."""
     bucket, prefix = split_s3(uri)
     prefix = prefix if not prefix or prefix.endswith("/") else prefix + "/"
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)

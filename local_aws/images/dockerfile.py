@@ -65,6 +65,12 @@ class Dockerfile:
                 return stage
         raise DockerfileError(f'no stage "{name}"; known: {", ".join(stage.name for stage in self.stages)}')
 
+    def with_bases(self, name: str) -> list[Stage]:
+        """The stages that an image consists of, its lowest first: a stage may begin with an earlier one."""
+        stage = self.stage(name)
+        below = self.with_bases(stage.base) if any(stage.base == other.name for other in self.stages) else []
+        return [*below, stage]
+
 
 def read_dockerfile(path: Path, arguments: Mapping[str, str] | None = None) -> Dockerfile:
     """Parse ``path``; ``arguments`` are ``--build-arg`` values for the global arguments."""

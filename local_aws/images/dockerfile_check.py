@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from container.build import CHECKED_PACKAGES, TARGETS, locked_version
+from container.build import CHECKED_PACKAGES, CUDA_TARGETS, ENTRIES, TARGETS, locked_version
 from contracts.config import merge, to_json
 from infra.run.recipes import RECIPES
 from local_aws.corpus import corpus_files
@@ -31,6 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CONTEXT = ("container", "contracts", "data_prep", "training")
 MEBIBYTE = 1 << 20
 STEPS = 3
+WITHOUT_WHEEL = ("rouge-score", "sqlitedict", "word2number")
+"""Built from their archives in the evaluate image; pure Python."""
 OTHER_PYTHONS = ("3.12", "3.13")  # of the data_prep base and of AWS's training base; the Debian base here has 3.11
 
 
@@ -91,10 +93,11 @@ class ImageCheck:
     # -- parts ---------------------------------------------------------------------------------------------------
 
     def _resolve_locks(self, python: str) -> None:
-        """Every locked package has a wheel with a known hash for the Python of AWS's bases, which this machine lacks."""
+        """Every locked package but three has a wheel with a known hash for the Python of AWS's bases, which this machine lacks."""
         for target in self.targets:
             command = [sys.executable, "-m", "uv", "pip", "install", "--dry-run", "--quiet", "--target", str(self.folder / "nothing")]
             command += ["--python-version", python, "--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:"]
+            command += [part for package in WITHOUT_WHEEL if target == "evaluate" for part in ("--no-binary", package)]
             command += ["--require-hashes", "-r", str(ROOT / f"container/requirements-{target}.txt")]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             if result.returncode:
@@ -105,7 +108,7 @@ class ImageCheck:
         return self.buildah.build(self.context, target=target, tag=_tag(target), arguments={"CONTEXT_HASH": "image-check"})
 
     def _smoke_test(self, target: str) -> None:
-        command = ["python", "-m", f"{target}.job", "--check"] + (["--device", "cpu"] if target == "training" else [])
+        command = ["python", "-m", ENTRIES[target], "--check", *(["--device", "cpu"] if target in CUDA_TARGETS else [])]
         report = json.loads(self._run(target, command, {})[-1])
         for package in CHECKED_PACKAGES[target]:
             locked = locked_version(self.context / f"container/requirements-{target}.txt", package)

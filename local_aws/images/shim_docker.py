@@ -56,21 +56,21 @@ def build(arguments: Sequence[str]) -> None:
 
 def _store(context: Path, dockerfile: Path, target: str, values: dict[str, str]) -> LocalImage:
     """The image of one target: a snapshot of our code, and with LOCAL_IMAGE=buildah the built file system too."""
-    stage = read_dockerfile(dockerfile, values).stage(target)
-    files = _program_files(context, stage)
+    stages = read_dockerfile(dockerfile, values).with_bases(target)
+    files = _program_files(context, stages)
     if whole_image.wanted():
         return ImageStore().add(files, whole_image.build(context, target, values))
     config = ImageConfig(target=target, labels={"org.opencontainers.image.version": values.get("CONTEXT_HASH", "unknown")})
     image = ImageStore().add(files, config)
     print(f"{SERVER}: {target}: snapshot of {len(files)} files, {image.digest}; RUN lines of {dockerfile.name} are not executed,")
-    print(f"{SERVER}: and base image {stage.base} is not pulled: this machine's Python {sys.version.split()[0]} stands for them")
+    print(f"{SERVER}: and base image {stages[0].base} is not pulled: this machine's Python {sys.version.split()[0]} stands for them")
     return image
 
 
-def _program_files(context: Path, stage: Stage) -> dict[str, Path]:
-    """What the stage's COPY lines put under /opt/program. Locks are left out: this machine's packages are used instead."""
+def _program_files(context: Path, stages: Sequence[Stage]) -> dict[str, Path]:
+    """What the stages' COPY lines put under /opt/program. Locks are left out: this machine's packages are used instead."""
     files: dict[str, Path] = {}
-    for sources, destination in stage.copies():
+    for sources, destination in (copy for stage in stages for copy in stage.copies()):
         if not destination.startswith(PROGRAM_FOLDER + "/"):
             continue
         for source in sources:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from container import build
 from local_aws.images.dockerfile import DockerfileError, Stage, read_dockerfile
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "container/Dockerfile"
 TARGETS = ("data_prep", "training")
+"""Those with a base image of their own; ``evaluate`` lies over training's."""
 
 
 @pytest.fixture(params=TARGETS)
@@ -29,8 +31,22 @@ def test_base_is_pinned_by_digest_or_dated_tag(stage: Stage):
     assert re.search(r"@sha256:[0-9a-f]{64}$|:[\w.-]*20\d{6}$", stage.base), stage.base
 
 
-def test_no_stage_beside_the_two_targets():
-    assert tuple(stage.name for stage in read_dockerfile(DOCKERFILE).stages) == TARGETS
+def test_no_stage_beside_the_targets():
+    assert {stage.name for stage in read_dockerfile(DOCKERFILE).stages} == set(build.TARGETS)
+
+
+def test_evaluate_adds_its_locked_packages_to_the_training_image_and_nothing_else():
+    stage = read_dockerfile(DOCKERFILE).stage("evaluate")
+    assert stage.base == "training"
+    (install,) = stage.all("RUN")
+    assert "--require-hashes" in install.text and "-r /opt/locks/evaluate.txt" in install.text
+    built = re.search(r"--no-binary (\S+)", install.text)[1].split(",")
+    blocks = re.split(r"\n(?=\w)", (ROOT / "container/requirements-evaluate.txt").read_text())
+    hashes = {block.partition("==")[0]: block.count("--hash=") for block in blocks}
+    assert built == [name for name in built if hashes[name] == 1]  # an archive alone
+    assert "--no-build-isolation" in install.text and "setuptools" in hashes  # they are built with what the lock holds
+    assert [words for words, target in stage.copies()] == [("container/requirements-evaluate.txt",)]
+    assert [each.name for each in stage.instructions][-2:] == ["ARG", "LABEL"]
 
 
 def test_every_install_checks_hashes_and_builds_nothing(stage: Stage):

@@ -23,6 +23,8 @@ from infra.admit import gather
 from infra.cli.exits import CommandError
 from infra.cli.images import build_images
 from infra.constructs.assets import image_tag
+from local_aws.images import shim_docker
+from local_aws.images.dockerfile import read_dockerfile
 from local_aws.images.image_store import ImageStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,6 +138,13 @@ def run_buildspec(context: Path, variables: dict[str, str]) -> tuple[int, list[s
     return result.returncode, result.stdout.splitlines(), found
 
 
+def test_the_evaluate_snapshot_holds_the_code_of_the_stage_it_begins_with():
+    stages = read_dockerfile(ROOT / "container/Dockerfile").with_bases("evaluate")
+    assert [stage.name for stage in stages] == ["training", "evaluate"]
+    files = shim_docker._program_files(ROOT, stages)
+    assert {"training/evaluation/job.py", "contracts/files.py", "data_prep/job.py"} <= set(files)
+
+
 def test_buildspec_builds_checks_pushes_and_the_second_time_skips(context: Path, tmp_path: Path, ecr: tuple[str, dict[str, str]]):
     endpoint, images = ecr
     variables = environment(tmp_path, endpoint)
@@ -145,6 +154,7 @@ def test_buildspec_builds_checks_pushes_and_the_second_time_skips(context: Path,
     assert exported == {
         "DATA_PREP_IMAGE": f"{REPOSITORY}@{images['data_prep-abc']}",
         "TRAINING_IMAGE": f"{REPOSITORY}@{images['training-abc']}",
+        "EVALUATE_IMAGE": "",  # nobody asked for it
     }
     assert any("are not executed" in line for line in log), "a snapshot must say that it is one"
     assert not any("a-password" in line for line in log)

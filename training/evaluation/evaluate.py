@@ -1,0 +1,178 @@
+"""Loads the export once and measures one held-out set and one task after the other; results.json grows with each."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from contracts.config import Json, to_json
+from contracts.failure import JobFailure
+from contracts.shard_index import read_index
+from training.evaluation.evaluation_job import EvaluationJob
+from training.evaluation.held_out import shards_of
+from training.evaluation.perplexity import Measured, Windows, measure
+from training.evaluation.spec import VALIDATION
+from training.evaluation.tasks import PACKAGES, TaskRunner, TaskSettings
+from training.failure_classes import BadInput
+from training.spec import data_parallel_ranks
+from training.token_shards import SplitName
+
+FORMAT_VERSION = 1
+LARGEST_EXPONENT = 700.0  # of a float64
+
+
+@dataclass
+class Results:
+    """results.json: what is measured so far, and what could not be."""
+
+    path: Path
+    content: Json
+    failures: list[str] = field(default_factory=list)
+
+    @staticmethod
+    def begin(job: EvaluationJob) -> Results:
+        """Go on with what a cut-off attempt with the same settings left, else start empty."""
+        fresh: Json = {
+            "format_version": FORMAT_VERSION, "run_id": job.run_id, "leg": job.leg, "settings": to_json(job.spec),
+            "environment": _versions(), "held_out": {}, "tasks": {},
+        }  # fmt: skip
+        try:
+            found = json.loads(job.results.read_text())
+        except (FileNotFoundError, ValueError):
+            return Results(job.results, fresh)
+        same = all(found.get(key) == fresh[key] for key in ("format_version", "run_id", "leg", "settings", "environment"))
+        return Results(job.results, found if same else fresh)
+
+    def add(self, kind: str, name: str, measure_it: Callable[[], Json]) -> None:
+        """Measure, unless it is there; a failure of one does not keep the others from being measured."""
+        if name in self.content[kind]:
+            print(f"{name}: measured by an earlier attempt", flush=True)
+            return
+        begin = time.monotonic()
+        try:
+            found = measure_it()
+        except JobFailure as failure:
+            if failure.retry == "retry":
+                raise
+            self.failures.append(failure.sentence)
+            print(failure, flush=True)
+            return
+        if _rank() == 0:
+            self.content[kind][name] = found | {"seconds": round(time.monotonic() - begin, 1)}
+            self._write()
+            print(f"{name}: {json.dumps(self.content[kind][name])}", flush=True)
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_name(f".{self.path.name}.part")  # whole or not at all: a sync may read the folder at any moment
+        draft.write_text(json.dumps(self.content, indent=1))
+        draft.replace(self.path)
+
+
+def evaluate(job: EvaluationJob) -> None:
+    """Measure everything that the settings name.
+
+    Raises:
+        BadInput: something could not be measured; the rest was.
+    """
+    results = Results.begin(job)
+    harness = load(job)
+    for name, measure_it in _held_out(job, harness.model):
+        results.add("held_out", name, measure_it)
+    if job.spec.tasks:
+        runner = TaskRunner(job.staged / "tasks", job.spec.tasks)
+        settings = TaskSettings(num_fewshot=job.spec.num_fewshot, limit=job.spec.limit, batch_size=job.spec.batch_size)
+        for task in job.spec.tasks:
+            results.add("tasks", task, lambda task=task: {"results": runner.run(harness, task, settings)})  # type: ignore[misc]
+    if results.failures:
+        raise BadInput("; ".join(results.failures))
+
+
+def load(job: EvaluationJob) -> Any:
+    """lm-evaluation-harness's wrapper of the export; its ``model`` is a LlamaForCausalLM.
+
+    The tokenizer is built from the export's files alone. Texts begin with BOS where the run's documents do.
+    """
+    from lm_eval.models.huggingface import HFLM
+    from transformers import PreTrainedTokenizerFast
+
+    described = json.loads((job.model / "config.json").read_text())
+    fast: Any = PreTrainedTokenizerFast  # untyped
+    tokenizer = fast(tokenizer_file=str(job.model / "tokenizer.json"))
+    for name in ("bos_token", "eos_token"):
+        if (number := described.get(f"{name}_id")) is not None:
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(number))
+    cuda = job.training.device == "cuda"
+    spread = cuda and torch.cuda.device_count() > 1 and "LOCAL_RANK" not in os.environ
+    return HFLM(
+        pretrained=str(job.model), tokenizer=tokenizer, backend="causal", dtype="auto", device="cuda" if cuda else "cpu",
+        batch_size=job.spec.batch_size, parallelize=spread, add_bos_token=described.get("bos_token_id") is not None,
+    )  # fmt: skip
+
+
+def _held_out(job: EvaluationJob, model: Any) -> list[tuple[str, Callable[[], Json]]]:
+    sets: list[tuple[str, Callable[[], Json]]] = []
+    if job.spec.validation:
+        sets.append((VALIDATION, lambda: _loss(job, model, job.tokens, "validation")))
+    for held_out in job.spec.held_out:
+        sets.append((held_out.name, lambda one=held_out: _loss_of_text(job, model, one.name, one.text_field)))  # type: ignore[misc]
+    return sets
+
+
+def _loss_of_text(job: EvaluationJob, model: Any, name: str, text_field: str) -> Json:
+    with tempfile.TemporaryDirectory(prefix="held-out-") as folder:
+        out = Path(folder) / "shards"
+        text = job.staged / "held_out" / name
+        shards_of(text, job.model, out, text_field=text_field, named=job.tokenizer)  # every process its own: texts are small
+        return _loss(job, model, out, "train")
+
+
+def _loss(job: EvaluationJob, model: Any, folder: Path, split: SplitName) -> Json:
+    training, index = job.training, read_index(folder)
+    if index.splits[split].tokens < 2:
+        raise BadInput(f"the {split} split of {folder.name} holds {index.splits[split].tokens} tokens, and a loss needs 2")
+    windows = Windows(
+        sequence_length=training.sequence_length,
+        mask_borders=training.mask_document_borders,
+        documents_apart=training.attention == "flex",
+    )
+    measured = measure(model, folder, split, windows, max_tokens=job.spec.held_out_tokens, batch_size=job.spec.batch_size)
+    loss = measured.loss()
+    found: Json = {"loss": loss, "perplexity": math.exp(loss) if loss is not None and loss < LARGEST_EXPONENT else None}
+    found["labels"] = sum(measured.labels)
+    samples = -(-(index.splits[split].tokens - 1) // windows.sequence_length)
+    if len(measured.labels) == samples:  # nats of all labels, EOS among them, over the bytes of the text
+        found["bits_per_byte"] = math.fsum(measured.nats) / math.log(2) / index.splits[split].text_bytes
+    if split == "validation":
+        found["loss_on_training_samples"] = _training_loss(job, measured, samples)
+    return found
+
+
+def _training_loss(job: EvaluationJob, measured: Measured, samples: int) -> float | None:
+    """Loss on the samples that the training job validates on, for comparison with its own; None when fewer were measured."""
+    a_pass = job.training.local_batch_size * data_parallel_ranks(job.training, job.hosts)
+    wanted = min(job.training.validation.batches * a_pass or samples, samples)
+    return measured.loss(wanted) if wanted <= len(measured.labels) else None
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _versions() -> Json:
+    return {name: importlib.metadata.version(name) for name in PACKAGES} | {
+        "python": platform.python_version(),
+        "image": os.environ.get("IMAGE_URI"),
+    }

@@ -1,0 +1,101 @@
+"""Input of one evaluation job: run.json, hyperparameters and channels, read once and typed. No torch.
+
+/opt/ml/input/data/run/run.json              the resolved run, with its ``evaluation`` settings
+/opt/ml/input/data/model/                    the export of the leg
+/opt/ml/input/data/tokens/                   index.json and validation/ of the run's tokens; absent without evaluation.validation
+/opt/ml/input/data/evaluation/               tasks/ and held_out/<name>/, as the preparation job copied them; absent when there are none
+/opt/ml/input/config/hyperparameters.json    {"run_id", "leg", "stage"}
+/opt/ml/checkpoints/                         synced with the evaluation/ folder beside the export: results.json
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contracts.config import Json, SpecError, parse
+from contracts.failure import base_dir
+from contracts.files import EVALUATION_RESULTS
+from training.evaluation.spec import EvaluationSpec
+from training.failure_classes import BadInput
+from training.spec import TrainingSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationJob:
+    """One evaluation of one leg."""
+
+    run_id: str
+    leg: str
+    spec: EvaluationSpec
+    training: TrainingSpec
+    """The leg's own settings: windows, masks, device."""
+    hosts: int
+    """That the leg trained on."""
+    tokenizer: Json
+    """``data.tokenizer`` of the run."""
+    base: Path
+    """The container's contract folder, /opt/ml."""
+
+    @property
+    def model(self) -> Path:
+        """The export."""
+        return self.base / "input/data/model"
+
+    @property
+    def tokens(self) -> Path:
+        """The run's tokens."""
+        return self.base / "input/data/tokens"
+
+    @property
+    def staged(self) -> Path:
+        """Copies of tasks' data and of held-out texts."""
+        return self.base / "input/data/evaluation"
+
+    @property
+    def results(self) -> Path:
+        """What the job leaves; an attempt that was cut off has left its part, which SageMaker brings back."""
+        return self.base / "checkpoints" / EVALUATION_RESULTS
+
+
+def read_job(base: Path | None = None) -> EvaluationJob:
+    """The job under ``base`` (default: the container's contract folder).
+
+    Raises:
+        BadInput: a file is missing or does not say what it should.
+    """
+    base = base or base_dir()
+    run = _read(base / "input/data/run/run.json")
+    names = _read(base / "input/config/hyperparameters.json")
+    leg = str(names.get("leg", ""))
+    legs = {str(item.get("name")): item for item in run.get("legs", [])}
+    if leg not in legs:
+        raise BadInput(f'hyperparameters.json asks for leg "{leg}", and run.json has {", ".join(sorted(legs)) or "no legs"}')
+    try:
+        spec = parse(EvaluationSpec, run.get("evaluation"), "evaluation")
+        training = parse(TrainingSpec, legs[leg].get("training"), f"legs.{leg}.training")
+    except SpecError as error:
+        raise BadInput(f"run.json cannot be used by this image: {error}") from error
+    return EvaluationJob(
+        run_id=str(names.get("run_id", run.get("run_id", ""))),
+        leg=leg,
+        spec=spec,
+        training=training,
+        hosts=int((run.get("compute") or {}).get("instance_count") or 1),
+        tokenizer=(run.get("data") or {}).get("tokenizer") or {},
+        base=base,
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise BadInput(f"{path} is missing: the job request lacks that channel or setting") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{path} must hold a JSON object, not {type(content).__name__}")
+    return content
