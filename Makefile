@@ -181,6 +181,10 @@ bench-train: .venv/.dev ## Benchmark our trainer and loader against bare torchti
 bench-resume: .venv/.dev ## Kill jobs with SIGKILL, resume them, and compare bitwise with an uninterrupted run (TRIALS=20)
 	@PYTHONPATH=. $(BIN)/python tests/bench/resume.py --trials $(or $(TRIALS),20)
 
+.PHONY: bench-compile
+bench-compile: .venv/.dev ## A second start with what the first compiled, against compiling anew (ROUNDS=2)
+	@PYTHONPATH=. $(BIN)/python tests/bench/compile_cache.py --rounds $(or $(ROUNDS),2)
+
 .PHONY: bench-restore
 bench-restore: env ## What a resume reads, and seconds to its first step, on the embedded AWS (HOSTS="2 4")
 	@PYTHONPATH=. $(BIN)/python tests/bench/restore.py $(or $(HOSTS),2 4)

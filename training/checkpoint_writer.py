@@ -24,6 +24,7 @@ from torch.futures import Future
 from contracts.checkpoint_manifest import FORMAT_VERSION, CheckpointFile, CheckpointManifest, manifest_bytes
 from contracts.config import Json
 from contracts.files import CHECKPOINT_MANIFEST, CHECKPOINT_METADATA, CHECKPOINT_SUMS
+from training import compile_cache
 
 INLINE_BYTES = 1 << 20  # summed in a tenth of a millisecond, about what handing it to another thread takes
 
@@ -127,6 +128,7 @@ class CheckpointWriter(_FileSystemWriter):
         for name in (CHECKPOINT_METADATA, CHECKPOINT_SUMS):
             body = (folder / name).read_bytes()
             files.append(CheckpointFile(name=name, bytes=len(body), checksum=xxhash.xxh3_128_hexdigest(body)))
+        files += compile_cache.listed(folder)
         manifest = CheckpointManifest(
             format_version=FORMAT_VERSION, step=self.step, world_size=self.world_size, leg=self.leg, files=tuple(files)
         )

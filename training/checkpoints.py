@@ -30,6 +30,7 @@ from contracts.config import Json
 from contracts.files import CHECKPOINT_MANIFEST
 from training.checkpoint_reader import Checkpoint, CheckpointPlanner, CheckpointReader, DamagedCheckpoint, open_checkpoint
 from training.checkpoint_writer import CheckpointWriter
+from training.compile_cache import CacheKeeper
 from training.failure_classes import CheckpointDamaged, CheckpointMismatch
 from training.fused_attention import keep_fused
 from training.leg_identity import mismatch
@@ -81,11 +82,14 @@ class LegCheckpoints(CheckpointManager):
         """What is trained, for the manifest: ``model`` and ``data`` must match to go on."""
         source: str
         """Folder of the checkpoint to go on from; it does not exist when the job starts afresh."""
+        compile_cache: str | None
+        """Folder that this host's ranks compile to, kept in each checkpoint; None keeps nothing."""
 
     def __init__(self, config: Config, **rest: Any) -> None:
         keep_fused(rest["model_parts"])
         super().__init__(config, **rest)
         self.leg = config.leg
+        self.compile_cache = CacheKeeper(Path(config.compile_cache) if config.compile_cache else None)
         self.root = Path(self.folder)
         self.source = Path(config.source)
         self.saved: list[Saved] = []
@@ -214,6 +218,8 @@ class LegCheckpoints(CheckpointManager):
         self._settle()
         self._refuse_non_finite_weights(step)
         self._in_flight = self._saving = step
+        if dist.get_rank() == 0:
+            self.compile_cache.put_into(self.root / f"step-{step}")
         writing = time.perf_counter()
 
         def written(_: object = None) -> None:

@@ -20,12 +20,14 @@ from contracts.failure import write_failure
 from training.checks import check_job
 from training.child_process import die_with_parent
 from training.cluster import network_environment, torchrun_arguments
+from training.compile_cache import cache_folder, compiled_is_kept, restore
 from training.cuda_driver import compat_environment
 from training.failure_classes import JobFailure, Preempted, Unexpected
 from training.leg_job import STOP_FILE, STOP_SECONDS, LegJob, read_job
 from training.node_health import node_checked
 from training.rank_notes import cause, read_crash, read_notes
 from training.smoke import smoke_test
+from training.startup import Startup
 
 CUDA_ENVIRONMENT = {
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # as torchtitan's own launcher, run_train.sh: less memory lost to fragments
@@ -63,15 +65,22 @@ def run_job(job: LegJob) -> None:
         JobFailure: why the leg is not finished.
     """
     spec = job.spec
+    shutil.rmtree(job.rank_notes, ignore_errors=True)
+    job.rank_notes.mkdir(parents=True)
+    startup = Startup(job.rank_notes)
+    startup.begin()
     with node_checked(job):
         check_job(job)
+    startup.end("checks")
+    if compiled_is_kept(spec):
+        if job.checkpoint.is_dir():
+            print(f"torch.compile's cache: {restore(job)}", flush=True)
+        startup.end("compile_cache")
     print(
         f"Leg {job.leg} of run {job.run_id}, attempt {job.attempt}: {job.steps} steps of {job.tokens_per_step} tokens "
         f"on {job.cluster.size} x {spec.processes_per_host} {spec.device} ranks",
         flush=True,
     )
-    shutil.rmtree(job.rank_notes, ignore_errors=True)
-    job.rank_notes.mkdir(parents=True)
     modules = ["training.train"]
     if job.cluster.size > 1 and spec.device == "cuda":
         modules.insert(0, "training.fabric")
@@ -83,6 +92,8 @@ def run_job(job: LegJob) -> None:
                 raise Preempted(STOPPED_EARLY)
             if code != 0:
                 raise Preempted(f"stopped on request, and ended before a step and its checkpoint were done ({STOP_SECONDS:.0f} s at most)")
+        if code == 0 and module != modules[-1]:
+            startup.end("fabric")
         if code != 0:
             crash = read_crash(job.rank_notes)
             if crash is not None:
@@ -101,6 +112,8 @@ def rank_environment(job: LegJob) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0))
     threads = max(1, cores // job.spec.processes_per_host) if job.spec.device == "cpu" else 1
     settings = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **network_environment(job.cluster, job.spec.device)}
+    if compiled_is_kept(job.spec):
+        settings["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder(job))  # Triton's lies below it
     if job.spec.device != "cuda":
         return {**os.environ, **settings}
     return {**CUDA_ENVIRONMENT, **os.environ, **settings, **compat_environment(os.environ)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 
 import torch.distributed as dist
 from torchtitan.tools.logging import init_logger, logger
@@ -15,6 +16,7 @@ from training.export import export_model
 from training.leg_job import LegJob
 from training.result import leg_result, write_result
 from training.sample import Sample, try_sample
+from training.startup import Startup, said
 from training.titan_config import trainer_config
 from training.trainer import LegTrainer
 from training.watchdog import SAMPLE_SECONDS
@@ -31,7 +33,11 @@ def train_leg(job: LegJob) -> None:
         logger.setLevel(logging.WARNING)
     begin = time.time()
     index = read_index(job.tokens)
+    note_part = _startup_notes(job)
+    note_part("ranks")
     trainer = trainer_config(job, validation_tokens=index.splits["validation"].tokens).build()
+    note_part("model")
+    trainer.on_part = note_part
     try:
         trainer.train()
         together = finish(job, trainer, index, begin)
@@ -57,6 +63,18 @@ def finish(job: LegJob, trainer: LegTrainer, index: ShardIndex, begin: float) ->
         sample = try_sample(trainer, job, index)
     _note_result(job, trainer, leg_result(job, trainer, index, begin=begin, exported=exported, sample=sample))
     return isinstance(sample, Sample)
+
+
+def _startup_notes(job: LegJob) -> Callable[[str], None]:
+    """What rank 0 does at the end of each part of the start; the other ranks do nothing."""
+    startup = Startup(job.rank_notes)
+
+    def note(part: str) -> None:
+        startup.end(part)
+        if part == "first_step":
+            logger.info(said(startup.seconds()))
+
+    return note if os.environ.get("RANK", "0") == "0" else lambda part: None
 
 
 def _note_result(job: LegJob, trainer: LegTrainer, result: Json) -> None:

@@ -22,6 +22,7 @@ from training.leg_job import LegJob
 from training.memory import parameter_count
 from training.metrics import write_json
 from training.sample import Sample
+from training.startup import Startup
 from training.trainer import LegTrainer
 
 PACKAGES = ("torch", "torchtitan", "torchao", "numpy", "safetensors", "tokenizers")
@@ -58,6 +59,7 @@ def leg_result(
         "validation_losses": validation,
         "unigram_entropy": index.splits["validation"].unigram_entropy_nats,
         "seconds": time.time() - begin,
+        "startup_seconds": Startup(job.rank_notes).seconds(),  # of the host of rank 0
         "training_seconds": totals.seconds,
         "tokens_per_second_per_device": statistics.median(speeds) if speeds else None,
         "mfu": statistics.median(totals.mfu) if totals.mfu else None,

@@ -15,6 +15,7 @@ from contracts.files import CHECKPOINTS, METRICS, TENSORBOARD
 from contracts.mixture import read_mixture
 from training import cpu_device, float8
 from training.checkpoints import LegCheckpoints
+from training.compile_cache import cache_folder, compiled_is_kept
 from training.leg_identity import leg_identity
 from training.leg_job import STOP_FILE, LegJob
 from training.loader import ShardLoader
@@ -153,6 +154,7 @@ def _checkpoints(job: LegJob) -> LegCheckpoints.Config:
         last_save_model_only=False,  # a finished leg can be trained on
         leg=leg_json(job),
         source=str(job.checkpoint),
+        compile_cache=str(cache_folder(job)) if compiled_is_kept(job.spec) else None,
     )
 
 

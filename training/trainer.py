@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +100,8 @@ class LegTrainer(Trainer):
         super().__init__(config)
         self.stopping = False
         self.resumed_from = 0
+        self.on_part: Callable[[str], None] = lambda part: None
+        """Called at the end of each part of the start (training/startup.py)."""
         self._agreement = StopAgreement(Path(config.stop_file))
         self.watchdog = Watchdog(Path(config.diagnostics), config.hang_after_median_steps, load_seconds=config.limits.load)
         self.limits = config.limits
@@ -137,6 +139,9 @@ class LegTrainer(Trainer):
         if self.watchdog.steps == 0:
             self.metrics_processor.begin(self.step)
             record_crashes(Path(self.config.stop_file).parent)
+            self.on_part("checkpoint")
+        elif self.watchdog.steps == 1:
+            self.on_part("first_step")
         self.watchdog.beat(self.step)
         self.stopping = self._agreement.ask() and super().should_continue_training()
         return not self.stopping and super().should_continue_training()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 
 from contracts.config import Json, to_json
+from contracts.files import COMPILE_CACHE_KEY
 from contracts.mixture import SourceTokens
 from infra.admit.estimate import LegEstimate
 from infra.run.deployment import Deployment
@@ -68,8 +70,11 @@ class Planner:
     def train(self) -> Json:
         """What the training jobs of all legs share, what each capacity source adds, and the channel of a checkpoint to go on from."""
         tokens = Tokens(sources=self.tokens, bytes=self.source_bytes * SHARD_BYTES_PER_SOURCE_BYTE, imported=self.imported)
+        request = training_request(self.spec, self.layout, self.deployment, tokens)
+        if any(leg.training.compile for leg in self.spec.legs):  # drawn anew for each execution; plan and jobs are all that hold it
+            request["Environment"][COMPILE_CACHE_KEY] = secrets.token_hex(16)
         return {
-            "request": training_request(self.spec, self.layout, self.deployment, tokens),
+            "request": request,
             "sources": [training_source(self.spec, source, self.deployment) for source in self.spec.compute.capacity],
             "checkpoint": checkpoint_channel(),
         }

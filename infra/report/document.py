@@ -143,6 +143,8 @@ def _leg(leg: LegFacts, figures: LegFigures, facts: RunFacts, layout: RunLayout)
         "metrics": uri(facts.bucket, layout.attempts_prefix(leg.name)),
         "sample": sample if isinstance(sample, dict) else ({"prompt": "", "text": str(sample)} if sample else None),
         "environment": leg.result.get("environment"),
+        "startup_seconds": leg.result.get("startup_seconds") or {},
+        "otherwise": _otherwise(leg.result),
         "series": {
             "steps": list(series.steps),
             "columns": shown,
@@ -156,6 +158,13 @@ def _leg(leg: LegFacts, figures: LegFigures, facts: RunFacts, layout: RunLayout)
             "max_points": MAX_POINTS,
         },
     }
+
+
+def _otherwise(result: Json) -> list[str]:
+    """What was done differently than asked, a sentence each."""
+    staging, sample = (result.get("checkpoint_staging") or {}).get("reason"), result.get("sample_left_out")
+    said = [f"checkpoints were saved with async, not async_with_pinned_mem: {staging}"] if staging else []
+    return said + ([f"no sample was written: {sample}"] if sample else [])
 
 
 def _attempt(attempt: Attempt, region: str) -> Json:

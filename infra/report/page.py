@@ -12,7 +12,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from infra.report import overview, tables
+from infra.report import overview, starts, tables
 from infra.report.read import Json
 
 CHARTS: tuple[tuple[str, str, tuple[Json, ...]], ...] = (
@@ -59,6 +59,8 @@ def _parts(document: Json) -> list[str]:
         f'<div class="pair">{tables.stages(document)}{tables.cost(document)}</div>',
         tables.exports(document),
         tables.attempts(document),
+        starts.starts(document),
+        starts.otherwise(document),
         tables.executions(document),
         tables.data(document),
         tables.lineage(document),

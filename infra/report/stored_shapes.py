@@ -38,6 +38,9 @@ RESULT: Expected = {
     "image": TEXT,
     "environment": OBJECT,
     "checkpoints": [{"step": COUNT}],
+    "startup_seconds": Each(AMOUNT),
+    "checkpoint_staging": {"reason": TEXT},
+    "sample_left_out": TEXT,
 }
 INDEX: Expected = {
     "tokenizer": {"vocab_size": COUNT, "sha256": TEXT},

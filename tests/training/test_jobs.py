@@ -84,6 +84,7 @@ def test_a_leg_ends_with_metrics_result_export_and_sample(whole: JobRun) -> None
     assert result["loss_last"] < result["loss_first"] - 0.5
     assert result["validation_loss"] < result["loss_first"]
     assert result["sample"]["text"]
+    assert list(result["startup_seconds"]) == ["checks", "ranks", "model", "checkpoint", "first_step"]
     assert (whole.kept / "export" / "sample.txt").read_text().startswith("The")
     assert whole.failure() == ""
 

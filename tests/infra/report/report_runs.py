@@ -60,7 +60,8 @@ def result_json(**changes: Any) -> dict[str, Any]:
         "steps": 150, "tokens": 614_400, "parameters": 5_000_000, "devices": 2, "device_name": "cpu", "loss_first": 8.4, "loss_last": 2.71,
         "validation_loss": 2.81, "unigram_entropy": 6.25, "tokens_per_second_per_device": 9001.0, "mfu": None, "memory_gib": 61.5,
         "sample": {"prompt": "The name of the", "text": " bucket that <b>holds</b> the object & its tags."},
-        "environment": {"torch": "2.14.1", "torchtitan": "0.3.0"}, **changes,
+        "environment": {"torch": "2.14.1", "torchtitan": "0.3.0"},
+        "startup_seconds": {"checks": 3.0, "ranks": 9.5, "model": 2.0, "checkpoint": 0.1, "first_step": 75.0}, **changes,
     }  # fmt: skip
 
 

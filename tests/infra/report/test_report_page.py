@@ -208,3 +208,12 @@ def test_vendored_chart_library_is_the_published_file():
     found = {name: hashlib.sha256((ASSETS / name).read_bytes()).hexdigest() for name in VENDORED}
     assert found == VENDORED
     assert "MIT" in (ASSETS / "uPlot.LICENSE").read_text()
+
+
+def test_the_start_is_shown_by_parts_and_what_was_done_otherwise(browser, tmp_path):
+    result = result_json(checkpoint_staging={"reason": "staging takes 89.4 GiB of /dev/shm"}, sample_left_out="the model is too large")
+    browser.open(page(tmp_path, run_json(), {"main": (metrics_lines(50), result)}, event()))
+    text = browser.evaluate("document.body.innerText")
+    assert "Start-up" in text and "1 min 29 s" in text and "1 min 15 s" in text
+    assert "saved with async, not async_with_pinned_mem: staging takes 89.4 GiB" in text
+    assert "no sample was written: the model is too large" in text
