@@ -1,4 +1,4 @@
-"""The table of report.html that says where the time to the first step went, and what a leg did differently than asked. HTML, like tables.py."""
+"""Where the time to the first step went, and what a leg did otherwise than asked: two sections of report.html, like tables.py."""
 
 from __future__ import annotations
 

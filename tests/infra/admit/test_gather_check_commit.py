@@ -64,6 +64,7 @@ def test_facts_of_a_run_that_can_go_have_no_problem() -> None:
     assert found.image == {
         "tag": DEPLOYMENT.image_tag,
         "exists": True,
+        "targets": ["data_prep", "training"],
         **dict.fromkeys(("data_prep", "training"), f"{DEPLOYMENT.repository_uri}@sha256:0"),
     }
 
