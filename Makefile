@@ -141,6 +141,10 @@ format: .venv/.dev ## Format and fix what can be fixed
 lock: .venv/.dev ## Write every lock file from its .in file (UPGRADE=1 takes the newest versions)
 	$(BIN)/python -m container.lock $(if $(UPGRADE),--upgrade)
 
+.PHONY: lock-images
+lock-images: .venv/.deploy ## Ask the registries for the digests of base images and BuildKit, and write container/base-images.lock
+	@$(BIN)/pretrain images --pin --environment $(ENVIRONMENT)
+
 .PHONY: image-check
 image-check: .venv/.dev ## Build the real Dockerfile without Docker and run both jobs in the images (Debian or Ubuntu, root)
 	@$(BIN)/python -m local_aws.images.dockerfile_check

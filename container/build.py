@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from container.failure_classes import ImageBuildFailed, RegistryUnreachable, SmokeTestFailed, failure_of
+from contracts import base_images
 from contracts.failure import JobFailure
 
 TARGETS = ("data_prep", "training", "evaluate")
@@ -30,9 +31,6 @@ EVERY_RUN = ("data_prep", "training")
 """What is built where TARGETS is not set."""
 OUTPUT_FILE = "images.env"
 BUILDER = "pretrain"
-# BuildKit in a container of its own, because docker's built-in builder can neither export a cache to a registry nor push
-# without loading. The mirror on public ECR has no pull limit; the builder does not end up in an image, so its tag may move.
-BUILDKIT_IMAGE = "public.ecr.aws/vend/moby/buildkit:buildx-stable-1"
 # The versions that a training result depends on; a smoke test must report exactly what the lock says.
 CHECKED_PACKAGES = {
     "data_prep": ("fastokens", "tokenizers"),
@@ -201,7 +199,10 @@ class Build:
     def _start_builder(self) -> None:
         if self.run(["docker", "buildx", "inspect", "--bootstrap", BUILDER], "").code:
             # An option is a comma-separated list, so a value with commas is quoted as in CSV.
-            options = [f"image={BUILDKIT_IMAGE}", *(f'"env.{name}={value}"' for name, value in self.request.proxy.items())]
+            options = [
+                f"image={base_images.pinned(base_images.BUILDKIT_IMAGE, self.folder)}",
+                *(f'"env.{name}={value}"' for name, value in self.request.proxy.items()),
+            ]
             self._must(
                 "starting BuildKit", "docker", "buildx", "create", "--name", BUILDER, "--driver", "docker-container",
                 *(part for option in options for part in ("--driver-opt", option)), "--bootstrap",
@@ -275,8 +276,7 @@ class Build:
             "CONTEXT_HASH": self.request.tag,
             "SOURCE_DATE_EPOCH": "0",
         }  # one date: the same input gives the same image id
-        if base := self.training_base or self.request.training_base_image:
-            arguments["TRAINING_BASE_IMAGE"] = base
+        arguments |= base_images.build_arguments(self.folder, self.training_base or self.request.training_base_image)
         command = ["docker", "buildx", "build", "--builder", BUILDER, "--platform", "linux/amd64", "--progress", "plain"]
         command += ["--provenance=false", "--sbom=false", "--file", "container/Dockerfile", "--target", target]
         for name, value in arguments.items():
@@ -294,11 +294,8 @@ class Build:
 
     def _undated_base(self) -> str:
         """The training image's base without the date at its tag's end; "" when it has none."""
-        named = self.request.training_base_image
-        if not named:
-            declared = re.search(r"^ARG TRAINING_BASE_IMAGE=(\S+)", (self.folder / "container/Dockerfile").read_text(), re.MULTILINE)
-            named = declared[1] if declared else ""
-        dated = _DATED.fullmatch(named)
+        named = self.request.training_base_image or base_images.declared_bases(self.folder).get("TRAINING_BASE_IMAGE", "")
+        dated = _DATED.fullmatch(base_images.pinned(named, self.folder))  # with a digest there is no other to take
         return dated["undated"] if dated else ""
 
     def _missing_base(self, target: str) -> str:

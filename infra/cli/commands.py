@@ -17,7 +17,7 @@ from infra.cli import compare as comparing
 from infra.cli.empty import buckets_to_empty, empty_buckets, refuse_while_runs_are_active, versions
 from infra.cli.exits import CommandError, Exit
 from infra.cli.find_run import describe, find_run, run_of_execution
-from infra.cli.images import build_images, build_variables
+from infra.cli.images import build_images, build_variables, pin_images
 from infra.cli.job_logs import JobChoice
 from infra.cli.logs import Stage, shown, stage_log
 from infra.cli.observe import Observer
@@ -277,8 +277,16 @@ def export(
 
 
 @on_target
-def images(target: Target) -> None:
+def images(
+    target: Target,
+    pin: Annotated[bool, typer.Option("--pin", help="Build nothing: write the digests of base images and BuildKit.")] = False,
+) -> None:
     """Build and push the deployment's two images from this machine; the next run skips its build stage."""
+    if pin:
+        for reference, digest in pin_images(target.settings.training_base_image or "").items():
+            typer.echo(f"{reference}\n  {digest}")
+        typer.echo("container/base-images.lock is written; commit it, and the next deployment's images start from exactly these.")
+        return
     build_images(build_variables(target), os.environ)
     typer.echo("The repository has both images; the next run skips the stage Build image.")
 

@@ -6,14 +6,15 @@ the images get the tag that the next run looks for.
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from contracts.base_images import declared_bases, pinned, unpinned, write_lock
 from infra.cli.exits import CommandError, Exit
+from infra.cli.registry import Unknown, digest_of
 from infra.cli.target import Target
 from infra.constructs.assets import CONTEXT_FILES, ROOT, copy_files, image_tag, select
 
@@ -29,9 +30,28 @@ def build_variables(target: Target) -> dict[str, str]:
 
 
 def base_image(variables: Mapping[str, str], root: Path = ROOT) -> str:
-    """The training image's base: the deployment's setting, else the Dockerfile's."""
-    declared = re.search(r"^ARG TRAINING_BASE_IMAGE=(\S+)", (root / "container/Dockerfile").read_text(), re.MULTILINE)
-    return variables.get("TRAINING_BASE_IMAGE") or (declared[1] if declared else "")
+    """The training image's base: the deployment's setting, else the Dockerfile's; with its digest where the lock holds it."""
+    return pinned(variables.get("TRAINING_BASE_IMAGE") or declared_bases(root)["TRAINING_BASE_IMAGE"], root)
+
+
+def pin_images(training_base_image: str, root: Path = ROOT) -> dict[str, str]:
+    """Ask the registries for the digests of base images and BuildKit, and write container/base-images.lock; reference -> digest.
+
+    Raises:
+        CommandError: a registry did not say, or has no such image; the lock is as it was.
+    """
+    digests = {}
+    for reference in unpinned(root, training_base_image):
+        try:
+            found = digest_of(reference)
+        except Unknown as unknown:
+            raise CommandError(f"the digest of {reference} is not known: {unknown}; nothing was written", Exit.FAILED) from None
+        if found is None:
+            fix = "set training_base_image to an image that exists (a dated tag also exists without its date)"
+            raise CommandError(f"the registry has no {reference}; nothing was written; {fix}", Exit.NOT_FOUND)
+        digests[reference] = found
+    write_lock(digests, root)
+    return digests
 
 
 def build_images(variables: Mapping[str, str], environment: Mapping[str, str], root: Path = ROOT) -> None:

@@ -21,7 +21,7 @@ from infra.admit.estimate import Estimate
 from infra.admit.gather import Clients, Deployed, Facts, Topic, gather
 from infra.cli.exits import CommandError, Exit
 from infra.cli.images import base_image, build_variables
-from infra.cli.registry import Unknown, has_image
+from infra.cli.registry import Unknown, digest_of
 from infra.cli.target import STACKS, Target
 from infra.run.layout import RunLayout
 from infra.run.quota_requests import quota_requests
@@ -237,8 +237,11 @@ def _listed(target: Target, project: str) -> bool:
 def _base_image(reference: str) -> Check:
     """Asks the registry as the build will; the build itself falls back from a dated tag to the undated one."""
     try:
-        if has_image(reference):
-            return _good(reference, "Base image")
+        if digest_of(reference) is not None:
+            tag_only = (
+                "" if "@" in reference else ", by its tag only (make lock-images writes its digest, so that every build starts from it)"
+            )
+            return _good(reference + tag_only, "Base image")
     except Unknown as unknown:
         fix = "the build pulls it with a login of its own"
         return Check(name="Base image", state="warning", found=f"{reference}: {unknown}", fix=fix)

@@ -1,4 +1,4 @@
-"""Whether a registry has an image: its manifest, asked for over HTTPS as docker does before a pull. For `doctor`.
+"""Which image a registry has: its manifest, asked for over HTTPS as docker does before a pull. For `doctor` and `make lock-images`.
 
 Protocol: the distribution specification's GET /v2/<name>/manifests/<reference>; a registry that wants a token answers 401 and says
 where to get one, and public registries give it to anybody.
@@ -6,6 +6,7 @@ where to get one, and public registries give it to anybody.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import urllib.error
@@ -35,8 +36,10 @@ class Unknown(Exception):
         return self.why
 
 
-def has_image(reference: str) -> bool:
-    """Whether the registry in ``reference`` (host/name:tag or @digest) has that manifest for somebody without a login.
+def digest_of(reference: str) -> str | None:
+    """Digest of the manifest that the registry in ``reference`` (host/name:tag or @digest) gives to somebody without a login, else None.
+
+    It is the SHA-256 of the manifest's bytes, by the specification; for an image of several platforms that of the list.
 
     Raises:
         Unknown: it did not say.
@@ -48,18 +51,21 @@ def has_image(reference: str) -> bool:
     url = f"{scheme}://{match['host']}/v2/{match['name']}/manifests/{match['digest'] or match['tag'] or 'latest'}"
     try:
         try:
-            _get(url)
+            manifest = _get(url)
         except urllib.error.HTTPError as error:
             if error.code != 401:
                 raise
-            _get(url, token=_token(error.headers.get("WWW-Authenticate", "")))
+            manifest = _get(url, token=_token(error.headers.get("WWW-Authenticate", "")))
     except urllib.error.HTTPError as error:
         if error.code == 404:
-            return False
+            return None
         raise Unknown(f"{match['host']} answered {error.code} {error.reason}") from error
     except OSError as error:
         raise Unknown(f"{match['host']} does not answer: {getattr(error, 'reason', error)}") from error
-    return True
+    found = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+    if match["digest"] and match["digest"] != found:
+        raise Unknown(f"{match['host']} answered with another manifest, {found}")
+    return found
 
 
 def _token(challenge: str) -> str:

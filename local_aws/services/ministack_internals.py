@@ -101,6 +101,7 @@ TABLE: dict[str, dict[str, tuple[str, ...] | None]] = {
             *("message_attributes", "message_group_id", "message_dedup_id"),
         ),
     },
+    "ministack.services.sqs": {"_queues": None},
     "ministack.services.cloudwatch": {
         "_metrics": None,
         "_alarms": None,

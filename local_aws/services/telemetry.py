@@ -1,7 +1,7 @@
-"""Notifications and metrics: messages of topics, metrics of executions, and alarms evaluated by CloudWatch's rules.
+"""Notifications and metrics: messages of topics, metrics of executions and queues, and alarms evaluated by CloudWatch's rules.
 
-ministack sends SNS e-mail nowhere, has no ``AWS/States`` metrics, and evaluates an alarm over every dimension at once
-and only when a metric arrives.
+ministack sends SNS e-mail nowhere, has no ``AWS/States`` and no ``AWS/SQS`` metrics, and evaluates an alarm over every
+dimension at once and only when a metric arrives.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ Json = dict[str, Any]
 MESSAGES = "messages.jsonl"
 """In the embedded AWS's folder: every published message, one JSON line each, with who would have got e-mail."""
 EVALUATE_SECONDS = 2.0
+QUEUE_SECONDS = 60.0
+"""SQS sends each queue's metrics once a minute."""
 _METRICS = {
     "RUNNING": "ExecutionsStarted",
     "SUCCEEDED": "ExecutionsSucceeded",
@@ -76,12 +78,25 @@ def _with_metrics(original: Callable[[Json], None]) -> Callable[[Json], None]:
 
 
 def _evaluate_regularly() -> None:
+    counted = float("-inf")
     while True:
         time.sleep(EVALUATE_SECONDS)
+        if time.monotonic() - counted >= QUEUE_SECONDS:
+            counted = time.monotonic()
+            _count_messages()
         store = ministack_internals.private("cloudwatch", "_alarms")
         for account, region in {key[:2] for key in list(store._data)}:
             with ministack_internals.private("responses", "request_scope")(account, region):
                 ministack_internals.private("cloudwatch", "_evaluate_all_alarms")()
+
+
+def _count_messages() -> None:
+    """The number of visible messages of each queue, as SQS publishes it."""
+    for (account, region, _), queue in list(ministack_internals.private("sqs", "_queues")._data.items()):
+        with ministack_internals.private("responses", "request_scope")(account, region):
+            visible = sum(message["visible_at"] <= time.time() for message in list(queue["messages"]))
+            record = ministack_internals.private("cloudwatch", "record_metric")
+            record("AWS/SQS", "ApproximateNumberOfMessagesVisible", visible, "Count", {"QueueName": queue["name"]})
 
 
 def _evaluate(alarm: Json) -> None:

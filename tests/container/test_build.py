@@ -11,6 +11,7 @@ import pytest
 from container import build as container_build
 from container.build import CHECKED_PACKAGES, Build, BuildRequest, Finished, locked_version
 from container.failure_classes import BUILD_FAILURE_CLASSES, SmokeTestFailed, failure_of
+from contracts import base_images
 from contracts.failure import JobFailure, read_failure
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -353,3 +354,16 @@ def test_output_of_a_command_is_shown_and_its_password_is_not(capsys: pytest.Cap
     assert finished.code == 3 and list(finished.lines) == ["one", "two"]
     container_build.run_command(["echo", "get-login-password"])
     assert capsys.readouterr().out.splitlines()[-1] == "(hidden)"
+
+
+def test_locked_digests_are_what_the_build_starts_from_and_leave_no_way_back_to_a_tag(make: MakeBuild, folder: Path):
+    digest = f"sha256:{'e' * 64}"
+    base_images.write_lock(dict.fromkeys([DATED, base_images.BUILDKIT_IMAGE], digest), folder)
+    gone = f"ERROR: failed to resolve source metadata for {DATED}@{digest}: not found"
+    missing = ("buildx inspect", 1, 'ERROR: no builder "pretrain" found')
+    build, fake = make(failing=[missing, ("--load --target training", 1, gone)])
+    with pytest.raises(JobFailure, match=r"BaseImage\w+|not found"):
+        build.images()
+    assert f"--build-arg TRAINING_BASE_IMAGE={DATED}@{digest} " in fake.commands[fake.index("--load --target training")]
+    assert f"image={base_images.BUILDKIT_IMAGE}@{digest}" in fake.commands[fake.index("buildx create")]
+    assert not [line for line in fake.commands if "DATA_PREP_BASE_IMAGE" in line]  # the Dockerfile's own digest

@@ -89,10 +89,18 @@ class Account(EmbeddedStacks):
             seconds=(described["stopDate"] - described["startDate"]).total_seconds(),
         )
 
-    def _outputs_of(self, execution: str, states: tuple[str, ...]) -> list[Json]:
+    def _events(self, execution: str) -> list[Json]:
         pages = self.client("stepfunctions").get_paginator("get_execution_history").paginate(executionArn=execution)
-        exits = [event.get("stateExitedEventDetails") or {} for page in pages for event in page["events"]]
+        return [event for page in pages for event in page["events"]]
+
+    def _outputs_of(self, execution: str, states: tuple[str, ...]) -> list[Json]:
+        exits = [event.get("stateExitedEventDetails") or {} for event in self._events(execution)]
         return [json.loads(left["output"]) for left in exits if left.get("name") in states]
+
+    def texts(self, execution: str) -> list[str]:
+        """Every input and output that its history holds, of states and of tasks."""
+        details = [value for event in self._events(execution) for value in event.values() if isinstance(value, dict)]
+        return [str(value[key]) for value in details for key in ("input", "output", "parameters") if value.get(key)]
 
     def until(self, look: Callable[[], T | None], what: str, *, every: float = 0.01) -> T:
         """First result of ``look``, called ``every`` so many seconds; a training step takes about 0.05 s."""

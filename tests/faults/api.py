@@ -25,6 +25,7 @@ INPUTS = 300
 SEED = 1  # `make test` tries the first inputs of seed 0
 AT_ONCE, STUB_SECONDS = 20, 5.0
 ACTIVE_JOBS = 500
+LEGS = 16
 
 
 def generated_inputs(account: Account) -> Iterator[Row]:
@@ -112,6 +113,31 @@ def twenty_at_once(account: Account) -> Iterator[Row]:
     )
 
 
+def sixteen_legs(account: Account) -> Iterator[Row]:
+    """Sixteen legs, the most that an input may have, training jobs that run nothing."""
+    run = "legs"
+    account.aws.inject(Fault(id=uuid.uuid4().hex, on="TrainingJob", match=f"^{run}-", outcome="Completed", seconds=0.5, times=-1))
+    value = run_input(run, training={"steps": 1}) | {"legs": [{"name": f"leg{number:02d}"} for number in range(LEGS)]}
+    execution = account.start(value)
+    ended = account.ended(execution)
+    account.aws.inject()
+    succeeded(ended)
+    jobs = account.training_jobs(run)
+    expect(
+        "jobs", ([job["TrainingJobStatus"] for job in jobs], len({job["TrainingJobName"] for job in jobs})), (["Completed"] * LEGS, LEGS)
+    )
+    report = json.loads(account.read(f"runs/{run}/report.json"))
+    expect("legs of the report", [leg["name"] for leg in report["legs"]], [leg["name"] for leg in value["legs"]])
+    largest = max(len(text) for text in account.texts(execution))
+    yield Row(
+        injected=f"{LEGS} legs, the most that an input may have, training jobs that run nothing",
+        happened=f"one after the other, each trained and reported; the largest state holds {largest / 1024:.0f} of 256 KiB",
+        attempts=len(jobs),
+        lost="nothing",
+        seconds=ended.seconds,
+    )
+
+
 def many_active_jobs(account: Account) -> Iterator[Row]:
     """500 active training jobs in the account."""
     sagemaker = account.client("sagemaker")
@@ -151,4 +177,4 @@ def _request(account: Account, name: str) -> Json:
     }
 
 
-PROOFS = (generated_inputs, unknown_field, every_second_call_throttled, twenty_at_once, many_active_jobs)
+PROOFS = (generated_inputs, unknown_field, every_second_call_throttled, twenty_at_once, sixteen_legs, many_active_jobs)

@@ -82,12 +82,12 @@ def lost_schedule(account: Account) -> Iterator[Row]:
     (queue,) = [url for url in sqs.list_queues()["QueueUrls"] if "Lost" in url]
     executions = len(_executions(account))
     account.aws.inject(Fault(id="lost", on="StartExecution", caller="schedule", error="AccessDeniedException", message="no", times=-1))
-    _set_schedule(account, "ENABLED")
+    set_schedule(account, "ENABLED")
     try:
         (letter,) = account.until(lambda: _letters(sqs, queue), "a dead letter", every=0.5)
         alarm = account.until(lambda: _alarming(account, "ScheduleLost"), "the alarm ScheduleLost", every=1)
     finally:
-        _set_schedule(account, "DISABLED")
+        set_schedule(account, "DISABLED")
         account.aws.inject()
     said = {key: value["StringValue"] for key, value in letter["MessageAttributes"].items()}
     expect("the letter's reason", said["ERROR_CODE"], "AccessDeniedException")
@@ -120,7 +120,8 @@ def _alarming(account: Account, name: str) -> str | None:
     return next((str(alarm["AlarmName"]) for alarm in alarms if name in alarm["AlarmName"]), None)
 
 
-def _set_schedule(account: Account, state: str) -> None:
+def set_schedule(account: Account, state: str) -> None:
+    """Enable or disable the deployment's schedule."""
     scheduler = account.client("scheduler")
     (summary,) = scheduler.list_schedules()["Schedules"]
     found = scheduler.get_schedule(Name=summary["Name"])

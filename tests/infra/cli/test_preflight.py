@@ -34,7 +34,7 @@ ACCOUNT_WIDE = [
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """A registry that has every image; tests of the check itself are in test_registry.py."""
-    monkeypatch.setattr(module, "has_image", lambda reference: True)
+    monkeypatch.setattr(module, "digest_of", lambda reference: f"sha256:{'0' * 64}")
 
 
 def project(*, builds: list[str]) -> Any:
@@ -82,15 +82,19 @@ def test_an_account_that_never_built_is_told_of_the_builds_it_may_not_have() -> 
     assert line.state == "warning" and "Cannot have more than 0 builds" in line.fix and "make images" in line.fix
 
 
-@pytest.mark.parametrize("answer", [False, Unknown("public.ecr.aws does not answer")])
-def test_a_base_image_that_cannot_be_confirmed_is_a_warning(answer: bool | Unknown, monkeypatch: pytest.MonkeyPatch) -> None:
-    def has_image(reference: str) -> bool:
+def test_a_base_image_that_is_known_by_its_tag_only_is_said_so() -> None:
+    line = lines(deployed())["Base image"]
+    assert line.state == "good" and "by its tag only (make lock-images" in line.found
+
+
+@pytest.mark.parametrize("answer", [None, Unknown("public.ecr.aws does not answer")])
+def test_a_base_image_that_cannot_be_confirmed_is_a_warning(answer: Unknown | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def digest_of(reference: str) -> None:
         assert reference.startswith("public.ecr.aws/deep-learning-containers/base:")
         if isinstance(answer, Unknown):
             raise answer
-        return answer
 
-    monkeypatch.setattr(module, "has_image", has_image)
+    monkeypatch.setattr(module, "digest_of", digest_of)
     line = lines(deployed())["Base image"]
     assert line.state == "warning" and ("does not answer" in line.found or "has no public.ecr.aws" in line.found)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from infra.cli.registry import Unknown, has_image
+from contracts.base_images import BUILDKIT_IMAGE, pinned
+from infra.cli import images
+from infra.cli.exits import CommandError
+from infra.cli.registry import Unknown, digest_of
 
 
 class Registry(BaseHTTPRequestHandler):
@@ -26,7 +31,13 @@ class Registry(BaseHTTPRequestHandler):
         elif self.path == "/v2/base/broken/manifests/1":
             self.answer(500, {})
         else:
-            self.answer(200 if self.path == "/v2/deep/base/manifests/devel-cu132" else 404, {})
+            self.answer(
+                200
+                if self.path.startswith(("/v2/deep/base/manifests/devel-cu132?", "/v2/deep/base/manifests/sha256:"))
+                or self.path.endswith("-cu132")
+                else 404,
+                {},
+            )
 
     def answer(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
         content = json.dumps(body).encode()
@@ -54,14 +65,34 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_a_tag_is_found_with_the_token_that_anybody_gets(registry: str) -> None:
-    assert has_image(f"{registry}/deep/base:devel-cu132")
-    assert not has_image(f"{registry}/deep/base:devel-cu132-20260731")
+    digest = f"sha256:{hashlib.sha256(b'{}').hexdigest()}"
+    assert digest_of(f"{registry}/deep/base:devel-cu132") == digest
+    assert digest_of(f"{registry}/deep/base:devel-cu132-20260731") is None
+    with pytest.raises(Unknown, match="another manifest"):
+        digest_of(f"{registry}/deep/base@sha256:{'0' * 64}")
 
 
 def test_a_registry_that_fails_or_is_not_there_says_nothing(registry: str) -> None:
     with pytest.raises(Unknown, match="answered 500"):
-        has_image(f"{registry}/base/broken:1")
+        digest_of(f"{registry}/base/broken:1")
     with pytest.raises(Unknown, match="does not answer"):
-        has_image("127.0.0.1:1/base:1")
+        digest_of("127.0.0.1:1/base:1")
     with pytest.raises(Unknown, match="names no registry"):
-        has_image("base")
+        digest_of("base")
+
+
+def test_lock_images_writes_the_digests_that_the_registries_have_and_nothing_when_one_has_none(
+    registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "container").mkdir()
+    declared = f"ARG DATA_PREP_BASE_IMAGE=a/b:1@sha256:{'1' * 64}\nARG TRAINING_BASE_IMAGE={registry}/deep/base:devel-cu132-20260731\n"
+    (tmp_path / "container/Dockerfile").write_text(declared)
+    base = f"{registry}/deep/base:devel-cu132"
+    monkeypatch.setattr("contracts.base_images.BUILDKIT_IMAGE", base)
+    with pytest.raises(CommandError, match=r"has no .*20260731; nothing was written"):
+        images.pin_images("", tmp_path)
+    assert pinned(base, tmp_path) == base
+    written = images.pin_images(base, tmp_path)
+    assert written == {base: digest_of(base)}
+    assert images.base_image({"TRAINING_BASE_IMAGE": base}, tmp_path) == f"{base}@{written[base]}"
+    assert pinned(BUILDKIT_IMAGE, tmp_path) == BUILDKIT_IMAGE  # not in the lock
