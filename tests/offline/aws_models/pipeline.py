@@ -69,6 +69,8 @@ class Scenario:
     """Whether both image tags exist."""
     tokens: bool = False
     """Whether the data set exists already."""
+    tokens_of: tuple[str, ...] = ()
+    """Sources of a mixture whose tokens are there."""
     world: Callable[[World], None] = lambda world: None
     """Further changes to the account."""
     name: str = "run-2026-11-22"
@@ -136,25 +138,26 @@ class Pipeline:
         """The account as the scenario finds it."""
         world = World(region=self.synthesis.templates.environment.region)
         world.quotas = {f"{kind} for {use} usage": 64.0 for kind in _instance_types() for use in QUOTAS}
-        world.put(self.bucket, "source/botocore/part-0.jsonl.gz", "text")
+        for folder in ("botocore", "other"):
+            world.put(self.bucket, f"source/{folder}/part-0.jsonl.gz", "text")
         if scenario.image:
             world.image_tags = {f"{name}-{self.image_tag}": f"sha256:{name.encode().hex():0<64}" for name in TARGETS}
-        if scenario.tokens:
-            fingerprint = self._fingerprint(scenario, world)
-            world.put(self.bucket, index_key(fingerprint), "{}")
+        for name, fingerprint in self._fingerprints(scenario, world).items() if scenario.tokens or scenario.tokens_of else ():
+            if scenario.tokens or name in scenario.tokens_of:
+                world.put(self.bucket, index_key(fingerprint), "{}")
         scenario.world(world)
         return world
 
-    def _fingerprint(self, scenario: Scenario, world: World) -> str:
-        """The data set's name, from the same code that Admit runs."""
-        from data_prep.identify import identify, resolve_uris
+    def _fingerprints(self, scenario: Scenario, world: World) -> dict[str, str]:
+        """The name of each source's data set, from the same code that Admit runs."""
+        from data_prep.identify import identify_each, resolve_uris
         from infra.run.run_spec import resolve
 
         recipe = json.loads(self._environment("admit")["DEPLOYMENT"])["default_recipe"]
         spec = resolve(scenario.input, default_recipe=recipe)
-        fingerprint: str = identify(resolve_uris(spec.data, self.bucket), world.client("s3")).fingerprint
+        found = identify_each(resolve_uris(spec.data, self.bucket), world.client("s3"))
         world.calls.clear()
-        return fingerprint
+        return {name: identified.fingerprint for name, identified in found.items()}
 
     def _environment(self, handler: str) -> dict[str, str]:
         function = next(f for f in self.functions.values() if f".{handler}." in f.properties["Handler"])

@@ -17,6 +17,8 @@ from aws_models.world import ApiCall, ApiError, World
 
 Json = Any
 LOCAL = {"recipe": "local", "budget": {"max_usd": 100}}
+MIXED = [{"name": "api", "source": "source/botocore/", "weight": 3}, {"name": "other", "source": "source/other/", "weight": 1}]
+MIXTURE = LOCAL | {"data": {"sources": MIXED}}
 PLAN = "arn:aws:sagemaker:us-east-1:111111111111:training-plan/reserved"
 LOST = Failure("Lambda.Unknown", "the function's process ended", seconds=1)
 SPOT = {"capacity": [{"kind": "spot"}, {"kind": "on_demand"}]}
@@ -94,6 +96,8 @@ def _successes() -> dict[str, Path]:
             scenario=Scenario(image=False, tasks={"Build image": [full_queue(5)] * 3}), visits=("Wait to build", "Announce")
         ),
         "image and data there": Path(scenario=Scenario(input=LOCAL, tokens=True), avoids=("Build image", "Prepare data", "Triage")),
+        "a mixture, each source there": Path(scenario=Scenario(input=MIXTURE, tokens=True), avoids=("Prepare data",)),
+        "a mixture, one source there": Path(scenario=Scenario(input=MIXTURE, tokens_of=("api",)), visits=("Prepare data", "Announce")),
         "four compared legs": Path(scenario=Scenario(input={"ablation": "reference", "budget": {"max_usd": 1e6}}, tokens=True)),
         "a schedule's run": Path(
             scenario=Scenario(input={**LOCAL, "schedule": {"name": "weekly", "time": "2026-11-23T06:00:00Z"}}, tokens=True)
