@@ -75,15 +75,29 @@ def prepare_in_turn(data: DataSpec, admitted: Sequence[SourceTokens], here: Work
         if tokens.name:
             here.say(f"source {tokens.name} ({number} of {len(admitted)}): {specs[tokens.name].source_uri} to {tokens.uri}")
         with about_source(tokens.name):
-            index = prepare_source(specs[tokens.name], found[tokens.name], tokens.uri, here, shared)
+            index = prepare_source(specs[tokens.name], found[tokens.name], tokens.uri, here, tokens.name, shared)
             if index is None and number < len(admitted):
                 _await_index(tokens.uri, here)
 
 
 def prepare_source(
-    spec: DataSpec, found: Identified, out_uri: str, here: Workplace, shared: Callable[[], TokenizerFiles] | None = None
+    spec: DataSpec,
+    found: Identified,
+    out_uri: str,
+    here: Workplace,
+    name: str = "",
+    shared: Callable[[], TokenizerFiles] | None = None,
 ) -> ShardIndex | None:
-    """One source's data set; None on an instance that does not write its index. ``shared``: a tokenizer that several sources share."""
+    """One source's data set; None on an instance that does not write its index.
+
+    Args:
+        spec: the source's settings.
+        found: its listing and fingerprint.
+        out_uri: where its shards go.
+        here: this process.
+        name: the source's name in a mixture.
+        shared: finds or trains a tokenizer that several sources share.
+    """
     out = open_store(out_uri, here.client)
     _require_apart(found, out_uri)
     parent = out.root / ".work" if isinstance(out, LocalStore) else None  # same file system: a finished part is a rename
@@ -91,7 +105,7 @@ def prepare_source(
         parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="scratch-", dir=parent, ignore_cleanup_errors=True) as scratch:
         job = Job(
-            spec=spec, listing=found.listing, fingerprint=found.fingerprint, tokenizer_reference=found.tokenizer_reference,
+            spec=spec, listing=found.listing, fingerprint=found.fingerprint, name=name, tokenizer_reference=found.tokenizer_reference,
             source=open_source(found.listing.uri, here.client), out=out,
             gates=open_store(here.gates_uri, here.client), scratch=Path(scratch), shared_tokenizer=shared,
             workers=spec.workers_per_instance or _cores(), instances=here.instances, say=here.say, s3_client=here.client,

@@ -28,13 +28,15 @@ class Counts:
 
 @dataclass
 class Progress:
-    """Shows ``{"stage": "prepare", "done_bytes":, "total_bytes":, "documents":, "tokens":, "eta_seconds":}``."""
+    """Shows ``{"stage": "prepare", "done_bytes":, "total_bytes":, "documents":, "tokens":, "eta_seconds":}``, and ``source`` of a mixture."""
 
     total_bytes: int
     resumed: Counts = field(default_factory=Counts)
     """Done by an earlier attempt: counted, but not in the speed."""
     out: TextIO = field(default_factory=lambda: sys.stdout)
     clock: Callable[[], float] = time.monotonic
+    source: str = ""
+    """Name of the source, where there are several."""
 
     def __post_init__(self) -> None:
         self._started = self.clock()
@@ -64,7 +66,7 @@ class Progress:
             "stage": "prepare", "done_bytes": done.stored_bytes, "total_bytes": self.total_bytes,
             "documents": done.documents, "tokens": done.tokens, "eta_seconds": eta,
         }  # fmt: skip
-        return json.dumps(content)
+        return json.dumps(content | ({"source": self.source} if self.source else {}))
 
     def _as_bar(self, done: Counts, eta: int | None, final: bool) -> str:
         share = min(1.0, done.stored_bytes / self.total_bytes) if self.total_bytes else 1.0

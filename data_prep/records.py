@@ -67,7 +67,7 @@ def own_progress(job: Job, mine: Sequence[Part], records: Records) -> Progress:
     """Progress over this instance's parts; what de-duplication reads first counts as well."""
     resumed = sum((_counts(records[part.number]) for part in mine if part.number in records), Counts())
     passes = 1 if job.spec.deduplicate == "none" else 2
-    return Progress(passes * sum(part.stored_bytes for part in mine), resumed=resumed)
+    return Progress(passes * sum(part.stored_bytes for part in mine), resumed=resumed, source=job.name)
 
 
 def run_parts(

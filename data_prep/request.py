@@ -34,5 +34,7 @@ class Job:
     silence_seconds: float = SILENCE_SECONDS
     tokenizer_reference: str | None = None
     """What pinned the tokenizer when the fingerprint was computed; None does not ask."""
+    name: str = ""
+    """The source's name in a mixture, for progress."""
     shared_tokenizer: Callable[[], TokenizerFiles] | None = None
     """What trains a tokenizer on all sources of a mixture, or finds the one that was; None obtains this source's own."""

@@ -153,8 +153,9 @@ class Observer:
 
     def _prepared_words(self) -> str:
         """Documents and tokens of the finished data set, from its index, which is written last; the log may lag behind."""
-        fingerprint = (self._run.get("tokens") or {}).get("fingerprint")
-        splits = _json(self._text(index_key(fingerprint))).get("splits", {}).values() if fingerprint else []
+        tokens = self._run.get("tokens") or {}
+        named = [one["fingerprint"] for one in tokens.get("sources") or [tokens] if one.get("fingerprint")]
+        splits = [split for one in named for split in _json(self._text(index_key(one))).get("splits", {}).values()]
         documents, tokens = (sum(int(split.get(key) or 0) for split in splits) for key in ("documents", "tokens"))
         return f"{documents:,} documents, {tokens:,} tokens" if splits else ""
 
@@ -189,7 +190,8 @@ class Observer:
 
 def _prepare_words(line: dict[str, Any]) -> str:
     done, total = line.get("done_bytes") or 0, line.get("total_bytes") or 0
-    share = f"{done / total:.0%} of the text" if total else ""
+    whose = f"of source {line['source']}" if line.get("source") else "of the text"
+    share = f"{done / total:.0%} {whose}" if total else ""
     documents, tokens = line.get("documents") or 0, line.get("tokens") or 0
     return ", ".join(filter(None, (share, f"{documents:,} documents, {tokens:,} tokens" if documents else "")))
 

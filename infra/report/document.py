@@ -11,6 +11,7 @@ from typing import Any
 
 from contracts.config import to_json
 from contracts.files import CHECKPOINTS, EXPORT
+from contracts.shard_index import SPLITS
 from infra.report.figures import LegFigures, data_usd, job_seconds, run_figures
 from infra.report.read import Attempt, Json, LegFacts, RunFacts
 from infra.report.series import MAX_POINTS, read_series
@@ -225,23 +226,48 @@ def _execution(record: ExecutionRecord) -> Json:
 
 
 def _data(facts: RunFacts) -> Json:
-    """What was trained on."""
+    """What was trained on; of a mixture, ``sources`` says it of each."""
     admitted = (facts.run.get("admitted") or {}).get("source") or {}
+    sources = _sources(facts)
     return {
         "source": admitted.get("uri") or (facts.run.get("data") or {}).get("source"),
         "objects": admitted.get("objects"),
         "bytes": admitted.get("bytes"),
         "fingerprint": (facts.run.get("tokens") or {}).get("fingerprint"),
-        "tokens": (facts.run.get("tokens") or {}).get("uri"),
-        "shards": _shards(facts.index),
+        "tokens": None if sources else (facts.run.get("tokens") or {}).get("uri"),
+        "sources": sources,
+        "shards": _shards(next(iter(facts.indexes.values()), {}), counted=not sources),
     }
 
 
-def _shards(index: Json) -> list[list[Any]]:
-    """Names and values of index.json that the page shows."""
+def _sources(facts: RunFacts) -> list[Json]:
+    """Each source of a mixture: what was asked of it, what it held, and the shards that were made of it."""
+    admitted = (facts.run.get("admitted") or {}).get("sources") or {}
+    shards = {one.get("name"): one for one in (facts.run.get("tokens") or {}).get("sources") or ()}
+    found = []
+    for source in (facts.run.get("data") or {}).get("sources") or ():
+        name = source.get("name")
+        splits = facts.indexes.get(str(name), {}).get("splits") or {}
+        listed = admitted.get(name) or {}
+        found.append(
+            {
+                **{key: source.get(key) for key in ("name", "weight", "epochs", "curriculum")},
+                "uri": listed.get("uri") or source.get("source"),
+                "objects": listed.get("objects"),
+                "bytes": listed.get("bytes"),
+                "fingerprint": (shards.get(name) or {}).get("fingerprint"),
+                "tokens": (shards.get(name) or {}).get("uri"),
+                **{f"{split}_{key}": (splits.get(split) or {}).get(key) for split in SPLITS for key in ("documents", "tokens")},
+            }
+        )
+    return found
+
+
+def _shards(index: Json, *, counted: bool) -> list[list[Any]]:
+    """Names and values of index.json that the page shows; ``counted``: documents and tokens too."""
     tokenizer = index.get("tokenizer") or {}
     rows: list[list[Any]] = [["Tokenizer vocabulary", tokenizer.get("vocab_size")], ["Tokenizer SHA-256", tokenizer.get("sha256")]]
-    for split, content in (index.get("splits") or {}).items():
+    for split, content in (index.get("splits") or {}).items() if counted else ():
         for key, title in (("documents", "documents"), ("tokens", "tokens"), ("text_bytes", "bytes of text")):
             if isinstance(content.get(key), int):
                 rows.append([f"{split.capitalize()} {title}", f"{content[key]:,}"])

@@ -99,7 +99,7 @@ def leg_figures(leg: LegFacts, hosts: int, usd_per_hour: UsdPerHour, unigram_ent
 def run_figures(facts: RunFacts, usd_per_hour: UsdPerHour) -> list[LegFigures]:
     """Figures of every leg, each with its ratio to the first one's tokens/s."""
     hosts = int((facts.run.get("compute") or {}).get("instance_count") or 1)
-    validation = (facts.index.get("splits") or {}).get("validation") or {}
+    validation = (facts.indexes.get("", {}).get("splits") or {}).get("validation") or {}
     figures = [leg_figures(leg, hosts, usd_per_hour, validation.get("unigram_entropy_nats")) for leg in facts.legs]
     base = figures[0].tokens_per_second_per_device if figures else None
     return [_with_ratio(leg, base) for leg in figures]

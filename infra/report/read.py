@@ -15,7 +15,7 @@ from typing import Any
 from infra.report.reader import Reader
 from infra.report.series import Row
 from infra.report.stored_shapes import EVENT, EVENT_LEG, INDEX, JOB, RESULT, RUN
-from infra.run.layout import RunLayout
+from infra.run.layout import RunLayout, index_key
 from infra.run.leg_files import attempt_folders, metrics_keys, result_key
 from infra.run.run_id import run_id_of
 from infra.run.run_jobs import RunJob, run_jobs
@@ -100,8 +100,8 @@ class RunFacts:
     """``{"built": bool, "build": CodeBuild's Build}``."""
     data: Json = field(default_factory=dict)
     """``{"prepared": bool, "job": DescribeProcessingJob}``."""
-    index: Json = field(default_factory=dict)
-    """index.json of the token shards, or {}."""
+    indexes: dict[str, Json] = field(default_factory=dict)
+    """Each source's index.json of its token shards, or {}; without a mixture the name is empty."""
     legs: tuple[LegFacts, ...] = ()
     explanation: Json | None = None
     """Explain's output, on failure."""
@@ -154,8 +154,9 @@ def read_run(
     planned |= {name: leg for name, leg in ended.items() if name not in planned}
     legs = tuple(_leg(leg, ended.get(name, {}), layout, reader) for name, leg in planned.items())
     executions = reader.records(layout)
-    fingerprint = (run.get("tokens") or {}).get("fingerprint")
-    index = reader.json(f"tokens/{fingerprint}/index.json", INDEX) if fingerprint else {}
+    tokens = run.get("tokens") or {}
+    named = [one for one in tokens.get("sources") or [tokens] if one.get("fingerprint")]
+    indexes = {str(one.get("name") or ""): reader.json(index_key(one["fingerprint"]), INDEX) for one in named}
     return RunFacts(
         run_id=run_id,
         bucket=bucket,
@@ -169,7 +170,7 @@ def read_run(
         admitted=epoch_seconds(reader.written(layout.run_json)),
         image=given.get("image") or {},
         data=given.get("data") or {},
-        index=index,
+        indexes=indexes,
         legs=legs,
         explanation=given.get("explanation") or None,
         unread=tuple(reader.unread),

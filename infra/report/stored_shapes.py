@@ -17,16 +17,25 @@ TRAINING: Expected = {
     "export": {"enabled": FLAG},
     "checkpoint": OBJECT,
 }
+SOURCE: Expected = {
+    "name": TEXT,
+    "source": TEXT,
+    "weight": AMOUNT,
+    "epochs": AMOUNT,
+    "curriculum": [{"from_step": COUNT, "weight": AMOUNT}],
+}
+LISTED: Expected = {"uri": TEXT, "objects": COUNT, "bytes": COUNT}
 RUN: Expected = {
     "recipe": TEXT,
     "legs": [{"name": TEXT, "training": TRAINING}],
-    "data": OBJECT,
+    "data": {"sources": [SOURCE]},
     "compute": {"instance_count": COUNT},
     "budget": {"max_usd": AMOUNT},
     "image": {"tag": TEXT},
-    "tokens": {"fingerprint": TEXT, "uri": TEXT},
+    "tokens": {"fingerprint": TEXT, "uri": TEXT, "sources": [{"name": TEXT, "fingerprint": TEXT, "uri": TEXT}]},
     "admitted": {
-        "source": {"uri": TEXT, "objects": COUNT, "bytes": COUNT},
+        "source": LISTED,
+        "sources": Each(LISTED),
         "estimate": {"usd_per_hour": Each(AMOUNT)},
     },
 }

@@ -180,7 +180,27 @@ def data(document: Json) -> str:
     ]
     rows += [("Token shards", value["tokens"]), *value["shards"]]
     body = [row(escape(name), [escape(item)], number=False) for name, item in rows if item not in (None, "")]
-    return section("Data", table(body)) if body else ""
+    return section("Data", _sources(value["sources"]) + table(body)) if body or value["sources"] else ""
+
+
+def _sources(sources: list[Json]) -> str:
+    """One row for each source of a mixture."""
+    counts = {"objects": "Objects", "bytes": "Bytes as stored", "train_tokens": "Training tokens", "validation_tokens": "Validation tokens"}
+    titles = ("Source", "Text", "Asked", *counts.values(), "Token shards")
+    rows = []
+    for source in sources:
+        numbers = [f"{source[key]:,}" if isinstance(source[key], int) else "" for key in counts]
+        cells = [escape(item) for item in (source["uri"], _asked(source), *numbers, source["tokens"])]
+        rows.append(row(escape(source["name"]), cells, number=False))
+    return table(rows, "".join(f"<th scope=col>{title}</th>" for title in titles)) if rows else ""
+
+
+def _asked(source: Json) -> str:
+    """``weight 3, from step 51 1``, or ``2 epochs``."""
+    if source["epochs"] is not None:
+        return f"{source['epochs']:g} epochs"
+    changes = [f"from step {change.get('from_step')} {change.get('weight')}" for change in source["curriculum"] or ()]
+    return ", ".join([f"weight {source['weight']}", *changes])
 
 
 def lineage(document: Json) -> str:
