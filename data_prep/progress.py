@@ -28,7 +28,10 @@ class Counts:
 
 @dataclass
 class Progress:
-    """Shows ``{"stage": "prepare", "done_bytes":, "total_bytes":, "documents":, "tokens":, "eta_seconds":}``, and ``source`` of a mixture."""
+    """Shows ``{"stage": "prepare", "done_bytes":, "total_bytes":, "documents":, "tokens":, "eta_seconds":}``.
+
+    In a mixture a line has the ``source`` too.
+    """
 
     total_bytes: int
     resumed: Counts = field(default_factory=Counts)
