@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated
 
-from contracts.config import Bounds, Json, Pattern, Problem, parse, to_json
+from contracts.config import Bounds, Json, Pattern, Problem, parse
 from contracts.files import tokens_channel
 from contracts.metric_line import LAST_STEP
 
@@ -244,7 +244,8 @@ def mixture_fingerprint(tokens: Sequence[SourceTokens]) -> str:
 
 
 def mixture_identity(sources: Sequence[MixedSource], steps: int) -> Json:
-    """What of a mixture decides which sample comes when; {} without one. Where epochs fix shares, so does the number of steps."""
-    measures = ("weight", "epochs", "curriculum")
-    found: Json = {source.name: {name: to_json(value) for name in measures if (value := getattr(source, name))} for source in sources}
-    return found | ({"steps": steps} if any(source.epochs is not None for source in sources) else {})
+    """What of a mixture a checkpoint fixes; {} for weights, which may change: new ones count from the checkpoint on, and every source
+    goes on where it stood (training/loader_state.py). Epochs beside weights are a promise about the whole run, its steps included.
+    """
+    epochs = {source.name: source.epochs for source in sources if source.epochs is not None}
+    return {"epochs": epochs, "steps": steps} if 0 < len(epochs) < len(sources) else {}

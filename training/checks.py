@@ -6,28 +6,29 @@ import os
 import shutil
 from pathlib import Path
 
-from contracts.shard_index import ShardIndex, read_index
 from training.failure_classes import BadInput, CheckpointUnusable, DeviceFault, TokensMismatch
 from training.leg_job import LegJob
 from training.token_shards import check_channel
+from training.tokens import Tokens, job_mixture, job_tokens
 
 MIN_SHM_BYTES = 1 << 30  # NCCL's intra-host transport and torch's shared tensors; 64 MB, Docker's default, breaks both
 
 
-def check_job(job: LegJob) -> ShardIndex:
+def check_job(job: LegJob) -> Tokens:
     """Run every check, cheapest first.
 
     Raises:
         JobFailure: the first problem found.
     """
     check_writable(job.work)
-    index = read_index(job.tokens)
-    check_tokens(job, index)
-    check_channel(job.tokens, level="edges")
+    tokens = job_tokens(job)
+    check_tokens(job, tokens)
+    for source in tokens.sources:
+        check_channel(source.folder, level="edges")
     if job.spec.device == "cuda":
         check_shared_memory()
         check_devices(job)
-    return index
+    return tokens
 
 
 def check_writable(folder: Path) -> None:
@@ -43,24 +44,27 @@ def check_writable(folder: Path) -> None:
         ) from None
 
 
-def check_tokens(job: LegJob, index: ShardIndex) -> None:
-    """The shards are the ones that Admit named, and the model can read them."""
-    model, train = job.spec.model, index.splits["train"]
-    if job.fingerprint and index.fingerprint != job.fingerprint:
+def check_tokens(job: LegJob, tokens: Tokens) -> None:
+    """The shards are the ones that Admit named, the model can read them, and they come to the mixture."""
+    for source in tokens.sources:
+        found = source.index.fingerprint
+        if source.fingerprint and found != source.fingerprint:
+            raise TokensMismatch(
+                f"the {source.channel} holds data {found}, and run.json asks for {source.fingerprint}: check the channel's S3 URI"
+            )
+    vocabulary = tokens.tokenizer.vocab_size
+    if vocabulary > job.spec.model.vocab_size:
         raise TokensMismatch(
-            f"the tokens channel holds data {index.fingerprint}, and run.json asks for {job.fingerprint}: check the channel's S3 URI"
-        )
-    if index.tokenizer.vocab_size > model.vocab_size:
-        raise TokensMismatch(
-            f"the tokenizer has {index.tokenizer.vocab_size} entries and model.vocab_size is {model.vocab_size}: "
-            f"set training.model.vocab_size to at least {index.tokenizer.vocab_size}"
+            f"the tokenizer has {vocabulary} entries and model.vocab_size is {job.spec.model.vocab_size}: "
+            f"set training.model.vocab_size to at least {vocabulary}"
         )
     samples = job.tokens_per_step // job.spec.sequence_length
-    if train.tokens <= samples * job.spec.sequence_length:
+    if tokens.train_tokens <= samples * job.spec.sequence_length:
         raise TokensMismatch(
-            f"{train.tokens} training tokens do not fill one step of {samples} samples x {job.spec.sequence_length} tokens: "
+            f"{tokens.train_tokens} training tokens do not fill one step of {samples} samples x {job.spec.sequence_length} tokens: "
             "add text, or lower training.global_batch_size, training.local_batch_size or training.sequence_length"
         )
+    job_mixture(job, tokens)
 
 
 def check_shared_memory() -> None:

@@ -22,11 +22,11 @@ from torch.distributed.tensor import DTensor
 from torchtitan.trainer import Trainer
 
 from contracts.files import EXPORT
-from contracts.shard_index import ShardIndex
 from training.leg_job import LegJob
 from training.metrics import write_json
 from training.model import hugging_face_config
 from training.model_card import model_card
+from training.tokens import Tokens
 
 MAX_FILE_BYTES = 5_000_000_000  # Hugging Face's own default: larger files make loading and single retries slow
 
@@ -54,7 +54,7 @@ class Placed:
     """Counted from 0 within the pipeline stage."""
 
 
-def export_model(trainer: Trainer, job: LegJob, index: ShardIndex, *, max_file_bytes: int = MAX_FILE_BYTES) -> Exported:
+def export_model(trainer: Trainer, job: LegJob, tokens: Tokens, *, max_file_bytes: int = MAX_FILE_BYTES) -> Exported:
     """Write ``export/``. Collective: every rank calls it. A second call replaces the first export."""
     folder = job.work / EXPORT
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def export_model(trainer: Trainer, job: LegJob, index: ShardIndex, *, max_file_b
         }
         index_content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         write_json(folder / "model.safetensors.index.json", index_content)
-        _write_companions(trainer, job, index, folder)
+        _write_companions(trainer, job, tokens, folder)
     return Exported(bytes=total, files=sum(counts), dtype=job.spec.export.dtype)
 
 
@@ -143,13 +143,13 @@ def _save(weights: dict[str, torch.Tensor], path: Path) -> None:
     temporary.replace(path)
 
 
-def _write_companions(trainer: Trainer, job: LegJob, index: ShardIndex, folder: Path) -> None:
+def _write_companions(trainer: Trainer, job: LegJob, tokens: Tokens, folder: Path) -> None:
     """Everything that is no weight."""
-    tokenizer, shape = index.tokenizer, job.spec.model
+    tokenizer, shape = tokens.tokenizer, job.spec.model
     described = hugging_face_config(shape, dtype=job.spec.export.dtype, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
     write_json(folder / "config.json", described)
     write_json(folder / "generation_config.json", {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id})
     for name in tokenizer.files:
-        shutil.copy(job.tokens / name, folder / Path(name).name)
+        shutil.copy(tokens.folder / name, folder / Path(name).name)
     write_json(folder / "leg.json", trainer.checkpointer.leg)
-    (folder / "README.md").write_text(model_card(job, index, rows=trainer.metrics_processor.file.rows(), step=trainer.step))
+    (folder / "README.md").write_text(model_card(job, tokens, rows=trainer.metrics_processor.file.rows(), step=trainer.step))

@@ -11,13 +11,13 @@ import torch.distributed as dist
 from torchtitan.tools.logging import init_logger, logger
 
 from contracts.config import Json
-from contracts.shard_index import ShardIndex, read_index
 from training.export import export_model
 from training.leg_job import LegJob
 from training.result import leg_result, write_result
 from training.sample import Sample, try_sample
 from training.startup import Startup, said
 from training.titan_config import trainer_config
+from training.tokens import Tokens, job_tokens
 from training.trainer import LegTrainer
 from training.watchdog import SAMPLE_SECONDS
 
@@ -32,36 +32,36 @@ def train_leg(job: LegJob) -> None:
     if os.environ.get("RANK", "0") != "0":
         logger.setLevel(logging.WARNING)
     begin = time.time()
-    index = read_index(job.tokens)
+    tokens = job_tokens(job)
     note_part = _startup_notes(job)
     note_part("ranks")
-    trainer = trainer_config(job, validation_tokens=index.splits["validation"].tokens).build()
+    trainer = trainer_config(job, tokens).build()
     note_part("model")
     trainer.on_part = note_part
     try:
         trainer.train()
-        together = finish(job, trainer, index, begin)
+        together = finish(job, trainer, tokens, begin)
     finally:
         trainer.close()
     if together:
         dist.destroy_process_group()
 
 
-def finish(job: LegJob, trainer: LegTrainer, index: ShardIndex, begin: float) -> bool:
+def finish(job: LegJob, trainer: LegTrainer, tokens: Tokens, begin: float) -> bool:
     """Export, result, sample; whether the ranks are still in step with each other."""
     exports, exported = job.spec.export.enabled, None
     if exports:
         with trainer.watchdog.phase("the export", trainer.limits.export):
-            exported = export_model(trainer, job, index)
+            exported = export_model(trainer, job, tokens)
             dist.barrier()
-    _note_result(job, trainer, leg_result(job, trainer, index, begin=begin, exported=exported))
+    _note_result(job, trainer, leg_result(job, trainer, tokens, begin=begin, exported=exported))
     if not exports or job.spec.export.sample_tokens == 0:
         dist.barrier()
         return True
     dist.barrier()  # the result lies on its rank's disk before a sample can end any rank
     with trainer.watchdog.phase("the sample", SAMPLE_SECONDS, optional=True):
-        sample = try_sample(trainer, job, index)
-    _note_result(job, trainer, leg_result(job, trainer, index, begin=begin, exported=exported, sample=sample))
+        sample = try_sample(trainer, job, tokens)
+    _note_result(job, trainer, leg_result(job, trainer, tokens, begin=begin, exported=exported, sample=sample))
     return isinstance(sample, Sample)
 
 

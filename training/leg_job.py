@@ -1,7 +1,7 @@
 """Input of one training job: run.json, hyperparameters and resource config, read once and typed. No torch.
 
 /opt/ml/input/data/run/run.json              the resolved run
-/opt/ml/input/data/tokens/                   index.json, tokenizer files, train/, validation/
+/opt/ml/input/data/tokens/                   index.json, tokenizer files, train/, validation/; of a mixture tokens-<name>/ for each source
 /opt/ml/input/data/checkpoint/               the checkpoint to go on from; absent when the leg starts afresh
 /opt/ml/input/config/hyperparameters.json    {"run_id", "leg", "attempt"}
 /opt/ml/input/config/resourceconfig.json     hosts
@@ -44,14 +44,14 @@ class LegJob:
     """The container's contract folder, /opt/ml."""
 
     @property
-    def tokens(self) -> Path:
-        """Token shards, index and tokenizer."""
-        return self.base / "input" / "data" / "tokens"
+    def channels(self) -> Path:
+        """Folder of the channels; training/tokens.py knows those of the tokens."""
+        return self.base / "input" / "data"
 
     @property
     def checkpoint(self) -> Path:
         """The checkpoint to go on from, when there is one."""
-        return self.base / "input" / "data" / CHECKPOINT_CHANNEL
+        return self.channels / CHECKPOINT_CHANNEL
 
     @property
     def work(self) -> Path:

@@ -1,34 +1,67 @@
-"""torchtitan's data loader over token shards: deterministic, elastic, resumed by one number.
+"""torchtitan's data loader over token shards: deterministic, elastic, resumed at once.
 
     ShardLoader.Config(tokens_dir="/opt/ml/input/data/tokens", split="train", seed=1).build(
         dp_world_size=8, dp_rank=3, tokenizer=None, seq_len=8192, local_batch_size=2)
 
-The state is one global sample cursor, equal on all ranks. A step takes ``dp_world_size * local_batch_size`` consecutive
-places of the order f(seed, epoch, index); rank r takes its run of ``local_batch_size`` of them. A checkpoint written by 64
-ranks therefore goes on with 32 at the same place, and no sample of an epoch is lost or repeated.
+A step takes ``dp_world_size * local_batch_size`` consecutive places of one global order; rank r takes its run of
+``local_batch_size`` of them. With several sources training/mixture_order.py says whose place it is, and each source has an order
+of its own, f(seed, epoch, index). The state, equal on all ranks, is the global cursor, and with several sources their cursors.
+A checkpoint written by 64 ranks therefore goes on with 32 at the same place, and no sample of an epoch is lost or repeated.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torchtitan.components.dataloader import BaseDataLoader
 
-from training.failure_classes import BadInput, CheckpointMismatch
-from training.sample_order import Indices, SampleOrder
-from training.token_shards import Int64, TokenShards
+from training.failure_classes import BadInput
+from training.loader_state import read_state, write_state
+from training.mixture_order import Mixture, MixtureOrder, Picks, Position, Stage
+from training.sample_order import SampleOrder, key_of
+from training.token_shards import SplitName, TokenShards
 
 BLOCK_BYTES = 8 << 20  # what one request of FastFile or a spinning disk reads well (8-64 MiB)
 GROUP_BLOCKS = 8  # 64 MiB of shards in use at a time: stays in the page cache, mixes thousands of documents
-LOOK_AHEAD = 256  # places of the order computed at once: about a millisecond every 256 samples
-FIRST_ONES = 16  # the first batch of a run computes its places one by one, so that a resume does not wait for that millisecond
+LOOK_AHEAD = 256  # places of a source's order computed at once: about a millisecond every 256 samples
+FIRST_ONES = 16  # a source's first places are computed one by one, so that a resume does not wait for that millisecond
 VALIDATION_SEED = 0  # every validation reads the same samples in the same order, whatever the run's seed
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
+
+
+class Source:
+    """One source's samples by its own cursor, which counts on over its epochs."""
+
+    def __init__(self, shards: TokenShards, seed: int) -> None:
+        item_bytes = np.dtype(shards.index.dtype).itemsize
+        self.shards = shards
+        self.order = SampleOrder(
+            seed=seed,
+            samples=len(shards),
+            block_samples=max(1, BLOCK_BYTES // (shards.sequence_length * item_bytes)),
+            group_blocks=GROUP_BLOCKS,
+        )
+        self._ones = FIRST_ONES
+        self._from = 0
+        self._ahead: list[int] = []
+
+    def sample(self, cursor: int) -> int:
+        """The sample at this place of the source's order."""
+        offset = cursor - self._from
+        if 0 <= offset < len(self._ahead):
+            return self._ahead[offset]
+        if self._ones:
+            self._ones -= 1
+            return self.order.one(cursor)
+        self._from, self._ahead = cursor, self.order.at(cursor, LOOK_AHEAD).tolist()
+        return self._ahead[0]
 
 
 class ShardLoader(BaseDataLoader):
@@ -39,8 +72,10 @@ class ShardLoader(BaseDataLoader):
         """How one split is read."""
 
         tokens_dir: str = ""
-        """Folder of index.json, the tokens channel."""
-        split: Literal["train", "validation"] = "train"
+        """Folder of index.json, the tokens channel of a run with one source."""
+        mixture: Mixture | None = None
+        """Several sources instead; they are read without end."""
+        split: SplitName = "train"
         """Which shards."""
         seed: int = 1
         """Order of the train split; the validation split's never changes."""
@@ -69,63 +104,71 @@ class ShardLoader(BaseDataLoader):
             raise BadInput(f"rank {dp_rank} of {dp_world_size} data-parallel ranks does not exist")
         self.config = config
         self.world, self.rank, self.batch = dp_world_size, dp_rank, local_batch_size
-        self.shards = TokenShards(config.tokens_dir, config.split, seq_len, check=config.check)
-        item_bytes = np.dtype(self.shards.index.dtype).itemsize
-        self.order = SampleOrder(
-            seed=config.seed if config.split == "train" else VALIDATION_SEED,
-            samples=len(self.shards),
-            block_samples=max(1, BLOCK_BYTES // (seq_len * item_bytes)),
-            group_blocks=GROUP_BLOCKS,
-        )
-        self.cursor = 0
-        self._fresh = True
-        self._ahead_from = 0
-        self._ahead: Indices = np.empty(0, np.int64)
+        self.sequence_length = seq_len
+        mixture = config.mixture or Mixture(folders={"": config.tokens_dir}, stages=(Stage(first=0, weights=(1,)),))
+        seed = config.seed if config.split == "train" else VALIDATION_SEED
+        self.sources = {
+            name: Source(TokenShards(Path(folder), config.split, seq_len, check=config.check), source_seed(seed, name))
+            for name, folder in mixture.folders.items()
+        }
+        self.order = MixtureOrder(mixture.stages)
+        self.position = self.order.start()
+        self._in_order = list(self.sources.values())
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches from the cursor on. The cursor moves before a batch is handed out, so a state saved after it skips it."""
-        per_step = self.world * self.batch
-        while self.config.infinite or self.cursor < len(self.shards):
-            first = self.cursor + self.rank * self.batch
-            self.cursor += per_step
-            yield self._make(first)
+        end = None if self.config.infinite else sum(len(source.shards) for source in self._in_order)
+        steps = self.order.steps(self.position, self.world * self.batch)
+        while end is None or self.position.place < end:
+            before = self.position
+            picks, self.position = next(steps)
+            yield self._make(before, picks, end)
 
-    def _make(self, first: int) -> Batch:
-        shape = (self.batch, self.shards.sequence_length)
+    def _make(self, before: Position, picks: Picks, end: int | None) -> Batch:
+        """This rank's batch of the step at ``before`` whose places ``picks`` gives to sources; what is past ``end`` is masked."""
+        shape = (self.batch, self.sequence_length)
         inputs, labels = np.empty(shape, np.int64), np.empty(shape, np.int64)
-        positions: Int64 | None = np.empty(shape, np.int64) if self.config.emit_positions else None
-        whole = self.batch if self.config.infinite else max(0, min(self.batch, len(self.shards) - first))
-        self.shards.fill(self._samples(first, whole), inputs, labels, positions, self.config.mask_borders)
-        for row in range(whole, self.batch):  # ranks past the end of a finite pass still take part in its collectives
-            self.shards.fill_masked(row, inputs, labels, positions)
+        positions = np.empty(shape, np.int64) if self.config.emit_positions else None
+        first = self.rank * self.batch
+        taken = np.bincount(picks[:first], minlength=len(self._in_order)).tolist()
+        cursors = [cursor + more for cursor, more in zip(before.cursors, taken, strict=True)]
+        for row, number in enumerate(picks[first : first + self.batch].tolist()):
+            source, place = self._in_order[number], None if positions is None else positions[row]
+            if end is None or before.place + first + row < end:
+                source.shards.fill(source.sample(cursors[number]), inputs[row], labels[row], place, self.config.mask_borders)
+            else:  # ranks past the end of a finite pass still take part in its collectives
+                source.shards.fill_masked(inputs[row], labels[row], place)
+            cursors[number] += 1
         named = {"input": torch.from_numpy(inputs)}
         if positions is not None:
             named["positions"] = torch.from_numpy(positions)
         return named, torch.from_numpy(labels)
 
-    def _samples(self, first: int, count: int) -> Indices:
-        if count == 0:
-            return self._ahead[:0]
-        if self._fresh and count <= FIRST_ONES:
-            self._fresh = False
-            return np.array([self.order.one(first + number) for number in range(count)], np.int64)
-        offset = first - self._ahead_from
-        if offset < 0 or offset + count > len(self._ahead):
-            self._ahead_from, offset = first, 0
-            self._ahead = self.order.at(first, max(LOOK_AHEAD, count))
-        return self._ahead[offset : offset + count]
-
     def state_dict(self) -> dict[str, Any]:
-        """The global cursor: samples handed out so far over all ranks and epochs."""
-        return {"cursor": self.cursor}
+        """Where the order stands, over all ranks: training/loader_state.py."""
+        return write_state(self.position, tuple(self.sources))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to a saved cursor; an empty state (a fresh run) changes nothing."""
-        if not state_dict:
-            return
-        cursor = state_dict.get("cursor")
-        if not isinstance(cursor, int) or cursor < 0:
-            raise CheckpointMismatch(
-                f"the checkpoint's loader state is {state_dict!r}, expected one cursor; it was written by another loader"
-            )
-        self.cursor = cursor
+        """Go to a saved place; an empty state (a fresh run) changes nothing."""
+        if state_dict:
+            self.position = read_state(state_dict, tuple(self.sources))
+
+    def cursors(self) -> dict[str, int]:
+        """The global cursor, and with a mixture each source's own, as a sentence shows them."""
+        own = zip(self.sources, self.position.cursors, strict=True)
+        return {"cursor": self.position.place} | {name: cursor for name, cursor in own if name}
+
+    def seen(self) -> dict[str, dict[str, float]]:
+        """``share`` and ``epochs`` of each source of a mixture so far, over all ranks; empty in a run with one source."""
+        if self.config.mixture is None:
+            return {}
+        total = max(1, self.position.place)
+        return {
+            name: {"share": cursor / total, "epochs": cursor / source.order.samples}
+            for (name, source), cursor in zip(self.sources.items(), self.position.cursors, strict=True)
+        }
+
+
+def source_seed(seed: int, name: str) -> int:
+    """Seed of a source's order: the run's, and for a source of a mixture its name, so that no two have one permutation."""
+    return key_of(seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")) if name else seed

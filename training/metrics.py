@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import statistics
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from torchtitan.distributed import ParallelDims
 
 from contracts.accelerators import accelerator_of
 from contracts.files import METRICS_FILE
-from contracts.metric_line import format_line, parse_line
+from contracts.metric_line import BySource, format_line, parse_line
 from training.failure_classes import LossDiverged
 
 
@@ -96,8 +98,11 @@ class LegMetrics(MetricsProcessor):
         device = accelerator_of(self.device_memory_monitor.device_name)
         self.peak = None if device is None else device.bf16_flops
         self.held = Held()
+        self.held_out: list[float] = []
         self.totals = Totals()
         self.cursor = "unknown"
+        self.seen: Callable[[], BySource] = dict
+        """What each source of a mixture has given so far."""
         self.ntokens_since_last_log = 0
         self.started_after = 0
         self._last_step = 0
@@ -146,6 +151,7 @@ class LegMetrics(MetricsProcessor):
                 "memory_gib": memory,
                 "checkpoint_seconds": self.held.checkpoint,
             },
+            self.seen(),
         )
         self._add(step, seconds, rate, mfu, memory)
         self._last_step, self.ntokens_since_last_log, self.held = step, 0, Held()
@@ -154,8 +160,19 @@ class LegMetrics(MetricsProcessor):
         self.time_last_log = time.perf_counter()
 
     def log_validation(self, loss: float, step: int, extra_metrics: dict[str, Any] | None = None) -> None:
-        """The mean loss over the validation batches. Does not disturb the interval that is being measured."""
-        self._write(step, {"validation_loss": loss, "validation_perplexity": math.exp(min(loss, 700.0))})
+        """torchtitan's call after one pass over one validation loader: the loss is kept until ``end_validation``."""
+        self.held_out.append(loss)
+
+    def end_validation(self, step: int, sources: Sequence[str]) -> None:
+        """One line for the passes since the last call, one for each of ``sources``. Does not disturb the measured interval.
+
+        The loss is the plain mean of the sources' losses: it does not depend on their shares, so that legs with other mixtures
+        and the stages of a curriculum compare.
+        """
+        losses, self.held_out = self.held_out, []
+        loss = statistics.fmean(losses)
+        by_source = {name: {"held_out_loss": value} for name, value in zip(sources, losses, strict=True) if name}
+        self._write(step, {"validation_loss": loss, "validation_perplexity": math.exp(min(loss, 700.0))}, by_source)
 
     def close(self) -> None:
         """Flush TensorBoard."""
@@ -163,14 +180,15 @@ class LegMetrics(MetricsProcessor):
         if self.tensorboard is not None:
             self.tensorboard.close()
 
-    def _write(self, step: int, values: dict[str, float | int | None]) -> None:
+    def _write(self, step: int, values: dict[str, float | None], sources: BySource) -> None:
         if not self.writes:
             return
-        line = format_line(step, time.time(), values)
+        line = format_line(step, time.time(), values, sources)
         print(line, flush=True)
         self.file.append(line)
         if self.tensorboard is not None:
-            for name, value in values.items():
+            nested = {f"{name}/{source}": value for source, each in sources.items() for name, value in each.items()}
+            for name, value in (values | nested).items():
                 if value is not None:
                     self.tensorboard.add_scalar(name, value, step)
 

@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,13 +17,14 @@ import torch.distributed as dist
 from contracts.accelerators import ACCELERATORS
 from contracts.config import Json
 from contracts.files import METRICS, RESULT_FILE
-from contracts.shard_index import ShardIndex
+from contracts.metric_line import SOURCE_METRICS, last_value, source_metric
 from training.export import Exported
 from training.leg_job import LegJob
 from training.memory import parameter_count
 from training.metrics import write_json
 from training.sample import Sample
 from training.startup import Startup
+from training.tokens import Tokens
 from training.trainer import LegTrainer
 
 PACKAGES = ("torch", "torchtitan", "torchao", "numpy", "safetensors", "tokenizers")
@@ -36,7 +38,7 @@ def versions() -> dict[str, str | None]:
 
 
 def leg_result(
-    job: LegJob, trainer: LegTrainer, index: ShardIndex, *, begin: float, exported: Exported | None, sample: Sample | str | None = None
+    job: LegJob, trainer: LegTrainer, tokens: Tokens, *, begin: float, exported: Exported | None, sample: Sample | str | None = None
 ) -> Json:
     """The result as JSON; unknown values are null. ``sample`` may be the reason why there is none."""
     metrics = trainer.metrics_processor
@@ -57,7 +59,8 @@ def leg_result(
         "loss_last": losses[-1] if losses else None,
         "validation_loss": validation[max(validation)] if validation else None,
         "validation_losses": validation,
-        "unigram_entropy": index.splits["validation"].unigram_entropy_nats,
+        "sources": _sources(tokens, rows),
+        "unigram_entropy": tokens.unigram_entropy,
         "seconds": time.time() - begin,
         "startup_seconds": Startup(job.rank_notes).seconds(),  # of the host of rank 0
         "training_seconds": totals.seconds,
@@ -76,6 +79,14 @@ def leg_result(
         "environment": versions(),
     }
     return result
+
+
+def _sources(tokens: Tokens, rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float | None]] | None:
+    """Last value of each of ``SOURCE_METRICS`` for each source of a mixture."""
+    if not tokens.is_mixture:
+        return None
+    names = [metric.name for metric in SOURCE_METRICS]
+    return {source.name: {name: last_value(rows, source_metric(source.name, name)) for name in names} for source in tokens.sources}
 
 
 def _mfu_formula(trainer: LegTrainer, peak: float | None, float8: str) -> str:

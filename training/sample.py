@@ -15,8 +15,8 @@ from torchtitan.tools.logging import logger
 from torchtitan.trainer import Trainer
 
 from contracts.files import EXPORT
-from contracts.shard_index import ShardIndex
 from training.leg_job import LegJob
+from training.tokens import Tokens
 
 WINDOW = 256  # tokens of one forward pass: two blocks of FlexAttention's masks, and a multiple of 16 for FP8 products
 MIN_TOKENS = 32  # documents can be one sentence long; an end before this is not taken
@@ -32,28 +32,28 @@ class Sample:
     """The continuation alone."""
 
 
-def try_sample(trainer: Trainer, job: LegJob, index: ShardIndex) -> Sample | str:
+def try_sample(trainer: Trainer, job: LegJob, tokens: Tokens) -> Sample | str:
     """The sample, or why there is none. Collective; no rank may raise, and none may go on with collectives after a reason."""
     dims = trainer.parallel_dims
     if dims.pp_enabled or dims.cp_enabled or dims.tp_enabled:
         return "the model is split by tensor, context or pipeline parallelism"  # one forward pass on one sample is not its own
     try:
-        return write_sample(trainer, job, index)
+        return write_sample(trainer, job, tokens)
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         logger.warning(f"No sample ({reason}); the export is complete all the same")
         return reason
 
 
-def write_sample(trainer: Trainer, job: LegJob, index: ShardIndex) -> Sample:
+def write_sample(trainer: Trainer, job: LegJob, tokens: Tokens) -> Sample:
     """Write ``export/sample.txt`` on rank 0. Collective."""
-    tokenizer = Tokenizer.from_file(str(job.tokens / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(tokens.folder / "tokenizer.json"))
     prompt = job.spec.export.sample_prompt
     ids = tokenizer.encode(prompt, add_special_tokens=False).ids
-    start = ([index.tokenizer.bos_id] if index.tokenizer.bos_id is not None else []) + ids
+    start = ([tokens.tokenizer.bos_id] if tokens.tokenizer.bos_id is not None else []) + ids
     length, new_tokens = min(job.spec.sequence_length, WINDOW), job.spec.export.sample_tokens
     with torch.compiler.set_stance("force_eager"):  # another length than the training's would compile everything again
-        new = _continue(trainer, start, length, new_tokens, index.tokenizer.eos_id, job.spec.seed)
+        new = _continue(trainer, start, length, new_tokens, tokens.tokenizer.eos_id, job.spec.seed)
     sample = Sample(prompt=prompt, text=tokenizer.decode(new))
     if dist.get_rank() == 0:
         folder = job.work / EXPORT

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 
 from torchtitan.components.loss import ChunkedLossWrapper, CrossEntropyLoss
 from torchtitan.config import CommConfig, CompileConfig, DebugConfig, ParallelismConfig, TrainingConfig
@@ -25,21 +27,23 @@ from training.model import model_spec
 from training.optimizer import LegSchedule, optimizer_config
 from training.spec import TrainingSpec, data_parallel_ranks
 from training.token_shards import SplitName
+from training.tokens import Tokens, TokenSource, job_mixture
 from training.trainer import LegTrainer
 from training.validation import LegValidator
 from training.watchdog import Limits
 
 
-def trainer_config(job: LegJob, *, validation_tokens: int) -> LegTrainer.Config:
-    """The trainer of one leg. ``validation_tokens`` is what the held-out shards hold: without any there is no validation."""
+def trainer_config(job: LegJob, tokens: Tokens, *, validates: bool = True) -> LegTrainer.Config:
+    """The trainer of one leg. A source without held-out tokens is not validated; without any source that has some, nothing is."""
     spec, steps = job.spec, job.steps
     model = leg_model_spec(spec, job.leg)
+    held_out = tokens.validated(spec.sequence_length) if validates else ()
     return LegTrainer.Config(
         model_spec=model,
-        hf_assets_path=str(job.tokens),
+        hf_assets_path=str(tokens.folder),
         dump_folder=str(job.work),
         loss=_loss(spec, model),
-        dataloader=_loader(job, "train"),
+        dataloader=_loader(job, tokens),
         optimizer=optimizer_config(spec.optimizer, tied=spec.model.tie_embeddings),
         lr_scheduler=LegSchedule.Config(schedule=spec.schedule),
         training=TrainingConfig(
@@ -70,16 +74,16 @@ def trainer_config(job: LegJob, *, validation_tokens: int) -> LegTrainer.Config:
             last_step=steps,
             tokens_per_step=job.tokens_per_step,
         ),
-        validator=_validator(job, validation_tokens),
+        validator=_validator(job, held_out),
         debug=DebugConfig(seed=spec.seed, deterministic=spec.deterministic, enable_structured_logging=False),
         hang_after_median_steps=spec.hang_after_median_steps,
         diagnostics=str(job.diagnostics),
         stop_file=str(job.rank_notes / STOP_FILE),
-        limits=phase_limits(job, validation_tokens),
+        limits=phase_limits(job, held_out),
     )
 
 
-def phase_limits(job: LegJob, validation_tokens: int) -> Limits:
+def phase_limits(job: LegJob, held_out: Sequence[TokenSource]) -> Limits:
     """The watchdog's, from what one host writes and one rank validates. HSDP's replicas write nothing twice, so all hosts share it."""
     spec, hosts = job.spec, job.cluster.size
     a_pass = spec.local_batch_size * spec.sequence_length * data_parallel_ranks(spec, hosts)
@@ -88,7 +92,7 @@ def phase_limits(job: LegJob, validation_tokens: int) -> Limits:
         checkpoint_bytes=checkpoint_bytes(spec) // hosts,
         # Few files are dealt to few hosts, so that one host may write a small model alone.
         export_bytes=element * parameter_count(spec.model),
-        validation_batches=spec.validation.batches or -(-validation_tokens // a_pass),
+        validation_batches=sum(spec.validation.batches or -(-source.index.splits["validation"].tokens // a_pass) for source in held_out),
     )
 
 
@@ -112,9 +116,14 @@ def leg_json(job: LegJob) -> Json:
     return {**identity, **who, "training": to_json(job.spec)}
 
 
-def _loader(job: LegJob, split: SplitName) -> ShardLoader.Config:
+def _loader(job: LegJob, tokens: Tokens) -> ShardLoader.Config:
+    mixture = job_mixture(job, tokens)
+    return dataclasses.replace(_split_loader(job, "train", tokens.folder), mixture=mixture)
+
+
+def _split_loader(job: LegJob, split: SplitName, folder: Path) -> ShardLoader.Config:
     return ShardLoader.Config(
-        tokens_dir=str(job.tokens),
+        tokens_dir=str(folder),
         split=split,
         seed=job.spec.seed,
         mask_borders=job.spec.mask_document_borders,
@@ -158,12 +167,14 @@ def _checkpoints(job: LegJob) -> LegCheckpoints.Config:
     )
 
 
-def _validator(job: LegJob, validation_tokens: int) -> LegValidator.Config:
+def _validator(job: LegJob, held_out: Sequence[TokenSource]) -> LegValidator.Config:
     chosen = job.spec.validation
+    loaders = {source.name: _split_loader(job, "validation", source.folder) for source in held_out}
     return LegValidator.Config(
-        enable=validation_tokens > job.spec.sequence_length,
+        enable=bool(loaders),
         freq=chosen.interval_steps,
         steps=chosen.batches or -1,
-        dataloader=_loader(job, "validation"),
+        dataloader=next(iter(loaders.values()), ShardLoader.Config()),
+        sources=loaders,
         last_step=job.steps,
     )

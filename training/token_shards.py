@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -97,37 +96,36 @@ class TokenShards:
             number += 1
         return found[0] if len(found) == 1 else np.concatenate(found)
 
-    def fill(self, samples: Sequence[int] | Int64, inputs: Int64, labels: Int64, positions: Int64 | None, mask_borders: bool) -> None:
-        """Write one batch into preallocated arrays, each of shape (len(samples), sequence_length).
+    def fill(self, sample: int, inputs: Int64, labels: Int64, positions: Int64 | None, mask_borders: bool) -> None:
+        """Write one sample into preallocated rows, each of shape (sequence_length,).
 
         A label is IGNORE_INDEX where the input is a document's last token (with ``mask_borders``) and past the end of the
-        stream. ``positions`` count from 0 at each document's start and at each sample's.
+        stream. ``positions`` count from 0 at each document's start and at the sample's.
         """
-        length, total = self.sequence_length, self.split.tokens
-        for row, sample in enumerate(samples):
-            start = int(sample) * length
-            stop = min(start + length + 1, total)
-            tokens = self.read(start, stop)
-            used = stop - start - 1
-            inputs[row, :used] = tokens[:-1]
-            labels[row, :used] = tokens[1:]
-            if used < length:
-                inputs[row, used:] = self.filler
-                labels[row, used:] = IGNORE_INDEX
-            if not mask_borders and positions is None:
-                continue
-            ends = self.document_ends(start, start + used) - start
-            if mask_borders:
-                labels[row, ends - 1] = IGNORE_INDEX
-            if positions is not None:
-                self._fill_positions(positions[row], ends.tolist(), used)
-
-    def fill_masked(self, row: int, inputs: Int64, labels: Int64, positions: Int64 | None) -> None:
-        """Make one row that no loss counts."""
-        inputs[row] = self.filler
-        labels[row] = IGNORE_INDEX
+        length = self.sequence_length
+        start = sample * length
+        stop = min(start + length + 1, self.split.tokens)
+        tokens = self.read(start, stop)
+        used = stop - start - 1
+        inputs[:used] = tokens[:-1]
+        labels[:used] = tokens[1:]
+        if used < length:
+            inputs[used:] = self.filler
+            labels[used:] = IGNORE_INDEX
+        if not mask_borders and positions is None:
+            return
+        ends = self.document_ends(start, start + used) - start
+        if mask_borders:
+            labels[ends - 1] = IGNORE_INDEX
         if positions is not None:
-            positions[row] = self._count_up
+            self._fill_positions(positions, ends.tolist(), used)
+
+    def fill_masked(self, inputs: Int64, labels: Int64, positions: Int64 | None) -> None:
+        """Make one row that no loss counts."""
+        inputs[:] = self.filler
+        labels[:] = IGNORE_INDEX
+        if positions is not None:
+            positions[:] = self._count_up
 
     def _fill_positions(self, row: Int64, ends: list[int], used: int) -> None:
         borders = [0, *ends, used, self.sequence_length]  # two may be equal: a piece of length 0

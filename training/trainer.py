@@ -17,6 +17,7 @@ from torchtitan.trainer import Trainer
 
 from training.failure_classes import Preempted
 from training.leg_job import STOP_SECONDS
+from training.loader import ShardLoader
 from training.metrics import LegMetrics, diverged
 from training.positions import with_positions
 from training.rank_notes import record_crashes
@@ -95,6 +96,7 @@ class LegTrainer(Trainer):
 
     config: Config
     metrics_processor: LegMetrics
+    dataloader: ShardLoader
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -108,6 +110,7 @@ class LegTrainer(Trainer):
         self.staging: Staging = agree_on_staging(self.checkpointer)
         self.checkpointer.on_held = self._hold
         self.checkpointer.watched = lambda: self.watchdog.phase("saving a checkpoint", self.limits.save)
+        self.metrics_processor.seen = self.dataloader.seen
         if config.validator.enable:
             self.validator.watched = self._validation_phase
 
@@ -152,7 +155,7 @@ class LegTrainer(Trainer):
         Raises:
             LossDiverged: the loss or gradient norm is NaN or Inf.
         """
-        self.metrics_processor.cursor = str(self.dataloader.state_dict())
+        self.metrics_processor.cursor = str(self.dataloader.cursors())
         try:
             super().train_step(data_iterator)
         except RuntimeError as error:

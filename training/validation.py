@@ -1,7 +1,8 @@
-"""Loss on the held-out shards, with torchtitan's validator: every N steps and after the last one."""
+"""Loss on the held-out shards, with torchtitan's validator: every N steps and after the last one. Each source by itself."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from torchtitan.components.validate import Validator
 
+from training.loader import ShardLoader
 from training.positions import with_positions
 
 
@@ -24,6 +26,8 @@ class LegValidator(Validator):
 
         last_step: int
         """Validated whatever the interval."""
+        sources: dict[str, ShardLoader.Config]
+        """How each source's held-out split is read; the one source of a run without mixture has an empty name."""
 
     def __init__(self, config: Config, **rest: Any) -> None:
         super().__init__(config, **rest)
@@ -43,11 +47,14 @@ class LegValidator(Validator):
         return super().post_dataloading_process(batch, labels, model_parts)
 
     def validate(self, model_parts: list[nn.Module], step: int) -> None:
-        """Log the mean loss; the time is kept out of the training speed."""
+        """Log the loss of each source and their mean; the time is kept out of the training speed."""
         metrics = self.metrics_processor
         tokens, begin = metrics.ntokens_since_last_log, time.perf_counter()
         with self.watched():
-            super().validate(model_parts, step)
+            for loader in self.config.sources.values():
+                self.dl_config = dataclasses.replace(loader, infinite=self.config.steps != -1)
+                super().validate(model_parts, step)
+        metrics.end_validation(step, tuple(self.config.sources))
         self.validations += 1
         metrics.ntokens_since_last_log = tokens
         metrics.held.validation += time.perf_counter() - begin

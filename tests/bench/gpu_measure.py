@@ -35,12 +35,14 @@ def trainer_config(base: Path, settings: dict[str, Any], names: list[str], steps
         select_cpu()
     from training import titan_config
     from training.leg_job import read_job
+    from training.tokens import job_tokens
 
     chosen = [CHANGES[name] for name in names]
     for change in chosen:
         settings = merge(settings, change.training)
     write_job(base, merge(settings, {"log_interval_steps": steps}))
-    config = titan_config.trainer_config(read_job(base), validation_tokens=0)
+    job = read_job(base)
+    config = titan_config.trainer_config(job, job_tokens(job), validates=False)
     gpu_torch_2_11.adapt(config)
     for change in chosen:
         if change.titan is not None:

@@ -72,13 +72,15 @@ def build(root: Path) -> dict[str, Callable[[], None]]:
 
     from training.leg_job import read_job
     from training.titan_config import trainer_config
+    from training.tokens import job_tokens
 
     texts = list(documents(TEXT_BYTES))
     write_job(root, TRAINING)
     write_channel(root / "input/data/tokens", texts, vocab_size=2048)
     (root / "text").mkdir()
     (root / "text" / "data.json").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    ours = trainer_config(read_job(root), validation_tokens=0)
+    job = read_job(root)
+    ours = trainer_config(job, job_tokens(job), validates=False)
     shared = {field.name: getattr(ours, field.name) for field in dataclasses.fields(Trainer.Config)}
     bare = Trainer.Config(
         **shared

@@ -181,10 +181,13 @@ def test_run_json_is_read_with_and_without_a_mixture() -> None:
 
 def test_what_a_checkpoint_depends_on() -> None:
     weights = [source("a", 1, s9=2), source("b", 1)]
-    assert mixture_identity(weights, 10) == mixture_identity(weights[::-1], 20)
-    assert mixture_identity(weights, 10) != mixture_identity([source("a", 1), source("b", 1)], 10)
+    assert mixture_identity(weights, 10) == mixture_identity([source("a", 3), source("b", 1)], 20) == {}  # weights may change
     epochs = [*weights, source("c", epochs=1)]
+    assert mixture_identity(epochs, 10) == mixture_identity([source("a", 3), source("b", 1), source("c", epochs=1)], 10)
     assert mixture_identity(epochs, 10) != mixture_identity(epochs, 20)
+    assert mixture_identity(epochs, 10) != mixture_identity([*weights, source("c", epochs=2)], 10)
+    relative = [source("a", epochs=1), source("c", epochs=2)]
+    assert mixture_identity(relative, 10) == {}
 
 
 def test_samples_of_tokens() -> None:

@@ -177,10 +177,10 @@ def step_folders(folder: Path) -> dict[int, Path]:
     return {int(path.name.removeprefix("step-")): path for path in folder.glob("step-*")}
 
 
-def start_job(base: Path, tokens: Path, *, environment: dict[str, str] | None = None) -> JobRun:
-    """Start the job whose files are under ``base``."""
+def start_job(base: Path, tokens: Path | None, *, environment: dict[str, str] | None = None) -> JobRun:
+    """Start the job whose files are under ``base``; with None its tokens channels are there as well."""
     channel = base / "input" / "data" / "tokens"
-    if not channel.exists():
+    if tokens is not None and not channel.exists():
         channel.symlink_to(tokens)
     log = (base / "log.txt").open("w")
     settings = {**os.environ, "SAGEMAKER_BASE_DIR": str(base), "PYTHONPATH": str(ROOT), **(environment or {})}

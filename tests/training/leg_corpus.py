@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,16 @@ def _paragraphs(node: Any) -> Iterator[str]:
             yield from _paragraphs(value)
 
 
-def write_channel(folder: Path, texts: Iterable[str], *, vocab_size: int, validation_every: int = 20) -> ShardIndex:
-    """Tokenizer, shards and index under ``folder``, as the prepare stage leaves them."""
+def write_channel(
+    folder: Path, texts: Iterable[str], *, vocab_size: int, validation_every: int = 20, tokenizer_texts: Iterable[str] | None = None
+) -> ShardIndex:
+    """Tokenizer, shards and index under ``folder``, as the prepare stage leaves them.
+
+    The tokenizer is trained on ``tokenizer_texts``, which the sources of a mixture have in common, else on the texts.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     texts = list(texts)
-    tokenizer = _train_tokenizer(texts, vocab_size)
+    tokenizer = _train_tokenizer(texts if tokenizer_texts is None else list(tokenizer_texts), vocab_size)
     tokenizer.save(str(folder / "tokenizer.json"))
     specials = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", "tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / "tokenizer_config.json").write_text(json.dumps(specials))
@@ -113,10 +118,25 @@ def _split(folder: Path, name: str, texts: list[str], tokenizer: Tokenizer) -> S
 
 
 def write_job(
-    base: Path, training: dict[str, Any], *, attempt: int = 1, hosts: tuple[str, ...] = ("algo-1",), host: str = "algo-1"
+    base: Path,
+    training: dict[str, Any],
+    *,
+    attempt: int = 1,
+    hosts: tuple[str, ...] = ("algo-1",),
+    host: str = "algo-1",
+    sources: Sequence[dict[str, Any]] = (),
+    fingerprints: dict[str, str] | None = None,
 ) -> None:
-    """run.json, hyperparameters.json and resourceconfig.json under ``base``; the tokens channel is the caller's."""
-    run = {"run_id": "test-run", "legs": [{"name": "main", "training": training}], "tokens": {"fingerprint": FINGERPRINT}}
+    """run.json, hyperparameters.json and resourceconfig.json under ``base``; the tokens channels are the caller's.
+
+    ``sources`` are those of a mixture, ``fingerprints`` their data's by name.
+    """
+    run: dict[str, Any] = {"run_id": "test-run", "legs": [{"name": "main", "training": training}], "tokens": {"fingerprint": FINGERPRINT}}
+    if sources:
+        run["data"] = {"sources": list(sources)}
+        made = fingerprints or {}
+        named = [{"name": s["name"], "fingerprint": made.get(s["name"], FINGERPRINT), "uri": "s3://b/tokens/f/"} for s in sources]
+        run["tokens"]["sources"] = named
     _write(base / "input/data/run/run.json", run)
     _write(base / "input/config/hyperparameters.json", {"run_id": "test-run", "leg": "main", "attempt": str(attempt)})
     _write(base / "input/config/resourceconfig.json", {"current_host": host, "hosts": list(hosts), "network_interface_name": "lo"})

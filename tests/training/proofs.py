@@ -12,12 +12,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from contracts.shard_index import read_index
 from training.export import export_model
 from training.failure_classes import JobFailure, LossDiverged
 from training.leg import finish
 from training.leg_job import LegJob, read_job
 from training.titan_config import trainer_config
+from training.tokens import job_tokens
 from training.trainer import LegTrainer
 
 
@@ -26,8 +26,7 @@ def build(base: str, flex: bool = False) -> LegTrainer:
     job = read_job(Path(base))
     if flex:
         job = dataclasses.replace(job, spec=dataclasses.replace(job.spec, attention="flex"))
-    index = read_index(job.tokens)
-    return trainer_config(job, validation_tokens=index.splits["validation"].tokens).build()
+    return trainer_config(job, job_tokens(job)).build()
 
 
 def slow(owner: Any, name: str, seconds: float, *, once: bool = True) -> None:
@@ -73,7 +72,7 @@ def finish_slowly(base: str, seconds: dict[str, float], limits: dict[str, float]
         trainer.watchdog.validation_seconds = lambda batches, *, first: 0.5 * batches
     slow_parts(trainer, seconds)
     trainer.train()
-    together = finish(job, trainer, read_index(job.tokens), time.time())
+    together = finish(job, trainer, job_tokens(job), time.time())
     longest = max(trainer.watchdog._times)
     trainer.close()
     return {"together": together, "longest_step": longest}
@@ -85,7 +84,7 @@ def finish_with_a_sample_that_fails_on(base: str, rank: int) -> bool:
     if dist.get_rank() == rank:
         slow_parts(trainer, {"sample": -1})
     trainer.train()
-    together = finish(job, trainer, read_index(job.tokens), time.time())
+    together = finish(job, trainer, job_tokens(job), time.time())
     trainer.close()
     return together
 
@@ -115,7 +114,7 @@ def export_to_own_disks(base: str, max_file_bytes: int) -> dict[str, Any]:
     """Export where each rank is a host; SHA-256 of every weight as one rank would write it."""
     trainer, job = build(base), read_job(Path(base))
     host = OnHost(**{field.name: getattr(job, field.name) for field in dataclasses.fields(job)})
-    exported = export_model(trainer, host, read_index(job.tokens), max_file_bytes=max_file_bytes)
+    exported = export_model(trainer, host, job_tokens(job), max_file_bytes=max_file_bytes)
     expected = {}
     for name, value in trainer.checkpointer.states["model"].state_dict().items():
         whole = value.full_tensor() if hasattr(value, "full_tensor") else value
@@ -144,7 +143,7 @@ def train_pinned(base: str, free: int | None = None) -> dict[str, Any]:
     job = read_job(Path(base))
     checkpoint = dataclasses.replace(job.spec.checkpoint, async_mode="async_with_pinned_mem")
     job = dataclasses.replace(job, spec=dataclasses.replace(job.spec, checkpoint=checkpoint))
-    trainer = trainer_config(job, validation_tokens=0).build()
+    trainer = trainer_config(job, job_tokens(job), validates=False).build()
     trainer.train()
     trainer.checkpointer.maybe_wait_for_saving()
     stager = trainer.checkpointer.stager

@@ -183,18 +183,19 @@ def test_a_prefix_inside_another_is_refused() -> None:
     assert problems(asked(WEB, CODE | {"source": "source/web2/"}), found) == []
 
 
-def test_checkpoints_of_another_mixture_are_not_continued() -> None:
-    found, value = clients(), asked(WEB, CODE)
+def test_a_checkpoint_goes_on_with_other_weights_but_not_with_other_epochs() -> None:
+    found, books = clients(), CODE | {"weight": None, "epochs": 1}
+    value = asked(WEB, books)
     plan, _ = admitted(found, value)
     chosen = spec(value)
     leg = leg_identity(chosen.legs[0].training, plan["tokens"]["fingerprint"], 1, chosen.data.sources)
     found.s3.put_checkpoint("runs/r/main/attempts/20261122T000000-abcdef-1/", 50, of=leg)
     assert problems(value, found) == []
-    assert problems(asked(CODE, WEB), found) == []
-    (problem,) = problems(asked(WEB | {"weight": 2}, CODE), found)
+    assert problems(asked(books, WEB | {"weight": 2}), found) == []
+    (problem,) = problems(asked(WEB, books | {"epochs": 2}), found)
     assert problem == (
-        'data.sources: run "r" has checkpoints of leg main made with {"web": {"weight": 3.0}}, and this input has '
-        '{"web": {"weight": 2.0}}; go back to {"web": {"weight": 3.0}}, or choose another run_id to start afresh'
+        'data.sources: run "r" has checkpoints of leg main made with {"epochs": {"code": 1.0}}, and this input has '
+        '{"epochs": {"code": 2.0}}; go back to {"epochs": {"code": 1.0}}, or choose another run_id to start afresh'
     )
 
 
