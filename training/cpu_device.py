@@ -1,8 +1,8 @@
 """torchtitan on CPUs (gloo): all differences from CUDA, in one place.
 
 torchtitan 0.3.0 asks torch for an accelerator once, at import, and takes CUDA when there is none. ``select_cpu`` sets that
-answer before the rest of torchtitan is imported. Three more things differ, all through ModelSpec: gloo cannot pre-multiply
-sums, DTensor has no random numbers per shard on CPU meshes, and FlexAttention has no backward pass.
+answer before the rest of torchtitan is imported. Two more things differ here, both through ModelSpec: gloo cannot pre-multiply
+sums, and DTensor has no random numbers per shard on CPU meshes. (The third is training/document_attention.py.)
 
 The names of torchtitan touched here are pinned by tests/training/test_torchtitan_contract.py.
 """

@@ -20,7 +20,7 @@ from torchtitan.protocols.model_spec import ModelSpec
 
 from contracts.config import Json
 from training.fused_attention import SplittingAdapter
-from training.spec import ModelShape
+from training.spec import Attention, ModelShape
 
 LLAMA3_ROPE_SCALING = {
     "rope_type": "llama3",
@@ -32,7 +32,7 @@ LLAMA3_ROPE_SCALING = {
 """Llama-3.1's frequency scaling: the defaults of torchtitan's ComplexRoPE and of Hugging Face's Llama-3.1 config.json."""
 
 
-def model_spec(shape: ModelShape, *, attention: str = "sdpa", name: str = "leg") -> ModelSpec:
+def model_spec(shape: ModelShape, *, attention: Attention = "causal", name: str = "leg") -> ModelSpec:
     """torchtitan's Llama-3 of this shape, with its own initialisation, sharding and parallelisation."""
     tied = shape.tie_embeddings
     layers = _build_llama3_layers(
@@ -46,7 +46,7 @@ def model_spec(shape: ModelShape, *, attention: str = "sdpa", name: str = "leg")
     )
     for layer in layers:
         layer.attention_norm, layer.ffn_norm = _norm(shape), _norm(shape)
-        if attention == "sdpa":
+        if attention == "causal":
             layer.attention.inner_attention = ScaledDotProductAttention.Config()
     config = Llama3Model.Config(
         dim=shape.dim,

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from contracts.config import Bounds, Problem, one_or_more
 from training.schedule import ScheduleSpec, schedule_problems
 
+Attention = Literal["causal", "documents"]
 Float8 = Literal["off", "rowwise", "tensorwise", "tensorwise_all_gather"]
 
 
@@ -170,8 +171,9 @@ class TrainingSpec:
     """What the backward pass computes again instead of keeping."""
     float8: Float8 = "off"
     """FP8 linear layers: ``tensorwise_all_gather`` also gathers FSDP's weights in FP8."""
-    attention: Literal["flex", "sdpa"] = "sdpa"
-    """``flex`` masks attention across document borders; ``sdpa`` is plain causal (cuDNN or flash kernels, and the CPU's)."""
+    attention: Attention = "causal"
+    """``documents``: a token attends to its own document only, as if each were alone (FlexAttention; a dense mask with device cpu).
+    ``causal``: to everything before it in its sample, other documents too (cuDNN or flash kernels). `make bench-gpu` has the cost."""
     mask_document_borders: bool = True
     """Leave the label that would train end-of-document -> next document out of the loss."""
     parallelism: ParallelismSpec = ParallelismSpec()
@@ -211,8 +213,8 @@ class TrainingSpec:
         if self.device == "cpu":
             if self.checkpoint.async_mode == "async_with_pinned_mem":
                 yield Problem("checkpoint.async_mode", 'async_with_pinned_mem needs device=cuda; use "async" or "disabled"')
-            if self.attention == "flex":
-                yield Problem("attention", 'flex has no backward pass with device=cpu; use "sdpa"')
+            if self.attention == "documents" and self.parallelism.context > 1:
+                yield Problem("attention", f"documents with device=cpu cannot be split over parallelism.context={self.parallelism.context}")
         if self.float8 == "tensorwise_all_gather" and self.parallelism.tensor > 1:
             yield Problem(
                 "float8", f"tensorwise_all_gather with parallelism.tensor={self.parallelism.tensor} is not supported; use tensorwise"
@@ -237,10 +239,10 @@ def _split_problems(spec: TrainingSpec) -> Iterator[Problem]:
     if spec.sequence_length % pieces:
         named = " x ".join([f"parallelism.tensor={tensor}"] * (tensor > 1) + [f"2 x parallelism.context={context}"] * (context > 1))
         yield Problem("sequence_length", f"{spec.sequence_length} is not divisible by {named}")
-    elif context > 1 and spec.attention == "flex" and spec.sequence_length % (context * FLEX_BLOCK):
+    elif context > 1 and spec.attention == "documents" and spec.sequence_length % (context * FLEX_BLOCK):
         yield Problem(
             "sequence_length",
-            f"{spec.sequence_length} is not divisible by {FLEX_BLOCK} x parallelism.context={context}, as attention=flex needs",
+            f"{spec.sequence_length} is not divisible by {FLEX_BLOCK} x parallelism.context={context}, as attention=documents needs",
         )
     if pipeline > 1 and shape.tie_embeddings:
         yield Problem("parallelism.pipeline", f"{pipeline} stages cannot share one weight; set model.tie_embeddings to false")

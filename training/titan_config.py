@@ -15,7 +15,7 @@ from torchtitan.protocols.model_spec import ModelSpec
 from contracts.config import Json, to_json
 from contracts.files import CHECKPOINTS, METRICS, TENSORBOARD
 from contracts.mixture import read_mixture
-from training import cpu_device, float8
+from training import cpu_device, document_attention, float8
 from training.checkpoints import LegCheckpoints
 from training.compile_cache import cache_folder, compiled_is_kept
 from training.leg_identity import leg_identity
@@ -106,7 +106,9 @@ def leg_model_spec(spec: TrainingSpec, name: str = "leg") -> ModelSpec:
     model = model_spec(spec.model, attention=spec.attention, name=name)
     converted = float8.convert(model.model, spec.float8, emulate=spec.device == "cpu", compiled=spec.compile)
     model = dataclasses.replace(model, model=converted, post_optimizer_build_fn=float8.after_optimizer_build(spec.float8))
-    return cpu_device.adapt_model_spec(model, spec.seed) if spec.device == "cpu" else model
+    if spec.device != "cpu":
+        return model
+    return cpu_device.adapt_model_spec(document_attention.on_cpu(model) if spec.attention == "documents" else model, spec.seed)
 
 
 def leg_json(job: LegJob) -> Json:
@@ -127,7 +129,7 @@ def _split_loader(job: LegJob, split: SplitName, folder: Path) -> ShardLoader.Co
         split=split,
         seed=job.spec.seed,
         mask_borders=job.spec.mask_document_borders,
-        emit_positions=job.spec.attention == "flex",
+        emit_positions=job.spec.attention == "documents",
         check="sizes",  # the job has looked at every edge once per host
     )
 
@@ -146,9 +148,9 @@ def _parallelism(spec: TrainingSpec) -> ParallelismConfig:
         tensor_parallel_degree=degrees.tensor,
         context_parallel_degree=degrees.context,
         pipeline_parallel_degree=degrees.pipeline,
-        context_parallel_load_balancer="headtail" if spec.attention == "sdpa" else "ptrr",
+        context_parallel_load_balancer="headtail" if spec.attention == "causal" else "ptrr",
         # spmd_types, 0.3.0's default, splits the sequence for FlexAttention only.
-        spmd_backend="partial_dtensor" if degrees.context > 1 and spec.attention == "sdpa" else "spmd_types",
+        spmd_backend="partial_dtensor" if degrees.context > 1 and spec.attention == "causal" else "spmd_types",
     )
 
 

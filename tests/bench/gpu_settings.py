@@ -146,8 +146,10 @@ CHANGES: dict[str, Change] = {
     "loss in 4 chunks": Change(group=_LOSS, titan=_loss_chunks(4)),
     "loss in 16 chunks": Change(group=_LOSS, titan=_loss_chunks(16)),
     "flash before cuDNN": Change(group=_ATTENTION, titan=_flash_before_cudnn),
-    "FlexAttention": Change(group=_ATTENTION, training={"attention": "flex"}, note=_BORDERS),
-    "VarlenAttention": Change(group=_ATTENTION, titan=_varlen, note=f"FlashAttention 3 where it is installed; {_BORDERS}"),
+    "documents apart (FlexAttention)": Change(group=_ATTENTION, training={"attention": "documents"}, note=_BORDERS),
+    "documents apart (VarlenAttention)": Change(
+        group=_ATTENTION, titan=_varlen, note=f"FlashAttention 3 where it is installed; {_BORDERS}"
+    ),
     "gathered weights kept": Change(group="FSDP", titan=_keep_gathered, note="from the forward to the backward pass"),
     "FP8 rowwise": Change(group="FP8", training={"float8": "rowwise"}),
     "FP8 tensorwise, gather in BF16": Change(group="FP8", training={"float8": "tensorwise"}),

@@ -30,7 +30,7 @@ from infra.run.leg_files import attempt_folders, manifest_of, newest_result, ste
 from local_aws import embedded
 
 SOURCE = "source/stdlib/"
-INTERVAL, CHECKPOINTS, STEPS = 2, 5, 60
+INTERVAL, CHECKPOINTS, STEPS = 2, 5, 100
 LIMIT_SECONDS = 1800.0
 
 
@@ -50,7 +50,7 @@ class Machine:
             "local_batch_size": 1,
             "schedule": {"warmup_steps": 2},
             "processes_per_host": 1,
-            "checkpoint": {"interval_steps": INTERVAL, "keep_latest": CHECKPOINTS, "async_mode": "async"},
+            "checkpoint": {"interval_steps": INTERVAL, "keep_latest": CHECKPOINTS + 3, "async_mode": "async"},
             "validation": {"interval_steps": 0, "batches": 1},
             "log_interval_steps": 1,
         }

@@ -17,11 +17,11 @@ from training.spec import TrainingSpec
         ({"parallelism": {"tensor": 4}}, "parallelism.tensor: 4 does not divide model.kv_heads=2"),
         ({"sequence_length": 62, "parallelism": {"tensor": 2, "context": 2}}, "2 x parallelism.context=2"),
         ({"sequence_length": 63, "parallelism": {"tensor": 2}}, "sequence_length: 63 is not divisible by parallelism.tensor=2"),
-        ({"device": "cuda", "attention": "flex", "parallelism": {"context": 2}}, "64 is not divisible by 128 x parallelism.context=2"),
+        ({"device": "cuda", "attention": "documents", "parallelism": {"context": 2}}, "64 is not divisible by 128 x parallelism.context=2"),
         ({"model": {"tie_embeddings": True}, "parallelism": {"pipeline": 2}}, "set model.tie_embeddings to false"),
         ({"parallelism": {"pipeline": 4}}, "parallelism.pipeline: 4 stages need as many layers, and model.layers is 2"),
         ({"float8": "tensorwise_all_gather", "parallelism": {"tensor": 2}}, "tensorwise_all_gather with parallelism.tensor=2"),
-        ({"attention": "flex"}, "flex has no backward pass with device=cpu"),
+        ({"attention": "documents", "parallelism": {"context": 2}}, "documents with device=cpu cannot be split over parallelism.context=2"),
         ({"tokens": 1000}, 'give exactly one of "steps" and "tokens"'),
     ],
 )

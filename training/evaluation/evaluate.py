@@ -146,7 +146,7 @@ def _loss(job: EvaluationJob, model: Any, folder: Path, split: SplitName) -> Jso
     windows = Windows(
         sequence_length=training.sequence_length,
         mask_borders=training.mask_document_borders,
-        documents_apart=training.attention == "flex",
+        documents_apart=training.attention == "documents",
     )
     measured = measure(model, folder, split, windows, max_tokens=job.spec.held_out_tokens, batch_size=job.spec.batch_size)
     loss = measured.loss()
