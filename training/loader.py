@@ -115,9 +115,14 @@ class ShardLoader(BaseDataLoader):
         self.position = self.order.start()
         self._in_order = list(self.sources.values())
 
+    @property
+    def samples(self) -> int:
+        """Samples of one pass over every source."""
+        return sum(len(source.shards) for source in self._in_order)
+
     def __iter__(self) -> Iterator[Batch]:
         """Batches from the cursor on. The cursor moves before a batch is handed out, so a state saved after it skips it."""
-        end = None if self.config.infinite else sum(len(source.shards) for source in self._in_order)
+        end = None if self.config.infinite else self.samples
         steps = self.order.steps(self.position, self.world * self.batch)
         while end is None or self.position.place < end:
             before = self.position

@@ -61,7 +61,7 @@ def measure(model: Any, folder: Path, split: SplitName, windows: Windows, *, max
         emit_positions=windows.documents_apart, infinite=False,
     )  # fmt: skip
     loader = ShardLoader(reads, dp_world_size=world, dp_rank=rank, seq_len=windows.sequence_length, local_batch_size=batch_size)
-    count = min(len(loader.shards), max(1, max_tokens // windows.sequence_length))
+    count = min(loader.samples, max(1, max_tokens // windows.sequence_length))
     sums = torch.zeros(count, 2, dtype=torch.float64)
     for step, (inputs, labels) in enumerate(loader):
         if step * world * batch_size >= count:
