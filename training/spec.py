@@ -13,6 +13,7 @@ from contracts.config import Bounds, Problem, one_or_more
 from training.schedule import ScheduleSpec, schedule_problems
 
 Attention = Literal["causal", "documents"]
+Checkpointing = Literal["none", "selective", "full"]
 Float8 = Literal["off", "rowwise", "tensorwise", "tensorwise_all_gather"]
 
 
@@ -167,8 +168,11 @@ class TrainingSpec:
     """Type of the matrix products and of FSDP's all-gather; parameters and reductions are float32."""
     compile: bool = True
     """torch.compile each transformer block."""
-    activation_checkpointing: Literal["none", "selective", "full"] = "selective"
+    activation_checkpointing: Checkpointing = "selective"
     """What the backward pass computes again instead of keeping."""
+    fit_memory: tuple[Literal["local_batch_size", "activation_checkpointing"], ...] = ()
+    """Settings that Admit chooses by the memory estimate for ``compute.instance_type``, in place of the values above: the least
+    recomputation that fits, then the largest batch. ``local_batch_size`` needs ``global_batch_size``. `pretrain plan` shows the choice."""
     float8: Float8 = "off"
     """FP8 linear layers: ``tensorwise_all_gather`` also gathers FSDP's weights in FP8."""
     attention: Attention = "causal"

@@ -96,7 +96,13 @@ def memory_lines(spec: RunSpec) -> list[str]:
     for leg in spec.legs:
         groups.setdefault(tuple(memory_gib(leg, spec.compute.instance_count).items()), []).append(leg.name)
     device = accelerators_of(spec.compute.instance_type)
-    return [_memory_line(dict(parts), names if len(groups) > 1 else [], device) for parts, names in groups.items()]
+    lines = [_memory_line(dict(parts), names if len(groups) > 1 else [], device) for parts, names in groups.items()]
+    return lines + [_fitted_line(leg) for leg in spec.legs if leg.training.fit_memory]
+
+
+def _fitted_line(leg: Leg) -> str:
+    chosen = ", ".join(f"{name} {getattr(leg.training, name)}" for name in leg.training.fit_memory)
+    return f"Chosen to fit that memory ({leg.name}): {chosen}."
 
 
 def _memory_line(parts: dict[str, float], names: list[str], device: Accelerators | None) -> str:

@@ -22,6 +22,8 @@ from data_prep.spec import DataSpec, with_source_defaults
 from infra.run.compute import BudgetSpec, ComputeSpec
 from infra.run.recipes import RECIPES, REFERENCE_ABLATION, Recipe
 from infra.run.run_id import RUN_ID_REGEX
+from infra.sagemaker.instance_types import accelerators_of
+from training.fit_memory import fitted
 from training.spec import TrainingSpec, cluster_problems
 
 # A job name is <run>-<leg>-<attempt> in 63 characters of [a-zA-Z0-9-] (SageMaker); job_requests shortens what is longer.
@@ -171,6 +173,7 @@ def resolve(value: object, *, default_recipe: str, recipes: Mapping[str, Recipe]
     budget = _collect(problems, lambda: parse(BudgetSpec, section["budget"], "budget"))
     legs = _legs(given, section["training"], problems)
     if compute is not None:
+        legs = [_fitted(leg, compute, problems) for leg in legs]
         problems.extend(_cluster_problems(legs, compute))
     if given.schedule is not None and given.schedule.resume == "latest":
         problems.extend(_continued_problems(legs, data))
@@ -230,6 +233,26 @@ def _legs(given: RunInput, training: Json, problems: list[Problem]) -> list[Leg]
     return legs
 
 
+def _fitted(leg: Leg, compute: ComputeSpec, problems: list[Problem]) -> Leg:
+    """The leg with what it leaves to the memory estimate."""
+    if not leg.training.fit_memory:
+        return leg
+    device = accelerators_of(compute.instance_type)
+    found = (
+        Problem("fit_memory", f"the memory of {compute.instance_type} is not known (infra/sagemaker/instance_types.py); give the values")
+        if device is None
+        else fitted(leg.training, compute.instance_count, device.memory_gib)
+    )
+    if isinstance(found, Problem):
+        problems.append(Problem(f"{_path_of(leg)}.{found.path}", found.message))
+        return leg
+    return dataclasses.replace(leg, training=found)
+
+
+def _path_of(leg: Leg) -> str:
+    return "training" if leg.name == SINGLE_LEG else f"legs.{leg.name}.training"
+
+
 def _cluster_problems(legs: list[Leg], compute: ComputeSpec) -> Iterator[Problem]:
     for leg in legs:
         for number, source in enumerate(compute.capacity):
@@ -244,8 +267,7 @@ def _cluster_problems(legs: list[Leg], compute: ComputeSpec) -> Iterator[Problem
             changed = dataclasses.replace(leg.training, local_batch_size=source.local_batch_size)
             yield from (Problem(path, problem.message) for problem in cluster_problems(changed, compute.instance_count))
         for problem in cluster_problems(leg.training, compute.instance_count):
-            prefix = "training" if leg.name == SINGLE_LEG else f"legs.{leg.name}.training"
-            yield Problem(f"{prefix}.{problem.path}", problem.message)
+            yield Problem(f"{_path_of(leg)}.{problem.path}", problem.message)
 
 
 def _continued_problems(legs: list[Leg], data: DataSpec | None) -> Iterator[Problem]:
