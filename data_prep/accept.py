@@ -62,6 +62,9 @@ class Policies:
 
     def accept_bytes(self, utf8: bytes, position: int, identity: Any) -> Document | None:
         """The document that bytes hold, or None when a policy leaves it out."""
+        if len(utf8) > self._spec.max_document_bytes:  # before it is decoded, which takes up to four times as much
+            self._too_long(len(utf8), position, identity)
+            return None
         try:
             text = utf8.decode()
         except UnicodeDecodeError as error:
@@ -89,10 +92,13 @@ class Policies:
             text = _SURROGATES.sub("\ufffd", text)
             utf8 = text.encode()
         if len(utf8) > self._spec.max_document_bytes:
-            what = f"has {len(utf8)} bytes, more than max_document_bytes={self._spec.max_document_bytes}"
-            self.apply("too_long", self._spec.long_documents, position, identity, what, "long_documents")
+            self._too_long(len(utf8), position, identity)
             return None
         return Document(text, utf8, position, None if identity is None else str(identity))
+
+    def _too_long(self, size: int, position: int, identity: Any) -> None:
+        what = f"has {size} bytes, more than max_document_bytes={self._spec.max_document_bytes}"
+        self.apply("too_long", self._spec.long_documents, position, identity, what, "long_documents")
 
     def parse_slowly(self, line: bytes, offset: int) -> Any:
         """Parse what orjson refuses and a policy may allow: invalid UTF-8, escaped lone surrogates, NaN."""

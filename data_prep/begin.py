@@ -31,7 +31,8 @@ from data_prep.request import Job
 from data_prep.sources import tokenizer_reference
 from data_prep.tokenizer import TokenizerFiles, announced, facts
 from data_prep.tokenizer_source import Text, obtain
-from data_prep.workers import Setup, WorkerPool, start_server
+from data_prep.worker_tasks import Setup
+from data_prep.workers import WorkerPool, start_server
 
 
 def begin(job: Job, plan: Sequence[Part], together: Together) -> tuple[TokenizerFiles, Manifest]:
@@ -120,5 +121,5 @@ def setup(job: Job, known: TokenizerFacts, encoder: EncoderName, *, loss_free: b
     """What this instance\'s workers get."""
     return Setup(
         spec=job.spec, source_uri=job.listing.uri, out_uri=job.out.uri, tokenizer=str(_tokenizer_folder(job)), facts=known,
-        encoder=encoder, scratch=str(job.scratch), lossless=loss_free,
+        encoder=encoder, scratch=str(job.scratch), lossless=loss_free, patience_seconds=job.patience_seconds,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from typing import Any
 from data_prep.encode import Encoder, EncoderName, HuggingFaceEncoder
 from data_prep.failure_classes import EncoderMismatch
 from data_prep.part_record import Sample
+from data_prep.patience import Patience
 from data_prep.preload import fast_encoder
 from data_prep.store import Store
 from data_prep.tokenizer import LibraryError, TokenizerFiles, library_errors
@@ -175,8 +176,8 @@ def _reference(files: TokenizerFiles) -> Encoder:
 class SampleCheck:
     """Compares sampled documents with the reference while a job runs."""
 
-    def __init__(self, files: TokenizerFiles, encoder: EncoderName) -> None:
-        self._files, self._needed = files, encoder != "huggingface"
+    def __init__(self, files: TokenizerFiles, encoder: EncoderName, patience: Patience) -> None:
+        self._files, self._needed, self._patience = files, encoder != "huggingface", patience
 
     def check(self, samples: Iterable[Sample]) -> int:
         """Compare; the number of documents compared.
@@ -186,7 +187,8 @@ class SampleCheck:
         """
         compared = 0
         for sample in samples if self._needed else ():
-            expected, _ = _reference(self._files).encode([sample.text])
+            with self._patience.bounded(f"{sample.place}, which is compared with Hugging Face tokenizers,", len(sample.text)):
+                expected, _ = _reference(self._files).encode([sample.text])
             if tuple(expected.tolist()) != sample.ids:
                 digest = hashlib.sha256(sample.text.encode()).hexdigest()[:12]
                 pairs = zip(sample.ids, expected.tolist(), strict=False)

@@ -43,6 +43,8 @@ class Workplace:
     client: Any
     """boto3's S3 client, where something lies in S3."""
     say: Callable[[str], None]
+    give_up: Callable[[str], Any] = print
+    """Gets the last sentence of this process when a tokenizer holds it up for ever."""
 
 
 def prepare_in_turn(data: DataSpec, admitted: Sequence[SourceTokens], here: Workplace) -> None:
@@ -108,7 +110,8 @@ def prepare_source(
             spec=spec, listing=found.listing, fingerprint=found.fingerprint, name=name, tokenizer_reference=found.tokenizer_reference,
             source=open_source(found.listing.uri, here.client), out=out,
             gates=open_store(here.gates_uri, here.client), scratch=Path(scratch), shared_tokenizer=shared,
-            workers=spec.workers_per_instance or _cores(), instances=here.instances, say=here.say, s3_client=here.client,
+            workers=spec.workers_per_instance or _cores(), instances=here.instances, say=here.say, give_up=here.give_up,
+            s3_client=here.client,
         )  # fmt: skip
         return prepare(job)
 

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,7 +25,7 @@ from contracts.mixture import read_tokens
 from contracts.shard_index import ShardIndex
 from data_prep.coordination import Instances
 from data_prep.copies import read_copies
-from data_prep.failure_classes import Interrupted
+from data_prep.failure_classes import Interrupted, TokenizerUnusable
 from data_prep.in_turn import Workplace, prepare_in_turn, prepare_source
 from data_prep.make_copies import make_copies
 from data_prep.s3_store import s3_client
@@ -70,6 +70,11 @@ def _fail(failure: JobFailure, in_container: bool) -> int:
     return 1
 
 
+def _give_up(*, in_container: bool) -> Callable[[str], int]:
+    """For a process that ends without coming back here."""
+    return lambda sentence: _fail(TokenizerUnusable(sentence), in_container)
+
+
 # -- in a container --------------------------------------------------------------------------------
 
 
@@ -82,7 +87,7 @@ def _in_container() -> int:
         raise BadInput(f"{path} does not read as a run ({type(error).__name__}: {error}); Admit writes it") from None
     spec = parse(DataSpec, data, "data")
     gates = admitted[0].uri.rstrip("/").rpartition("/")[0] + "/" + GATES
-    here = Workplace(gates_uri=gates, instances=_instances(), client=s3_client(), say=_say)
+    here = Workplace(gates_uri=gates, instances=_instances(), client=s3_client(), say=_say, give_up=_give_up(in_container=True))
     copies = read_copies(run)
     if copies is not None and here.instances.leads:
         make_copies(copies, here.client, _say)  # first: it takes seconds, and a name that is wrong shows before hours of work
@@ -107,7 +112,7 @@ def _by_hand(arguments: Sequence[str]) -> int:
     options = _options(arguments)
     spec = parse(DataSpec, _spec_json(options), "data")
     client = s3_client() if any(uri.startswith("s3://") for uri in (*spec.uris.values(), options.out)) else None
-    here = Workplace(gates_uri=options.gates, instances=Instances(), client=client, say=_say)
+    here = Workplace(gates_uri=options.gates, instances=Instances(), client=client, say=_say, give_up=_give_up(in_container=False))
     index = prepare_source(spec, identified(spec, client), options.out, here)
     if index is not None:
         print(summary(index, options.out))

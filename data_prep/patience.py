@@ -1,15 +1,18 @@
 """A bound on calls into a tokenizer: a regular expression in tokenizer.json can take for ever, and no signal reaches native code.
 
-A timer thread ends the process when a call takes longer; what it leaves in a file becomes the job's sentence.
+A timer thread ends the process when a call takes longer; what a worker leaves in a file becomes the job's sentence.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PATIENCE_SECONDS = 60.0  # a busy machine's pauses
 SLOWEST_BYTES_PER_SECOND = 50_000  # a hundredth of what Hugging Face tokenizers do on one core
@@ -18,10 +21,10 @@ READING_FILE = "reading"
 
 
 class Patience:
-    """The bound for one process."""
+    """The bound for one process; ``say`` gets the sentence before the process ends."""
 
-    def __init__(self, folder: Path, seconds: float = PATIENCE_SECONDS) -> None:
-        self._folder, self._seconds = folder, seconds
+    def __init__(self, say: Callable[[str], Any], seconds: float = PATIENCE_SECONDS) -> None:
+        self._say, self._seconds = say, seconds
 
     @contextmanager
     def bounded(self, what: str, size: int) -> Iterator[None]:
@@ -36,21 +39,30 @@ class Patience:
             timer.cancel()
 
     def _end(self, what: str, size: int, seconds: float) -> None:
-        (self._folder / SENTENCE_FILE).write_text(
+        self._say(
             f"the tokenizer had not encoded {what} ({size} bytes) after {seconds:.0f} s; "
             "a regular expression in tokenizer.json that backtracks is the usual cause: use another tokenizer or correct its pre_tokenizer"
         )
         os._exit(1)
 
 
-def note_reading(folder: Path, what: str) -> None:
-    """Leave the name of the object that this process reads, for the case that a library ends the process."""
-    (folder / READING_FILE).write_text(what)
+def note_reading(folder: Path, part: int, objects: str) -> None:
+    """Leave what this process reads, for the case that a library ends the process."""
+    (folder / READING_FILE).write_text(json.dumps({"pid": os.getpid(), "part": part, "objects": objects}))
 
 
-def last_read(folder: Path) -> str:
-    """The objects that the processes of this job read last."""
-    return ", ".join(sorted({path.read_text() for path in folder.glob(f"*/{READING_FILE}")}))
+@dataclass(frozen=True)
+class Reading:
+    """What a process of this job read last."""
+
+    pid: int
+    part: int
+    objects: str
+
+
+def last_read(folder: Path) -> list[Reading]:
+    """Of every process that read something."""
+    return [Reading(**json.loads(path.read_text())) for path in sorted(folder.glob(f"*/{READING_FILE}")) if path.stat().st_size]
 
 
 def ended(folder: Path) -> str | None:

@@ -48,6 +48,7 @@ from data_prep.origin import (
 from data_prep.part import PartTask
 from data_prep.part_record import WORK_PREFIX, PartRecord
 from data_prep.partition import Part, make_plan, share
+from data_prep.patience import Patience
 from data_prep.records import kept_records, origins_of, others_records, own_progress, run_parts
 from data_prep.request import Job
 from data_prep.store import Store
@@ -112,7 +113,8 @@ def _prepare(job: Job) -> ShardIndex | None:
     records = kept_records(job, origins)
     if records:
         job.say(f"{len(records)} of {len(plan)} parts are finished already; going on with the others")
-    bound = memory_bound_mib(job.spec, files, {segment.compression for part in plan for segment in part.segments})
+    segments = [segment for part in plan for segment in part.segments]
+    bound = memory_bound_mib(job.spec, files, {segment.compression for segment in segments}, {segment.kind for segment in segments})
     job.say(f"{len(plan)} parts; a worker holds at most {bound} MiB (data.max_line_bytes and data.max_document_bytes bound it)")
     loss_free = lossless(files)
     if not loss_free:
@@ -129,7 +131,17 @@ def _prepare(job: Job) -> ShardIndex | None:
 
         repeats = find_repeats(job, plan, pool, origins, manifest, together, on_wait) if job.spec.deduplicate == "exact" else {}
         todo = [PartTask(part, repeats.get(part.number, ())) for part in mine if part.number not in records]
-        run_parts(job, todo, pool, SampleCheck(files, manifest.encoder), records, manifest, origins, on_wait)
+        samples = SampleCheck(files, manifest.encoder, Patience(job.give_up, job.patience_seconds))
+        run_parts(
+            job,
+            todo,
+            pool,
+            samples,
+            records,
+            manifest,
+            origins,
+            on_wait,
+        )
         progress.show(pool.counts(), final=True)
         if not job.instances.leads:
             return None

@@ -9,6 +9,7 @@ from typing import Any
 
 from data_prep.coordination import SILENCE_SECONDS, Instances
 from data_prep.fingerprint import SourceListing
+from data_prep.patience import PATIENCE_SECONDS
 from data_prep.spec import DataSpec
 from data_prep.store import Source, Store
 from data_prep.tokenizer import TokenizerFiles
@@ -32,6 +33,10 @@ class Job:
     say: Callable[[str], None] = print
     s3_client: Any = None
     silence_seconds: float = SILENCE_SECONDS
+    give_up: Callable[[str], Any] = print
+    """Gets the last sentence of this process when a tokenizer holds it up for ever."""
+    patience_seconds: float = PATIENCE_SECONDS
+    """What one call into a tokenizer may take beside the time for its text."""
     tokenizer_reference: str | None = None
     """What pinned the tokenizer when the fingerprint was computed; None does not ask."""
     name: str = ""

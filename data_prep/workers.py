@@ -10,60 +10,38 @@ import multiprocessing
 import os
 import signal
 import tempfile
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing import connection, forkserver, util
+from multiprocessing import forkserver, util
 from multiprocessing.sharedctypes import Synchronized, SynchronizedArray
 from pathlib import Path
 from typing import Any, TypeVar
 
-from contracts.shard_index import Shard, TokenizerFacts
+from contracts.shard_index import Shard
+from data_prep.declared_sizes import MOST_BYTES
 from data_prep.decompress import WINDOW_BYTES
 from data_prep.duplicate_files import BucketRepeats, PartHashes
-from data_prep.duplicates import SORTING_MIB, BucketTask, HashTask, compare_bucket, hash_part
-from data_prep.encode import Assembler, EncoderName, HuggingFaceEncoder
-from data_prep.failure_classes import TokenizerUnusable, WorkerLost
-from data_prep.fidelity import Fidelity
-from data_prep.finalise import Packing, pack
-from data_prep.gate import compare
-from data_prep.part import PartContext, PartTask, run_part
+from data_prep.duplicates import SORTING_MIB, BucketTask, HashTask
+from data_prep.failure_classes import CorruptSource, TokenizerUnusable, WorkerLost
+from data_prep.finalise import Packing
+from data_prep.part import PartTask
 from data_prep.part_record import PartRecord, Sample
-from data_prep.partition import Part
-from data_prep.patience import PATIENCE_SECONDS, Patience, ended, last_read, note_reading
-from data_prep.preload import FOLDER_VARIABLE, fast_encoder
+from data_prep.patience import ended, last_read
+from data_prep.preload import FOLDER_VARIABLE
 from data_prep.progress import Counts
-from data_prep.source_access import open_source, open_store
-from data_prep.sources import Compression
+from data_prep.sources import Compression, Kind
 from data_prep.spec import DataSpec
 from data_prep.tokenizer import TokenizerFiles
+from data_prep.worker_tasks import ONE_THREAD, Setup, run_bucket, run_gate, run_hashing, run_packing, run_part_task, start
 
 T = TypeVar("T")
 POLL_SECONDS = 0.2
+ENDING_SECONDS = 10.0
+CRASHES = frozenset({-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE})
+"""How a library's own defect ends a process. SIGKILL is the kernel's, for memory: another attempt may have more."""
 LONGEST_TMPDIR = 107 - len("/pymp-12345678/listener-12345678")
-ONE_THREAD = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OPENBLAS_NUM_THREADS": "1", "RUST_BACKTRACE": "0"}
 _CONTEXT = multiprocessing.get_context("forkserver")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """Everything a worker needs, as values that travel to another process."""
-
-    spec: DataSpec
-    source_uri: str
-    out_uri: str
-    tokenizer: str
-    """Local folder of the tokenizer's files."""
-    facts: TokenizerFacts
-    encoder: EncoderName
-    lossless: bool = False
-    """Proven from the tokenizer's definition; else every document is decoded and compared."""
-    patience_seconds: float = PATIENCE_SECONDS
-    """What one call into a tokenizer may take beside the time for its text."""
-    scratch: str
-    """Local folder under which each worker makes its own."""
 
 
 def start_server(tokenizer: Path) -> None:
@@ -77,7 +55,7 @@ def start_server(tokenizer: Path) -> None:
     before = {name: os.environ.get(name) for name in given}
     os.environ.update(given)
     try:
-        _CONTEXT.set_forkserver_preload(["data_prep.preload", "data_prep.workers"])
+        _CONTEXT.set_forkserver_preload(["data_prep.preload", "data_prep.worker_tasks"])
         forkserver.ensure_running()
     finally:
         for name, value in before.items():
@@ -98,16 +76,20 @@ def _keep_sockets_short() -> None:
         tempfile.tempdir = before
 
 
-def memory_bound_mib(spec: DataSpec, files: TokenizerFiles, compressions: Collection[Compression] = ()) -> int:
+def memory_bound_mib(
+    spec: DataSpec, files: TokenizerFiles, compressions: Collection[Compression] = (), kinds: Collection[Kind] = ()
+) -> int:
     """What one worker holds at most, whatever the size of a file or document.
 
     Python and libraries, the encoder's tables (measured: 20 bytes per byte of tokenizer.json; fastokens' are shared by all
     workers), a line in its few forms (bytes as read, joined and cut out, text at up to four bytes a character), a document
-    likewise, batches and uploads; the window of zstd or xz where the source is compressed so.
+    likewise, batches and uploads; the window of zstd or xz where the source is compressed so; a page or
+    batch of parquet or Arrow, as stored and as texts.
     """
     sorting = SORTING_MIB if spec.deduplicate == "exact" else 0
     window = WINDOW_BYTES >> 20 if {"zst", "xz"} & set(compressions) else 0
-    return 128 + window + sorting + (20 * len(files.tokenizer) + 8 * spec.max_line_bytes + 8 * spec.max_document_bytes) // (1 << 20)
+    pages = 2 * MOST_BYTES >> 20 if {"parquet", "arrow"} & set(kinds) else 0
+    return 128 + window + sorting + pages + (20 * len(files.tokenizer) + 8 * spec.max_line_bytes + 8 * spec.max_document_bytes) // (1 << 20)
 
 
 class WorkerPool:
@@ -119,8 +101,8 @@ class WorkerPool:
         self._scratch = Path(setup.scratch)
         self._slots: SynchronizedArray[int] = _CONTEXT.Array("q", 3 * workers)
         claimed: Synchronized[int] = _CONTEXT.Value("i", 0)
-        arguments = (setup, self._slots, claimed, workers)
-        self._pool = ProcessPoolExecutor(workers, mp_context=_CONTEXT, initializer=_start, initargs=arguments)
+        self._arguments, self._source_uri = (setup, self._slots, claimed, workers), setup.source_uri
+        self._pool = ProcessPoolExecutor(workers, mp_context=_CONTEXT, initializer=start, initargs=self._arguments)
 
     def __enter__(self) -> WorkerPool:
         """The pool itself; processes start with the first task."""
@@ -148,128 +130,75 @@ class WorkerPool:
             JobFailure: the first failure of any part.
             WorkerLost: a process was killed.
         """
-        return self._run(_run_part, parts, on_wait)
+        return self._run(run_part_task, parts, on_wait)
 
     def hashes(self, parts: Iterable[HashTask], on_wait: Callable[[], None]) -> Iterator[tuple[int, PartHashes]]:
         """Hash the documents of parts; by the part's number, as they finish."""
-        return self._run(_run_hashing, parts, on_wait)
+        return self._run(run_hashing, parts, on_wait)
 
     def buckets(self, buckets: Iterable[BucketTask], on_wait: Callable[[], None]) -> Iterator[tuple[int, BucketRepeats]]:
         """Compare buckets; by the bucket's number, as they finish."""
-        return self._run(_run_bucket, buckets, on_wait)
+        return self._run(run_bucket, buckets, on_wait)
 
     def packings(self, packings: Iterable[Packing], on_wait: Callable[[], None]) -> Iterator[tuple[str, Shard]]:
         """Pack tails; (name, shard) as they finish."""
-        return self._run(_run_packing, packings, on_wait)
+        return self._run(run_packing, packings, on_wait)
 
     def gate(self, chunks: Iterable[Any], on_wait: Callable[[], None]) -> Iterator[Any]:
         """Compare the encoders on chunks of the gate's texts; the first difference of each, or None."""
-        return self._run(_run_gate, chunks, on_wait)
+        return self._run(run_gate, chunks, on_wait)
 
     def _run(self, function: Callable[[Any], T], items: Iterable[Any], on_wait: Callable[[], None]) -> Iterator[T]:
+        items = list(items)
         try:
-            pending: set[Future[T]] = {self._pool.submit(function, item) for item in items}
-            while pending:
-                done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                for future in sorted(
-                    done, key=lambda future: future.exception() is not None
-                ):  # what is finished is kept, then a failure raised
-                    yield future.result()
-                on_wait()
+            yield from _results(self._pool, function, items, on_wait)
         except BrokenProcessPool:
             sentence = ended(self._scratch)
             if sentence is not None:
                 raise TokenizerUnusable(sentence) from None
-            reading = last_read(self._scratch)
+            self._require_no_repetition(function, items, on_wait)
+            objects = ", ".join(sorted({reading.objects for reading in last_read(self._scratch)}))
             raise WorkerLost(
-                f"a worker process (they were reading {reading or 'nothing yet'}) exited without a message, "
+                f"a worker process (they were reading {objects or 'nothing yet'}) exited without a message, "
                 "most often because memory ran out; finished parts are kept. "
-                "If it happens again with the same object, that one is damaged: leave it out with data.include; "
-                "else lower data.workers_per_instance or take a larger data.instance_type"
+                "If it happens again, lower data.workers_per_instance or take a larger data.instance_type"
             ) from None
 
+    def _require_no_repetition(self, function: Callable[[Any], Any], items: list[Any], on_wait: Callable[[], None]) -> None:
+        """Run each part that a process crashed on once more, alone in a fresh process.
 
-_worker: _Worker | None = None
+        Raises:
+            CorruptSource: it crashed again, so that another attempt would as well.
+        """
+        crashed = {process.pid for process in self._ended_processes() if process.exitcode in CRASHES}
+        for reading in last_read(self._scratch):
+            again = [item for item in items if isinstance(item, PartTask | HashTask) and item.part.number == reading.part]
+            if reading.pid not in crashed or not again:
+                continue
+            alone = ProcessPoolExecutor(1, mp_context=_CONTEXT, initializer=start, initargs=self._arguments)
+            try:
+                for _ in _results(alone, function, again, on_wait):
+                    pass
+            except BrokenProcessPool:
+                raise CorruptSource(
+                    f"a library crashed twice while it read {reading.objects} under {self._source_uri}, the second time with nothing "
+                    "beside it; the file is damaged in a way that the library does not notice: write it again, "
+                    "or leave it out with data.include"
+                ) from None
+            finally:
+                alone.shutdown(cancel_futures=True)
 
-
-class _Worker:
-    def __init__(self, setup: Setup, slots: SynchronizedArray[int], number: int) -> None:
-        self._slots, self._number, self.spec = slots, number, setup.spec
-        self.files = TokenizerFiles.read(Path(setup.tokenizer))
-        self.folder = Path(tempfile.mkdtemp(prefix=f"worker-{number}-", dir=setup.scratch))
-        self.patience = Patience(self.folder, setup.patience_seconds)
-        self.out = open_store(setup.out_uri)
-        self.context = PartContext(
-            spec=setup.spec,
-            source=open_source(setup.source_uri),
-            out=self.out,
-            encoder=fast_encoder(self.files) if setup.encoder == "fastokens" else HuggingFaceEncoder(self.files),
-            assembler=Assembler(setup.facts),
-            fidelity=Fidelity(self.files, setup.facts, proven=setup.lossless),
-            folder=self.folder,
-            bounded=self.patience.bounded,
-            progress=self.count,
-        )
-
-    def count(self, stored: int, documents: int, tokens: int) -> None:
-        base = 3 * self._number
-        raw: Any = self._slots.get_obj()  # only this process writes these three
-        raw[base] += stored
-        raw[base + 1] += documents
-        raw[base + 2] += tokens
-
-
-def _start(setup: Setup, slots: SynchronizedArray[int], claimed: Synchronized[int], workers: int) -> None:
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ.update(ONE_THREAD)  # one process per core, one thread each
-    with claimed.get_lock():
-        number = claimed.value
-        claimed.value += 1
-    _worker = _Worker(setup, slots, number % workers)
+    def _ended_processes(self) -> list[Any]:
+        processes = list((getattr(self._pool, "_processes", None) or {}).values())
+        for process in processes:
+            process.join(ENDING_SECONDS)
+        return processes
 
 
-def _end_with_parent() -> None:
-    """A killed job leaves no worker behind."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _own() -> _Worker:
-    if _worker is None:
-        raise RuntimeError("not a worker process")
-    return _worker
-
-
-def _reading(part: Part) -> _Worker:
-    worker = _own()
-    note_reading(worker.folder, ", ".join(sorted({segment.item.key for segment in part.segments})[:2]))
-    return worker
-
-
-def _run_part(task: PartTask) -> tuple[PartRecord, tuple[Sample, ...]]:
-    return run_part(task, _reading(task.part).context)
-
-
-def _run_hashing(task: HashTask) -> tuple[int, PartHashes]:
-    worker = _reading(task.part)
-    return task.part.number, hash_part(task, worker.spec, worker.context.source, worker.out, worker.folder, worker.count)
-
-
-def _run_bucket(task: BucketTask) -> tuple[int, BucketRepeats]:
-    worker = _own()
-    return task.number, compare_bucket(task, worker.out, worker.folder)
-
-
-def _run_packing(packing: Packing) -> tuple[str, Shard]:
-    worker = _own()
-    return packing.name, pack(packing, worker.out, worker.folder, worker.context.assembler.dtype.itemsize)
-
-
-def _run_gate(chunk: Any) -> Any:
-    worker = _own()
-    with worker.patience.bounded("the texts that encoders are compared on", 1 << 20):
-        return compare(chunk, worker.files)
+def _results(pool: ProcessPoolExecutor, function: Callable[[Any], T], items: list[Any], on_wait: Callable[[], None]) -> Iterator[T]:
+    pending: set[Future[T]] = {pool.submit(function, item) for item in items}
+    while pending:
+        done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+        for future in sorted(done, key=lambda future: future.exception() is not None):  # what is finished is kept, then a failure raised
+            yield future.result()
+        on_wait()

@@ -33,7 +33,8 @@ from data_prep.partition import make_plan
 from data_prep.sources import list_source
 from data_prep.spec import DataSpec, TokenizerSpec
 from data_prep.tokenizer import TokenizerFiles, facts
-from data_prep.workers import Setup, WorkerPool
+from data_prep.worker_tasks import Setup
+from data_prep.workers import WorkerPool
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache/bench"

@@ -10,6 +10,7 @@ from data_prep.failure_classes import EncoderMismatch
 from data_prep.gate import CODE_POINTS, SampleCheck, chunks, compare, decide, texts_of, verdict_key
 from data_prep.local_store import LocalStore
 from data_prep.part_record import Sample
+from data_prep.patience import Patience
 from data_prep.tokenizer import TokenizerFiles
 
 LARGE = 1 << 40
@@ -70,7 +71,7 @@ def test_a_sampled_difference_names_document_ids_and_setting(files: TokenizerFil
     ids, _ = HuggingFaceEncoder(files).encode(["some text"])
     right = Sample(place="s3://b/x.jsonl at byte 7", text="some text", ids=tuple(ids.tolist()))
     wrong = Sample(place=right.place, text=right.text, ids=(*right.ids[:1], 5, *right.ids[2:]))
-    check = SampleCheck(files, "fastokens")
+    check = SampleCheck(files, "fastokens", Patience(print))
     assert check.check([right, right]) == 2
     with pytest.raises(EncoderMismatch, match=r'x.jsonl at byte 7 .*ids \[5.*at token 1; set data.encoder to "huggingface"'):
         check.check([wrong])

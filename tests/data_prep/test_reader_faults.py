@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from test_documents import line, read, zstd
 
 from contracts.failure import BadInput, JobFailure, Unexpected
-from data_prep import decompress
+from data_prep import columns, decompress
 from data_prep.accept import Skipped
 from data_prep.failure_classes import CorruptSource
 
@@ -30,10 +30,10 @@ TWO = line("one") + line("two ü")
 ROWS = [{"id": 1, "text": "one"}, {"id": 2, "text": "two ü"}]
 
 
-def arrow(table: pa.Table, *, stream: bool) -> bytes:
-    out = io.BytesIO()
-    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(out, table.schema) as writer:
-        writer.write_table(table, max_chunksize=1)
+def arrow(table: pa.Table, *, stream: bool, rows: int = 1, compression: str | None = None) -> bytes:
+    out, options = io.BytesIO(), pa.ipc.IpcWriteOptions(compression=compression)
+    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(out, table.schema, options=options) as writer:
+        writer.write_table(table, max_chunksize=rows)
     return out.getvalue()
 
 
@@ -190,6 +190,53 @@ def test_a_bomb_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 PACKED = {"gz": gzip.compress(TWO), "zst": zstd(TWO), "xz": lzma.compress(TWO), "bz2": bz2.compress(TWO)}
+
+
+PAGE = r"x.parquet, row group 0, has a page of \d+ bytes in the column \"text\", more than the 1048576 that a worker reads"
+BATCH = r"x.arrow has \d+ bytes in record batch 0, more than the 1048576 that a worker reads"
+
+
+def repeated(text: str, rows: int) -> pa.Table:
+    return pa.table({"text": pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([text]))})
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_long_text_of_a_dictionary_is_not_written_out_for_all_rows_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str):
+    """A kilobyte that declares 1,000 texts of 1 MB: a few of them are held at a time."""
+    table, held = repeated("x" * (1 << 20), 1000), []
+    whole = columns._values
+
+    def watched(texts: Any) -> list[Any]:
+        found = whole(texts)
+        held.append(sum(map(len, found)))
+        return found
+
+    monkeypatch.setattr(columns, "_values", watched)
+    content = parquet(table, compression="zstd") if kind == "parquet" else arrow(table, stream=False, rows=1000)
+    assert len(content) < 2 << 20
+    found = read(tmp_path, f"x.{kind}", content)
+    assert len(found) == 1000
+    assert max(held) <= columns.DECODED_BYTES < sum(held)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("x.parquet", lambda t: parquet(t, compression="zstd", use_dictionary=False), PAGE),
+        ("x.parquet", lambda t: parquet(t, compression="zstd"), PAGE),
+        ("x.arrow", lambda t: arrow(t, stream=False, rows=9), BATCH),
+        ("x.arrow", lambda t: arrow(t, stream=True, rows=9), BATCH),
+        ("x.arrow", lambda t: arrow(t, stream=True, rows=9, compression="zstd"), BATCH),
+        ("x.arrow", lambda t: arrow(repeated(t["text"][1].as_py(), 2), stream=False, rows=9, compression="lz4"), BATCH),
+    ],
+)  # fmt: skip
+def test_a_page_or_batch_that_declares_too_much_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: Any, sentence: str
+):
+    monkeypatch.setattr(columns, "MOST_BYTES", 1 << 20)
+    table = pa.table({"text": ["short", "x" * (2 << 20)]})
+    with pytest.raises(CorruptSource, match=sentence):
+        read(tmp_path, name, content(table))
 
 
 @pytest.mark.parametrize("kind", PACKED)

@@ -277,13 +277,30 @@ def test_a_call_that_takes_for_ever_ends_the_process_with_its_sentence(tmp_path:
     (tmp_path / "worker-0").mkdir()
     program = (
         "import sys, time; from pathlib import Path; from data_prep.patience import Patience\n"
-        "with Patience(Path(sys.argv[1]), 0.2).bounded('a.jsonl at byte 0', 10): time.sleep(60)"
+        "with Patience((Path(sys.argv[1]) / 'ended').write_text, 0.2).bounded('a.jsonl at byte 0', 10): time.sleep(60)"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "worker-0")], env=job_environment(), timeout=30)
     from data_prep.patience import ended
 
     assert done.returncode == 1
     assert "the tokenizer had not encoded a.jsonl at byte 0 (10 bytes) after 0 s" in str(ended(tmp_path))
+
+
+def test_the_comparison_with_the_reference_is_bounded_in_time(tmp_path: Path):
+    """The job's own process encodes samples with Hugging Face tokenizers: a call that takes for ever is its last sentence."""
+    program = (
+        "import sys, time; from data_prep import gate; from data_prep.job import _give_up; from data_prep.part_record import Sample\n"
+        "from data_prep.patience import Patience\n"
+        "gate._reference = lambda files: type('Slow', (), {'encode': staticmethod(lambda texts: time.sleep(60))})\n"
+        "check = gate.SampleCheck(None, 'fastokens', Patience(_give_up(in_container=True), 0.2))\n"
+        "check.check([Sample(place='a.jsonl at byte 7', text='text', ids=(1,))])"
+    )
+    environment = job_environment({"SAGEMAKER_BASE_DIR": str(tmp_path)})
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=30)
+    sentence = "TokenizerUnusable (stop): the tokenizer had not encoded a.jsonl at byte 7, which is compared with Hugging Face tokenizers,"
+    assert done.returncode == 1
+    assert done.stderr.startswith(sentence)
+    assert (tmp_path / "output/message").read_text().startswith(sentence)
 
 
 def test_random_ids_are_refused():
