@@ -27,6 +27,9 @@ FIGURES = (
     ("USD", "usd", "{:,.2f}"),
 )
 
+SOURCE_FIGURES = (("share", "share", "{:.2%}"), ("passes", "epochs", "{:.3f}"), ("validation loss", "held_out_loss", "{:.3f}"))
+"""Of each source of a mixture."""
+
 
 def read_reports(target: Target, runs: list[str]) -> list[dict[str, Any]]:
     """report.json of each run, named in any way that `find_run` understands.
@@ -55,7 +58,7 @@ def comparison(reports: list[dict[str, Any]]) -> dict[str, Any]:
         for leg in report["legs"]
     ]
     if not legs:
-        return {"legs": [], "settings": {}}
+        return {"legs": [], "sources": {}, "settings": {}}
     base = legs[0][1]["figures"].get("tokens_per_second_per_device")
     rows = []
     for name, leg in legs:
@@ -64,7 +67,9 @@ def comparison(reports: list[dict[str, Any]]) -> dict[str, Any]:
             {"name": name, **{key: leg["figures"].get(key) for _, key, _ in FIGURES}, "ratio": speed / base if speed and base else None}
         )
     changed = changed_settings([leg for _, leg in legs])
-    return {"legs": rows, "settings": {f"training.{path}": values for path, values in changed}}
+    of_leg = [{source["name"]: source for source in leg.get("sources") or ()} for _, leg in legs]
+    sources = {name: [of.get(name) for of in of_leg] for name in sorted({name for of in of_leg for name in of})}
+    return {"legs": rows, "sources": sources, "settings": {f"training.{path}": values for path, values in changed}}
 
 
 def show_comparison(value: dict[str, Any], console: Console) -> None:
@@ -78,6 +83,10 @@ def show_comparison(value: dict[str, Any], console: Console) -> None:
         cells = ["-" if leg[key] is None else pattern.format(leg[key]) for leg in value["legs"]]
         if any(cell != "-" for cell in cells):
             table.add_row(title, *cells)
+    for name, found in value["sources"].items():
+        for title, key, pattern in SOURCE_FIGURES:
+            cells = ["-" if source is None or source[key] is None else pattern.format(source[key]) for source in found]
+            table.add_row(f"{name}: {title}", *cells)
     for path, values in value["settings"].items():
         table.add_row(path, *(str(item) for item in values), style="dim")
     console.print(table)

@@ -13,6 +13,7 @@ from contracts.config import to_json
 from contracts.files import CHECKPOINTS, EXPORT
 from contracts.shard_index import SPLITS
 from infra.report.figures import LegFigures, data_usd, job_seconds, run_figures
+from infra.report.mixture import leg_sources
 from infra.report.read import Attempt, Json, LegFacts, RunFacts
 from infra.report.series import MAX_POINTS, read_series
 from infra.run.layout import REPORT_HTML, RunLayout, uri
@@ -137,6 +138,7 @@ def _leg(leg: LegFacts, figures: LegFigures, facts: RunFacts, layout: RunLayout)
     return {
         "name": leg.name,
         "figures": to_json(figures),
+        "sources": leg_sources(leg, facts),
         "settings": leg.training,
         "attempts": [_attempt(attempt, facts.region) for attempt in leg.attempts],
         "export": uri(facts.bucket, f"{leg.folder}{EXPORT}/") if exported else None,

@@ -99,8 +99,10 @@ def leg_figures(leg: LegFacts, hosts: int, usd_per_hour: UsdPerHour, unigram_ent
 def run_figures(facts: RunFacts, usd_per_hour: UsdPerHour) -> list[LegFigures]:
     """Figures of every leg, each with its ratio to the first one's tokens/s."""
     hosts = int((facts.run.get("compute") or {}).get("instance_count") or 1)
-    validation = (facts.indexes.get("", {}).get("splits") or {}).get("validation") or {}
-    figures = [leg_figures(leg, hosts, usd_per_hour, validation.get("unigram_entropy_nats")) for leg in facts.legs]
+    splits = [(index.get("splits") or {}).get("validation") or {} for index in facts.indexes.values()]
+    entropies = [found for split in splits if (found := split.get("unigram_entropy_nats")) is not None]
+    entropy = statistics.fmean(entropies) if entropies else None  # of a mixture the mean, as its validation loss
+    figures = [leg_figures(leg, hosts, usd_per_hour, entropy) for leg in facts.legs]
     base = figures[0].tokens_per_second_per_device if figures else None
     return [_with_ratio(leg, base) for leg in figures]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from infra.report import overview, starts, tables
 from infra.report.read import Json
+from infra.report.series import SOURCE_CURVE
 
 CHARTS: tuple[tuple[str, str, tuple[Json, ...]], ...] = (
     ("Loss", "nats per token", ({"name": "loss", "label": "training"}, {"name": "validation_loss", "label": "validation", "points": True})),
@@ -55,6 +56,7 @@ def _parts(document: Json) -> list[str]:
         overview.unread(document),
         overview.overview(document),
         _charts(document),
+        tables.sources(document),
         tables.samples(document),
         f'<div class="pair">{tables.stages(document)}{tables.cost(document)}</div>',
         tables.exports(document),
@@ -91,8 +93,16 @@ def _charts(document: Json) -> str:
     legs = [leg for leg in document["legs"] if leg["series"]["steps"]]
     if not legs:
         return ""
-    figures = [_figure(title, unit, curves, legs) for title, unit, curves in CHARTS]
+    first, *rest = CHARTS
+    charts = (first, ("Validation loss by source", "nats per token", _by_source(legs)), *rest)
+    figures = [_figure(title, unit, curves, legs) for title, unit, curves in charts]
     return f'<section><h2>Curves over steps</h2>{_key(legs)}<div class="charts">{"".join(figures)}</div>{_notes(legs)}</section>'
+
+
+def _by_source(legs: list[Json]) -> tuple[Json, ...]:
+    """A curve for each source of a mixture, coloured by source instead of by leg."""
+    names = sorted({name for leg in legs for name in leg["series"]["columns"] if name.endswith(SOURCE_CURVE)})
+    return tuple({"name": name, "label": name.split(".")[1], "points": True, "colour": i} for i, name in enumerate(names))
 
 
 def _key(legs: list[Json]) -> str:

@@ -48,6 +48,7 @@ RESULT: Expected = {
     "environment": OBJECT,
     "checkpoints": [{"step": COUNT}],
     "startup_seconds": Each(AMOUNT),
+    "sources": Each({"share": AMOUNT, "epochs": AMOUNT, "held_out_loss": NUMBER}),
     "checkpoint_staging": {"reason": TEXT},
     "sample_left_out": TEXT,
 }

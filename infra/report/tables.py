@@ -46,6 +46,11 @@ def amount(value: float | None, digits: int = 0, unit: str = "") -> str:
     return f"{value:,.{digits}f}" + (f' <span class="unit">{unit}</span>' if unit else "")
 
 
+def percent(share: float | None) -> str:
+    """A share, to a thousandth of a percent where it is small."""
+    return "–" if share is None else f"{share:.3%}" if share < 0.01 else f"{share:.2%}"
+
+
 def facts_line(document: Json) -> str:
     """Recipe, times and cost, in one line."""
     parts = [f"recipe {escape(document['recipe'])}" if document.get("recipe") else ""]
@@ -168,6 +173,23 @@ def executions(document: Json) -> str:
         settings.append(f"<details><summary>Settings of {escape(one['execution'])}</summary><pre>{content}</pre></details>")
     head = "".join(f"<th scope=col>{title}</th>" for title in ("Execution", "Started", "Admit", "Changed, or why not"))
     return section("Executions", table(rows, head) + "".join(settings)) if rows else ""
+
+
+def sources(document: Json) -> str:
+    """What each source of a mixture gave to each leg."""
+    rows = []
+    for leg in document["legs"]:
+        for source in leg["sources"]:
+            name = f"{leg['name']}: {source['name']}" if len(document["legs"]) > 1 else source["name"]
+            shares = [percent(source["asked_share"]), percent(source["share"])]
+            rows.append(row(escape(name), [*shares, amount(source["epochs"], 3), amount(source["held_out_loss"], 3, "nats")]))
+    titles = ("Asked share", "Share", "Passes", "Validation loss")
+    head = "<td></td>" + "".join(f'<th scope="col" class="number">{title}</th>' for title in titles)
+    note = (
+        "<p class=note>Shares are of the samples up to the last step logged; what the input asks for, and what was read. "
+        "The leg's validation loss is the plain mean of its sources'.</p>"
+    )
+    return section("Sources of the mixture", table(rows, head) + note) if rows else ""
 
 
 def data(document: Json) -> str:

@@ -11,7 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.failure import MAX_FAILURE_BYTES, BadInput, read_failure, write_failure
-from contracts.metric_line import LARGEST, METRICS, NAMES, format_line, metric_definitions, parse_line, regex
+from contracts.metric_line import (
+    LARGEST,
+    METRICS,
+    NAMES,
+    SOURCE_NAMES,
+    format_line,
+    last_value,
+    metric_definitions,
+    parse_line,
+    regex,
+    source_metric,
+)
 from training.failure_classes import FAILURE_CLASSES, CollectiveHang
 
 numbers = st.floats(-LARGEST, LARGEST) | st.integers(-(10**15), 10**15)
@@ -103,3 +114,26 @@ def test_a_sentence_holds_no_letter_that_a_terminal_obeys_or_utf_8_cannot_carry(
     failure = BadInput("a\x00b \x1b[31m\n\u202ec \ud800 é 😀")
     assert failure.sentence == r"a\x00b \x1b[31m \u202ec \ud800 é 😀"
     assert str(failure).encode()
+
+
+def test_a_mixtures_values_come_back_under_names_of_their_own_and_no_definition_finds_them() -> None:
+    assert not NAMES & SOURCE_NAMES
+    sources = {"web": {"share": 0.75, "epochs": None}, "loss": {"share": 0.25, "held_out_loss": math.nan}}
+    line = format_line(7, 1.0, {"validation_loss": 2.0}, sources)
+    assert json.loads(line)["sources"]["loss"] == {"share": 0.25, "held_out_loss": None}
+    assert parse_line(line) == {"step": 7, "time": 1.0, "validation_loss": 2.0, "sources.web.share": 0.75, "sources.loss.share": 0.25}
+    assert [name for name in NAMES if re.findall(regex(name), line)] == ["validation_loss"]
+    with pytest.raises(ValueError, match="no such metric: loss"):
+        format_line(7, 1.0, {}, {"web": {"loss": 1.0}})
+    rows = [{"step": 1.0, source_metric("web", "share"): 0.5}, {"step": 2.0}]
+    assert last_value(rows, "sources.web.share") == 0.5
+    assert last_value(rows, "sources.code.share") is None
+
+
+@pytest.mark.parametrize(
+    "sources", ['"x"', "[1]", '{"web": 3}', '{"web": {"share": "0.5"}}', '{"web": {"share": [1]}}', '{"web": {"share": 1e99}}']
+)
+def test_a_line_whose_sources_are_damaged_is_damaged(sources: str) -> None:
+    line = '{"step": 1, "time": 1.0, "loss": 2.0, "sources": %s}'
+    assert parse_line(line % '{"web": {"share": 0.5}}') is not None
+    assert parse_line(line % sources) is None

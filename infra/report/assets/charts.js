@@ -51,7 +51,8 @@
   }
 
   function draw(figure) {
-    const curves = JSON.parse(figure.dataset.curves); // [{"name": column, "label": text, "points": bool}]
+    // [{"name": column, "label": text, "points": bool, "colour": number}]; a curve with a colour is told from others by it, legs by dashes
+    const curves = JSON.parse(figure.dataset.curves);
     const tables = [];
     const steps = (value) => value.toLocaleString("en-US");
     let lastStep = 0;
@@ -66,12 +67,13 @@
         const last = present[present.length - 1];
         lastStep = Math.max(lastStep, last[0]);
         tables.push([present.map((pair) => pair[0]), present.map((pair) => pair[1])]);
-        const stroke = colour("--leg-" + (index % 8));
+        const own = curve.colour != null;
+        const stroke = colour("--leg-" + ((own ? curve.colour : index) % 8));
         series.push({
           label: report.legs.length > 1 ? leg.name + " " + curve.label : curve.label,
           stroke,
           width: curve.points ? 1 : 1.5,
-          dash: curve.points ? [3, 3] : DASHES[Math.floor(index) % DASHES.length],
+          dash: curve.points && !own ? [3, 3] : DASHES[Math.floor(index) % DASHES.length],
           points: { show: Boolean(curve.points) || present.length < 3, size: 7, stroke, fill: colour("--paper") },
           spanGaps: true,
           leg: leg.name,
