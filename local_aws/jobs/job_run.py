@@ -169,9 +169,10 @@ class JobRun(ABC):
         path.write_text(json.dumps(value, default=str))
 
     def read_message(self, path: Path) -> str:
-        """What the job left in its failure or message file, as much as SageMaker keeps of it."""
+        """What the job left in its failure or message file, as much as SageMaker keeps of it; nothing where a link leads out of the job."""
         with contextlib.suppress(OSError):
-            return path.read_text(errors="replace")[:FAILURE_CHARACTERS].strip()
+            if path.resolve() == self.folder.resolve() / path.relative_to(self.folder):
+                return path.read_text(errors="replace")[:FAILURE_CHARACTERS].strip()
         return ""
 
 

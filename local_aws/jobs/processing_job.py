@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from pathlib import Path
 
 from local_aws.jobs.job_logs import LogStream
@@ -11,6 +12,7 @@ from local_aws.jobs.job_run import JobFailed, JobRun, instance_hosts, now
 from local_aws.jobs.s3_folders import ChannelError, download_prefix, upload_folder
 from local_aws.jobs.training_job import CAPACITY_ERROR, SERVICE_FAULT
 
+logger = logging.getLogger("jobs")
 DEFAULT_MAX_SECONDS = 86_400  # what SageMaker takes when the request names no limit
 
 
@@ -101,7 +103,9 @@ class ProcessingRun(JobRun):
             self.record["ExitMessage"] = message
         for host in hosts:
             for output in self._outputs():
-                upload_folder(self.client("s3"), self._local(host, output["LocalPath"]), output["S3Uri"])
+                folder = self._local(host, output["LocalPath"])
+                real = self.folder.resolve() / folder.relative_to(self.folder)
+                upload_folder(self.client("s3"), folder, output["S3Uri"], real, logger.warning)
         if self.stop_requested.is_set() or self.timed_out:
             return "Stopped"
         if code:

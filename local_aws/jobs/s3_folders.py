@@ -77,14 +77,27 @@ def download_manifest(s3: Any, uri: str, folder: Path) -> int:
     return len(names)
 
 
-def upload_folder(s3: Any, folder: Path, uri: str) -> int:
-    """Upload every file below ``folder`` and return how many there were."""
+def files_below(folder: Path, real: Path, on_link: Callable[[str], None]) -> Iterator[Path]:
+    """Regular files of a folder that a job may write.
+
+    A link is left out and told, whatever it points to: the launcher would read what the job cannot. What SageMaker makes of one is
+    documented nowhere, so nothing may depend on it. ``real`` is where ``folder`` lies when no link leads there.
+    """
+    for path in sorted(folder.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):  # deleted between listing and reading
+            if path.is_symlink() or path.resolve(strict=True) != real / path.relative_to(folder):
+                on_link(f"{path.relative_to(folder).as_posix()} is a link, or lies behind one, and is not uploaded")
+            elif path.is_file():
+                yield path
+
+
+def upload_folder(s3: Any, folder: Path, uri: str, real: Path, on_link: Callable[[str], None]) -> int:
+    """Upload every file below ``folder`` (files_below) and return how many there were."""
     bucket, prefix = split_uri(uri)
     transfer, count = S3Transfer(s3, _TRANSFER), 0
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            transfer.upload_file(str(path), bucket, _join(prefix, path.relative_to(folder)))
-            count += 1
+    for path in files_below(folder, real, on_link):
+        transfer.upload_file(str(path), bucket, _join(prefix, path.relative_to(folder)))
+        count += 1
     return count
 
 
@@ -116,6 +129,8 @@ class CheckpointSync:
     def __init__(self, s3: Any, folder: Path, uri: str, *, on_error: Callable[[str], None], mirrors_deletions: bool = True) -> None:
         self._s3, self._folder, self._uri, self._on_error = s3, folder, uri.rstrip("/") + "/", on_error
         self._mirrors_deletions = mirrors_deletions
+        self._real = folder.resolve()  # before the job could put a link in its place
+        self._told: set[str] = set()
         self._bucket, self._prefix = split_uri(self._uri)
         self._transfer = S3Transfer(s3, _TRANSFER)
         self._seen: dict[str, tuple[int, int]] = {}  # relative path -> size and mtime when last synced
@@ -157,10 +172,8 @@ class CheckpointSync:
 
     def _up(self) -> None:
         found = set()
-        for path in sorted(self._folder.rglob("*")):
+        for path in files_below(self._folder, self._real, self._tell):
             with contextlib.suppress(FileNotFoundError):  # deleted between listing and reading
-                if not path.is_file():
-                    continue
                 relative, state = path.relative_to(self._folder).as_posix(), _state(path)
                 if self._seen.get(relative) != state:
                     self._transfer.upload_file(str(path), self._bucket, _join(self._prefix, Path(relative)))
@@ -170,6 +183,12 @@ class CheckpointSync:
             if self._mirrors_deletions:
                 self._s3.delete_object(Bucket=self._bucket, Key=_join(self._prefix, Path(relative)))
             del self._seen[relative]
+
+    def _tell(self, what: str) -> None:
+        """Each link once."""
+        if what not in self._told:
+            self._told.add(what)
+            self._on_error(f"checkpoint sync: {what}")
 
 
 def _state(path: Path) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from account import Account, Unexpected, expect, expect_words
 from small_run import run_input
 from table import Row
 
-HUB = "hf://canary/corpus@" + "0" * 40
+HUB = "hf://datasets/canary/corpus@" + "0" * 40
 """A data set of the Hub, which no machine that runs this can reach: the job fails with the token in its hands."""
 
 
@@ -24,10 +24,15 @@ def secret_canary(account: Account) -> Iterator[Row]:
     (secret,) = [item["ARN"] for item in secrets.list_secrets()["SecretList"] if "HuggingFace" in item["Name"]]
     secrets.put_secret_value(SecretId=secret, SecretString=json.dumps({"token": canary}))
     execution = account.start(run_input(run, data={"source": HUB}, compute={"max_attempts": 1}))
-    account.until(lambda: secrets.describe_secret(SecretId=secret).get("LastAccessedDate"), "the job's look at the secret", every=0.1)
+    account.until(
+        lambda: secrets.describe_secret(SecretId=secret).get("LastAccessedDate") or account.describe(execution)["status"] != "RUNNING",
+        "the job's look at the secret",
+        every=0.2,
+    )
     shown = _in_processes(canary)
     ended = account.ended(execution)
     expect("the end", (ended.status, ended.error), ("FAILED", "StoreUnavailable"))
+    expect("whether the job has read the secret", "LastAccessedDate" in secrets.describe_secret(SecretId=secret), True)
     expect_words(ended.cause, "StoreUnavailable (retry)", "canary/corpus")
     answers = _answers(account, execution)
     shown += [name for name, text in answers.items() if canary in text]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from local_aws.jobs import s3_folders
-from local_aws.jobs.s3_folders import CheckpointSync, mount_prefix
+from local_aws.jobs.s3_folders import CheckpointSync, mount_prefix, upload_folder
 
 PREFIX = "runs/r/main/attempts/20261122T060000-aaaaaa-1/"
 
@@ -106,3 +106,32 @@ def test_a_mounted_channel_is_one_copy_for_all_hosts(s3: FolderS3, tmp_path: Pat
         host.mkdir()
         mount_prefix(s3, f"s3://data/{PREFIX}checkpoints/step-5/", tmp_path / "shared", host)
     assert len({(host / "manifest.json").stat().st_ino for host in hosts}) == 1
+
+
+def test_links_that_a_job_made_are_not_followed_and_told_once(s3: FolderS3, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    secret = tmp_path / "host" / "key"
+    write(tmp_path / "host", "key")
+    folder = tmp_path / "checkpoints"
+    one = sync(s3, folder)
+    write(folder, "step-1/a")
+    (folder / "key").symlink_to(secret)
+    (folder / "step-1/b").symlink_to("a")  # inside, too: what SageMaker makes of it is not known
+    (folder / "host").symlink_to(secret.parent)
+    one._up()
+    one._up()
+    assert set(s3.objects) == {f"{PREFIX}step-1/a"}
+    told = capsys.readouterr().out.splitlines()
+    assert sorted(line.split()[2] for line in told) == ["host", "key", "step-1/b"]
+
+
+def test_a_folder_that_a_job_replaced_by_a_link_is_not_followed(s3: FolderS3, tmp_path: Path) -> None:
+    folder = tmp_path / "ml" / "checkpoints"
+    one = sync(s3, folder)
+    folder.rmdir()
+    write(tmp_path / "host", "key")
+    folder.symlink_to(tmp_path / "host")
+    one._up()
+    output = tmp_path / "ml" / "output"
+    output.symlink_to(tmp_path / "host")
+    assert upload_folder(s3, output, f"s3://data/{PREFIX}", output.parent.resolve() / "output", print) == 0
+    assert s3.objects == {}
