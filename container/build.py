@@ -20,7 +20,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from container import records
 from container.failure_classes import ImageBuildFailed, RegistryUnreachable, SmokeTestFailed, failure_of
 from contracts import base_images
 from contracts.failure import JobFailure
@@ -41,6 +43,7 @@ ENTRIES = {"data_prep": "data_prep.job", "training": "training.job", "evaluate":
 """The module that SageMaker starts in each image; --check is its smoke test."""
 CUDA_TARGETS = ("training", "evaluate")
 """Images over the training base, whose smoke test depends on the device."""
+LIST_PACKAGES = ("python", "-m", "pip", "list", "--format", "json", "--disable-pip-version-check")
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 PUBLIC_ECR = "public.ecr.aws"
 REPEATS = 3  # 30 + 60 + 120 s: a public registry counts requests by the second, and an index is rarely away for longer
@@ -68,6 +71,8 @@ class BuildRequest:
     """Images that are needed, by target of the Dockerfile."""
     proxy: Mapping[str, str] = field(default_factory=dict)
     """HTTP_PROXY, HTTPS_PROXY and NO_PROXY, where they are set: BuildKit and the Dockerfile's commands need them handed on."""
+    records: str = ""
+    """S3 URI of the folder for what is kept about the images (container/records.py); empty keeps nothing."""
     pause_seconds: float = 30.0
     """Before a step whose registry or index did not answer is repeated; doubled each time."""
 
@@ -92,6 +97,7 @@ class BuildRequest:
             pip_configuration=environment.get("PIP_CONFIG", ""),
             targets=[target for target in TARGETS if target in wanted],
             proxy={name: environment[name] for name in PROXY_VARIABLES if environment.get(name)},
+            records=environment.get("RECORDS_URI", ""),
             pause_seconds=float(environment.get("PAUSE_SECONDS", "30")),
         )
 
@@ -134,6 +140,8 @@ class Build:
     folder: Path = field(default_factory=Path.cwd)
     seconds: dict[str, float] = field(default_factory=dict)
     pause: Callable[[float], None] = time.sleep
+    began: float = field(default_factory=time.time)
+    """Epoch seconds."""
     training_base: str = ""
     """Base of the training image in place of the request's: its undated tag."""
 
@@ -159,6 +167,7 @@ class Build:
         for target in wanted:
             with self._phase(f"push {target}"):
                 found[target] = self._push(target)
+                self._record(target, found[target])
         return {target: f"{self.request.repository}@{digest}" for target, digest in found.items()}
 
     # -- steps ---------------------------------------------------------------------------------------------------
@@ -263,6 +272,31 @@ class Build:
         print(f"pushed: {self._name(target)} {digest}", flush=True)
         return digest
 
+    def _record(self, target: str, digest: str) -> None:
+        """Keep bill of materials, provenance and lock. The image is pushed: what cannot be kept is said, and costs no run."""
+        if not self.request.records:
+            return
+        listed = self.run(["docker", "run", "--rm", "--network", "none", self._local(target), *LIST_PACKAGES], "")
+        metadata = self.folder / f".build-{target}.json"
+        made = records.provenance(
+            target,
+            repository=self.request.repository,
+            digest=digest,
+            tag=self.request.tag,
+            folder=self.folder,
+            training_base_image=self.training_base or self.request.training_base_image,
+            metadata=json.loads(metadata.read_text()) if metadata.exists() else {},
+            builder=os.environ,
+            times=(self.began, time.time()),
+        )
+        packages = _last_json(listed.lines, "[")
+        bill = records.bill_of_materials(target, digest, packages) if packages else {}
+        for name, content in ((f"provenance-{target}.json", made), (f"sbom-{target}.cdx.json", bill)):
+            (self.folder / name).write_text(json.dumps(content, indent=1) + "\n")
+            command = ["aws", "s3", "cp", name, f"{self.request.records}{name}", "--only-show-errors"]
+            if not content or self.run(command, "").code:
+                print(f"warning: {name} is not kept under {self.request.records}; the lines above say why", flush=True)
+
     def _show_layers(self, target: str) -> None:
         print(f"layers of {target}, newest first:", flush=True)
         self.run(["docker", "history", "--format", "{{.Size}}\t{{.CreatedBy}}", self._local(target)], "")
@@ -345,14 +379,14 @@ def locked_version(lock: Path, package: str) -> str | None:
     return match[1] if match else None
 
 
-def _last_json(lines: Sequence[str]) -> dict[str, dict[str, str]] | None:
+def _last_json(lines: Sequence[str], opening: str = "{") -> Any:
+    """The last line that is JSON and begins so, read; None when there is none."""
     for line in reversed(lines):
-        if line.startswith("{"):
+        if line.startswith(opening):
             try:
-                found: dict[str, dict[str, str]] = json.loads(line)
+                return json.loads(line)
             except ValueError:
                 continue
-            return found
     return None
 
 

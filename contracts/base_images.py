@@ -23,16 +23,16 @@ def declared_bases(folder: Path) -> dict[str, str]:
 
 def unpinned(folder: Path, training_base_image: str) -> list[str]:
     """References of a build that name no digest themselves, whether the lock holds one or not."""
-    return [reference for reference in [*_bases(folder, training_base_image).values(), BUILDKIT_IMAGE] if "@" not in reference]
+    return [reference for reference in [*bases(folder, training_base_image).values(), BUILDKIT_IMAGE] if "@" not in reference]
 
 
 def build_arguments(folder: Path, training_base_image: str) -> dict[str, str]:
     """Arguments of a build for the bases that differ from what the Dockerfile declares: another base, or a digest from the lock."""
-    bases = {name: pinned(reference, folder) for name, reference in _bases(folder, training_base_image).items()}
-    return {name: reference for name, reference in bases.items() if reference != declared_bases(folder).get(name)}
+    chosen = {name: pinned(reference, folder) for name, reference in bases(folder, training_base_image).items()}
+    return {name: reference for name, reference in chosen.items() if reference != declared_bases(folder).get(name)}
 
 
-def _bases(folder: Path, training_base_image: str) -> dict[str, str]:
+def bases(folder: Path, training_base_image: str) -> dict[str, str]:
     """Bases by argument; one that is given stands for the Dockerfile's own."""
     return declared_bases(folder) | ({"TRAINING_BASE_IMAGE": training_base_image} if training_base_image else {})
 

@@ -19,7 +19,7 @@ from constructs import Construct
 from contracts.files import ATTEMPTS, CHECKPOINTS, METRICS, RESULT_FILE
 from infra.constructs.policy import Conditions, Statement, allow, new_role
 from infra.monitor.published_metrics import NAMESPACE
-from infra.run.layout import JOBS_PREFIX, RUNS_PREFIX, TOKENS_PREFIX
+from infra.run.layout import IMAGES_PREFIX, JOBS_PREFIX, RUNS_PREFIX, TOKENS_PREFIX
 from infra.settings import BuildSettings
 
 PREFIX = "objects below a prefix of infra/run/layout.py"
@@ -251,6 +251,7 @@ def build_role(
             allow("ecr-public:GetAuthorizationToken", "sts:GetServiceBearerToken", on="*", because=PUBLIC_TOKEN),
             allow(*READ_IMAGE, "ecr:DescribeImages", *push, on=[shared.images.repository_arn, shared.cache.repository_arn]),
             allow(*READ_IMAGE, on=bases, because="AWS's deep-learning images lie in an account that differs by partition and region"),
+            allow("s3:PutObject", on=shared.objects(f"{IMAGES_PREFIX}*"), because=PREFIX),
             allow("kms:Decrypt", "kms:GenerateDataKey", "kms:DescribeKey", on=shared.key.key_arn),
             *([allow("kms:Decrypt", on=asset_key_arn, when=_through(scope, "s3"))] if asset_key_arn else []),
             allow("logs:CreateLogStream", "logs:PutLogEvents", on=log_group_arn),

@@ -18,7 +18,7 @@ from infra.cli.registry import Unknown, digest_of
 from infra.cli.target import Target
 from infra.constructs.assets import CONTEXT_FILES, ROOT, copy_files, image_tag, select
 
-PROJECT_VARIABLES = ("REPOSITORY_URI", "CACHE_REPOSITORY_URI", "IMAGE_TAG", "DEVICE", "TRAINING_BASE_IMAGE")
+PROJECT_VARIABLES = ("REPOSITORY_URI", "CACHE_REPOSITORY_URI", "IMAGE_TAG", "DEVICE", "TRAINING_BASE_IMAGE", "RECORDS_URI")
 """What the build project hands to container/build.py."""
 
 

@@ -14,6 +14,7 @@ from constructs import Construct
 from infra import roles
 from infra.constructs.acknowledge import acknowledge
 from infra.constructs.assets import CONTEXT_FILES, copy_files, image_tag, select
+from infra.run.layout import image_records_prefix, uri
 from infra.settings import Settings
 
 BUILD_HOURS = 2  # the CUDA image downloads about 10 GB and compiles nothing; a cold build takes well under an hour
@@ -46,6 +47,7 @@ class ImageBuild(Construct):
             "CACHE_REPOSITORY_URI": shared.cache.repository_uri,
             "IMAGE_TAG": self.tag,
             "DEVICE": settings.device,
+            "RECORDS_URI": uri(shared.bucket.bucket_name, image_records_prefix(self.tag)),
         }
         if settings.training_base_image:
             values["TRAINING_BASE_IMAGE"] = settings.training_base_image

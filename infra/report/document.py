@@ -16,7 +16,7 @@ from infra.report.figures import LegFigures, data_usd, job_seconds, run_figures
 from infra.report.mixture import leg_sources
 from infra.report.read import Attempt, Json, LegFacts, RunFacts
 from infra.report.series import MAX_POINTS, read_series
-from infra.run.layout import REPORT_HTML, RunLayout, uri
+from infra.run.layout import REPORT_HTML, RunLayout, image_records_prefix, uri
 from infra.run.run_jobs import UsdPerHour
 from infra.run.run_record import ExecutionRecord
 
@@ -279,8 +279,10 @@ def _shards(index: Json, *, counted: bool) -> list[list[Any]]:
 def _lineage(facts: RunFacts) -> Json:
     """What made this model: image, versions, configuration."""
     result: dict[str, Any] = next((leg.result for leg in facts.legs if leg.result), {})
+    tag = (facts.run.get("image") or {}).get("tag")
     return {
-        "image_tag": (facts.run.get("image") or {}).get("tag"),
+        "image_tag": tag,
+        "image_records": uri(facts.bucket, image_records_prefix(tag)) if tag else None,
         "image": result.get("image") or (facts.image.get("training") or facts.image.get("uri")),
         "environment": result.get("environment"),
         "execution": facts.execution_arn,

@@ -228,7 +228,8 @@ def _asked(source: Json) -> str:
 def lineage(document: Json) -> str:
     """Lineage of the model: image, versions, configuration, and the whole run.json."""
     value = document["lineage"]
-    rows = [("Image", value["image"]), ("Image tag (hash of the build context)", value["image_tag"]), ("Execution", value["execution"])]
+    rows = [("Image", value["image"]), ("Image tag (hash of the build context)", value["image_tag"])]
+    rows += [("Image's bill of materials and provenance", value["image_records"]), ("Execution", value["execution"])]
     if isinstance(value["environment"], dict):
         rows += list(value["environment"].items())
     body = [row(escape(name), [escape(item)], number=False) for name, item in rows if item]

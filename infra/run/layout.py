@@ -5,6 +5,7 @@ tokens/<fingerprint>/{train,validation}/...       token shards; tokens/<fingerpr
 runs/<run>/{run.json,lock.json,report.html,report.json}
 runs/<run>/executions/{<execution>.json,<execution>/report.html,<execution>/report.json}
 runs/<run>/<leg>/attempts/<attempt>/{checkpoints,metrics,tensorboard,export}/
+images/<image tag>/                               bill of materials and provenance of the images (container/records.py)
 jobs/                                             what SageMaker uploads by itself (output.tar.gz)
 
 <attempt> is <execution's start>-<digest>-<number>, 20261122T060000-3fa9c1-2: the two last parts end the job's name as well.
@@ -23,6 +24,7 @@ from contracts.files import ATTEMPTS, INDEX_FILE, RUN_FILE
 TOKENS_PREFIX = "tokens/"
 RUNS_PREFIX = "runs/"
 JOBS_PREFIX = "jobs/"
+IMAGES_PREFIX = "images/"
 REPORT_HTML = "report.html"
 REPORT_JSON = "report.json"
 
@@ -40,6 +42,11 @@ def tokens_prefix(fingerprint: str) -> str:
 def index_key(fingerprint: str) -> str:
     """The index: present exactly when the shards are complete."""
     return tokens_prefix(fingerprint) + INDEX_FILE
+
+
+def image_records_prefix(tag: str) -> str:
+    """What is kept about the images of one build context."""
+    return f"{IMAGES_PREFIX}{tag}/"
 
 
 @dataclass(frozen=True)

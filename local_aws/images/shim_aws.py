@@ -1,4 +1,4 @@
-"""``aws`` for the embedded CodeBuild: the few `aws ecr` commands that the image build uses, through boto3."""
+"""``aws`` for the embedded CodeBuild: the few commands that the image build uses, through boto3."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ def main(arguments: Sequence[str]) -> int:
             print(base64.b64decode(token).decode().partition(":")[2])
         case ["ecr", "describe-images", *rest]:
             _describe_images(rest)
+        case ["s3", "cp", path, uri, "--only-show-errors"]:
+            bucket, _, key = uri.removeprefix("s3://").partition("/")
+            boto3.client("s3").upload_file(path, bucket, key)
         case _:
             print(f"aws {' '.join(arguments)}: not known to the embedded AWS's command", file=sys.stderr)
             return 2

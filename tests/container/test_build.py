@@ -44,6 +44,8 @@ class FakeMachine:
             return Finished(254, ["", "An error occurred (ImageNotFoundException) when calling the DescribeImages operation: ..."])
         if "get-login-password" in line:
             return Finished(0, ["the-password"])
+        if "pip list" in line:
+            return Finished(0, [json.dumps([{"name": "numpy", "version": "2.4"}])])
         if "docker run" in line:
             target = "data_prep" if "data_prep.job" in line else "training"
             packages = {
@@ -367,3 +369,21 @@ def test_locked_digests_are_what_the_build_starts_from_and_leave_no_way_back_to_
     assert f"--build-arg TRAINING_BASE_IMAGE={DATED}@{digest} " in fake.commands[fake.index("--load --target training")]
     assert f"image={base_images.BUILDKIT_IMAGE}@{digest}" in fake.commands[fake.index("buildx create")]
     assert not [line for line in fake.commands if "DATA_PREP_BASE_IMAGE" in line]  # the Dockerfile's own digest
+
+
+def test_bill_and_provenance_are_kept_after_the_push_and_cost_no_build(make: MakeBuild, folder: Path, capsys: pytest.CaptureFixture[str]):
+    kept = "s3://data/images/abc123/"
+    build, fake = make({"RECORDS_URI": kept})
+    build.images()
+    assert fake.index(f"s3 cp provenance-training.json {kept}provenance-training.json") > fake.index("push=true --target training")
+    assert fake.index(f"s3 cp sbom-data_prep.cdx.json {kept}sbom-data_prep.cdx.json") > fake.index("push=true --target data_prep")
+    statement = json.loads((folder / "provenance-training.json").read_text())
+    assert statement["subject"] == [{"name": REPOSITORY, "digest": {"sha256": "d" * 64}}]
+    assert json.loads((folder / "sbom-training.cdx.json").read_text())["components"][0]["purl"] == "pkg:pypi/numpy@2.4"
+    assert "warning" not in capsys.readouterr().out
+    build, fake = make({"RECORDS_URI": kept}, failing=[("s3 cp sbom", 1, "upload failed: An error occurred (AccessDenied)")])
+    assert set(build.images()) == {"data_prep", "training"}
+    assert f"warning: sbom-training.cdx.json is not kept under {kept}" in capsys.readouterr().out
+    build, fake = make()
+    build.images()
+    assert not [line for line in fake.commands if "s3 cp" in line]

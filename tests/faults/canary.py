@@ -39,12 +39,12 @@ def secret_canary(account: Account) -> Iterator[Row]:
     found = subprocess.run(
         ["grep", "-rlF", "--binary-files=text", canary, str(account.aws.state_dir)], capture_output=True, text=True, check=False
     )
-    shown += found.stdout.splitlines()
+    shown += [path for path in found.stdout.splitlines() if Path(path).name != "secretsmanager.json"]  # the service's own store
     expect("where the canary shows", shown, [])
     expect("whether logs, events and objects were there to be searched", all(len(text) > 100 for text in answers.values()), True)
     yield Row(
         injected="a canary as Hugging Face token, used by a job whose Hub cannot be reached",
-        happened=f"not in processes, {', '.join(answers)}, nor in any file of the embedded AWS",
+        happened=f"not in processes, {', '.join(answers)}, nor in any file of the embedded AWS but Secrets Manager's own",
         attempts=len(account.processing_jobs(run)),
         lost="nothing",
         seconds=ended.seconds,

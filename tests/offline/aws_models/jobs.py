@@ -32,11 +32,12 @@ PREPARE: dict[str, tuple[str, ...]] = {
     "DeleteObjects": (f"tokens/{FINGERPRINT}/.work/plan.json",),
     "GetSecretValue": ("",),
 }
-# `aws` commands of container/build.py -> the action of their service, on the deployment's own repositories unless it says "*".
+# `aws` commands of container/build.py -> the action of their service, and on what: the deployment's repositories, images/, or all.
 BUILD_COMMANDS: dict[str, tuple[str, str]] = {
     "ecr get-login-password": ("GetAuthorizationToken", "*"),
     "ecr describe-images": ("DescribeImages", "own"),
     "ecr-public get-login-password": ("GetAuthorizationToken", "*"),
+    "s3 cp": ("PutObject", "images"),
 }
 
 
@@ -75,7 +76,8 @@ def build_needs(names: Names) -> Iterator[Need]:
     yield from (need(f"logs:{action}", group + "build", "CodeBuild writes the log") for action in ("CreateLogStream", "PutLogEvents"))
     for command, (action, where) in BUILD_COMMANDS.items():
         service = command.split()[0]
-        yield from (need(f"{service}:{action}", resource, f"aws {command}") for resource in (["*"] if where == "*" else repositories))
+        found = {"*": ["*"], "own": repositories, "images": [f"arn:{names.where.partition}:s3:::{names.bucket}/images/0123abcd/sbom.json"]}
+        yield from (need(f"{service}:{action}", resource, f"aws {command}") for resource in found[where])
     yield need("sts:GetServiceBearerToken", "*", "aws ecr-public get-login-password (API reference of ECR Public)")
     for repository in repositories:
         yield from (need(f"ecr:{action}", repository, "docker pull and push") for action in (*PULL, *PUSH))
