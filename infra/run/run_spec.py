@@ -272,10 +272,11 @@ def _cluster_problems(legs: list[Leg], compute: ComputeSpec) -> Iterator[Problem
 
 def _continued_problems(legs: list[Leg], data: DataSpec | None) -> Iterator[Problem]:
     """A run that is continued in pieces needs a learning-rate curve and a mixture that do not depend on where a piece ends."""
-    for number, source in enumerate(data.sources if data is not None else ()):
-        if source.epochs is not None:
-            fix = "give it a weight"
-            yield Problem(f"data.sources[{number}].epochs", f"resume=latest adds steps with every firing, which changes its share; {fix}")
+    if data is not None and any(source.epochs is None for source in data.sources):  # where all have epochs, they are relative
+        for number, source in enumerate(data.sources):
+            if source.epochs is not None:
+                message = "resume=latest adds steps with every firing, which changes what it comes to; give it a weight"
+                yield Problem(f"data.sources[{number}].epochs", message)
     for leg in legs:
         if leg.training.schedule.total_steps is None and leg.training.schedule.decay != "constant":
             yield Problem(

@@ -149,6 +149,7 @@ def test_a_continued_schedule_has_no_epochs() -> None:
     assert spec(asked(WEB, CODE) | schedule | training)
     with pytest.raises(SpecError, match=r"data\.sources\[1\]\.epochs: resume=latest adds steps with every firing"):
         spec(asked(WEB, BOOKS) | schedule | training)
+    assert spec(asked(BOOKS, CODE | {"weight": None, "epochs": 1}) | schedule | training)
 
 
 def test_what_a_source_leaves_out_is_as_in_data_and_the_recipes_globs_are_not() -> None:
