@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the name conftest is not unique at run time
     from conftest import EmbeddedStacks
 
 pytestmark = pytest.mark.embedded
+OTHER = "source/other/"
 
 
 class Shell:
@@ -42,6 +43,18 @@ class Shell:
         file = self.folder / "input.json"
         file.write_text(json.dumps({"run_id": run, "data": DATA, "training": TRAINING | training}))
         return self("start", "--input", str(file))
+
+    def mixture(self, run: str, weight: float = 3) -> str:
+        """Input of a run on two sources whose weights change places at step 9."""
+        there, back = ({"from_step": 9, "weight": value} for value in (1, weight))
+        sources = [
+            {"name": "first", "source": PREFIX, "weight": weight, "curriculum": [there]},
+            {"name": "other", "source": OTHER, "weight": 1, "curriculum": [back]},
+        ]
+        data = {key: value for key, value in DATA.items() if key != "source"} | {"sources": sources}
+        file = self.folder / "mixture.json"
+        file.write_text(json.dumps({"run_id": run, "data": data, "training": TRAINING | {"steps": 16}}))
+        return str(file)
 
     def json(self, *words: str) -> Any:
         code, out = self(*words, "--json")
@@ -64,7 +77,8 @@ class Shell:
 
 @pytest.fixture
 def shell(embedded_aws: EmbeddedStacks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Shell:
-    embedded_aws.client("s3").put_object(Bucket=embedded_aws.bucket, Key=PREFIX + "a.jsonl.gz", Body=stdlib_text())
+    for prefix, text in ((PREFIX, stdlib_text()), (OTHER, stdlib_text(60, 90))):
+        embedded_aws.client("s3").put_object(Bucket=embedded_aws.bucket, Key=prefix + "a.jsonl.gz", Body=text)
     target = target_of(embedded_aws.aws)
     monkeypatch.setattr(where, "choose_target", lambda **options: target)
     return Shell(target, tmp_path)
@@ -107,8 +121,14 @@ def test_a_day_of_an_operator(shell: Shell) -> None:
     code, lines = shell("watch", "day", "--json")
     last = json.loads(lines.splitlines()[-1])
     assert (code, last["event"], last["status"]) == (0, "ended", "SUCCEEDED"), last
-    assert shell.start("night", steps=16)[0] == 0
+
+    # The next run reads two sources, and weighs them otherwise from step 9 on.
+    plan = shell.json("plan", "--input", shell.mixture("night"))
+    assert [one["prepared"] for one in plan["mixture"]["sources"]] == [False, False]
+    assert plan["mixture"]["legs"]["main"][0]["shares"] == [{"from_step": 1, "share": 0.75}, {"from_step": 9, "share": 0.25}]
+    assert shell("start", "--input", shell.mixture("night"))[0] == 0
     assert shell("watch", "night", "--plain")[0] == 0
+    _mixed(shell)
 
     # Two models never share a folder.
     folder = shell.folder / "model"
@@ -138,3 +158,23 @@ def test_a_day_of_an_operator(shell: Shell) -> None:
     cost = shell.json("list", "--cost", "--limit", "50")
     assert cost["runs"]["day"] == pytest.approx(report["cost"]["total_usd"], abs=1e-6)
     assert cost["total_usd"] == pytest.approx(sum(cost["months"].values()))
+
+
+def _mixed(shell: Shell) -> None:
+    """The run "night" read both sources as it was asked, and another weight would make no shard anew."""
+    run = shell.text("runs/night/run.json")
+    indexes = {one["name"]: shell.text(f"tokens/{one['fingerprint']}/index.json") for one in run["tokens"]["sources"]}
+    assert indexes["first"]["tokenizer"] == indexes["other"]["tokenizer"]
+    sagemaker = shell.target.client("sagemaker")
+    (job,) = sagemaker.list_training_jobs(NameContains="night-main")["TrainingJobSummaries"]
+    channels = sagemaker.describe_training_job(TrainingJobName=job["TrainingJobName"])["InputDataConfig"]
+    assert [channel["ChannelName"] for channel in channels] == ["run", "tokens-first", "tokens-other"]
+    report = shell.text("runs/night/report.json")
+    assert [source["train_tokens"] for source in report["data"]["sources"]] == [
+        indexes[name]["splits"]["train"]["tokens"] for name in ("first", "other")
+    ]
+    folder = report["legs"][0]["export"].split(f"{shell.target.bucket}/")[1].removesuffix("export/")
+    result = shell.text(f"{folder}metrics/result.json")
+    assert {name: source["share"] for name, source in result["sources"].items()} == {"first": 0.5, "other": 0.5}  # 48 + 16, 16 + 48
+    again = shell.json("plan", "--input", shell.mixture("dawn", weight=9))
+    assert again["skips"]["prepare_data"] is True
