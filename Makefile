@@ -204,7 +204,7 @@ bench-memory: .venv/.dev ## Run torch's memory tracker over all 32 layers of lla
 .PHONY: docs chromium screenshots
 docs: .venv/.dev ## Write the generated documents: docs/configuration.md and docs/run-input.schema.json
 	$(BIN)/python -m infra.cli.configuration_docs docs/configuration.md
-	$(BIN)/python -m infra.run.run_spec --schema > docs/run-input.schema.json
+	$(BIN)/python -m infra.run.input_schema > docs/run-input.schema.json
 
 chromium: ## Install Debian's headless Chromium for the report's tests, where none is present and root may install it
 	@command -v $${CHROMIUM:-chromium-headless-shell} chromium chromium-browser google-chrome >/dev/null \

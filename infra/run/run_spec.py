@@ -8,16 +8,13 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from contracts.config import Bounds, Json, Pattern, Problem, SpecError, deeper_than, parse, suggestion, to_json
-from contracts.config_schema import json_schema
 from data_prep.spec import DataSpec, with_source_defaults
 from infra.run.compute import BudgetSpec, ComputeSpec
 from infra.run.recipes import RECIPES, REFERENCE_ABLATION, Recipe
@@ -287,40 +284,7 @@ def _continued_problems(legs: list[Leg], data: DataSpec | None) -> Iterator[Prob
             return
 
 
-def input_schema() -> Json:
-    """JSON Schema of an execution's input, for editors and docs: RunInput with its sections spelled out."""
-    schema = json_schema(RunInput)
-    for key, cls in (("data", DataSpec), ("training", TrainingSpec), ("compute", ComputeSpec), ("budget", BudgetSpec)):
-        schema["properties"][key] = _partial(json_schema(cls)) | {"description": schema["properties"][key]["description"]}
-    source = schema["properties"]["data"]["properties"]["sources"]["items"]
-    source["properties"] = {k: {n: v for n, v in field.items() if n != "default"} for k, field in source["properties"].items()}
-    leg = schema["properties"]["legs"]["items"]["properties"]
-    leg["training"] = schema["properties"]["training"]
-    schema["properties"]["recipe"]["examples"] = sorted(RECIPES)
-    return schema
-
-
-def _partial(schema: Json) -> Json:
-    """The schema with nothing required, since the recipe fills the rest."""
-    out = {k: v for k, v in schema.items() if k not in ("required", "$schema", "title", "default")}
-    if "properties" in out:
-        out["properties"] = {k: _partial(v) if isinstance(v, dict) else v for k, v in out["properties"].items()}
-    return out
-
-
 def as_input(spec: RunSpec) -> Json:
     """The resolved run as JSON, the main part of run.json."""
     content: Json = to_json(spec)
     return content
-
-
-def main() -> None:
-    """Print the JSON Schema of the input: ``python -m infra.run.run_spec --schema > docs/run-input.schema.json``."""
-    parser = argparse.ArgumentParser(prog="python -m infra.run.run_spec", description="The input of one execution.")
-    parser.add_argument("--schema", action="store_true", required=True, help="print its JSON Schema (docs/run-input.schema.json)")
-    parser.parse_args()
-    print(json.dumps(input_schema(), indent=1))
-
-
-if __name__ == "__main__":
-    main()

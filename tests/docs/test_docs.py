@@ -14,7 +14,8 @@ import typer.main
 from infra.admit.estimate import estimate
 from infra.cli import configuration_docs
 from infra.cli.main import app
-from infra.run.run_spec import input_schema, resolve
+from infra.run.input_schema import input_schema
+from infra.run.run_spec import resolve
 from infra.sagemaker.prices import table_usd_per_hour
 
 PROJECT = Path(__file__).parents[2]

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from contracts.config import SpecError, parse, to_json
 from infra.admit.checks import device_problems, network_problems
 from infra.admit.estimate import estimate
+from infra.run.input_schema import input_schema
 from infra.run.quota_requests import quota_requests
 from infra.run.recipes import RECIPES
-from infra.run.run_spec import RunInput, RunSpec, input_schema, resolve
+from infra.run.run_spec import RunInput, RunSpec, resolve
 from infra.triage.attempts import Limits, Source, first_attempt
 
 FUZZ = settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -9,9 +9,9 @@ from admission_values import Json, spec
 
 from contracts.config import SpecError
 from infra.constructs.assets import ROOT
+from infra.run.input_schema import input_schema
 from infra.run.recipes import RECIPES, REFERENCE_ABLATION
 from infra.run.run_id import run_id_of
-from infra.run.run_spec import input_schema
 from infra.settings import load_settings
 
 
@@ -45,7 +45,7 @@ def test_a_batch_of_a_source_needs_a_global_batch() -> None:
 
 def test_the_written_schema_is_current() -> None:
     written = json.loads((ROOT / "docs" / "run-input.schema.json").read_text())
-    assert written == json.loads(json.dumps(input_schema())), "run: python -m infra.run.run_spec --schema > docs/run-input.schema.json"
+    assert written == json.loads(json.dumps(input_schema())), "run: python -m infra.run.input_schema > docs/run-input.schema.json"
 
 
 @pytest.mark.parametrize(
