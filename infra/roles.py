@@ -182,8 +182,14 @@ def _see_jobs(scope: Construct) -> list[Statement]:
     ]
 
 
-def report_role(scope: Construct, shared: Shared, log_group_arn: str) -> iam.Role:
-    """Report: reads the run's folder, its jobs and the token index, writes two files."""
+TRACKER_CALLS = ("GetExperimentByName", "CreateExperiment", "SearchRuns", "CreateRun", "LogBatch", "UpdateRun")
+
+
+def report_role(scope: Construct, shared: Shared, log_group_arn: str, tracking_server_arn: str | None) -> iam.Role:
+    """Report: reads the run's folder, its jobs and the token index, writes two files, sends to a tracking server where there is one."""
+    tracker = (
+        [] if tracking_server_arn is None else [allow(*(f"sagemaker-mlflow:{call}" for call in TRACKER_CALLS), on=tracking_server_arn)]
+    )
     return _function(
         scope,
         "ReportRole",
@@ -194,6 +200,7 @@ def report_role(scope: Construct, shared: Shared, log_group_arn: str) -> iam.Rol
             allow("s3:GetObject", on=shared.objects(f"{RUNS_PREFIX}*", f"{TOKENS_PREFIX}*/index.json"), because=PREFIX),
             allow("s3:PutObject", on=shared.objects(f"{RUNS_PREFIX}*/report.html", f"{RUNS_PREFIX}*/report.json"), because=PREFIX),
             *_see_jobs(scope),
+            *tracker,
             _key_through_s3(scope, shared, "kms:Decrypt", "kms:GenerateDataKey"),
         ],
     )

@@ -22,6 +22,9 @@ SUBNET = Pattern(r"subnet-([0-9a-f]{8}|[0-9a-f]{17})", 'the id of a subnet such 
 GROUP = Pattern(r"sg-([0-9a-f]{8}|[0-9a-f]{17})", 'the id of a security group such as "sg-0123456789abcdef0"')
 VPC = Pattern(r"vpc-([0-9a-f]{8}|[0-9a-f]{17})", 'the id of a VPC such as "vpc-0123456789abcdef0"')
 SECRET_ARN = Pattern(r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:.+", "the ARN of a secret")
+TRACKING_SERVER = Pattern(
+    r"arn:aws[a-z-]*:sagemaker:[a-z0-9-]+:\d{12}:mlflow-tracking-server/[a-zA-Z0-9-]+", "the ARN of an MLflow tracking server"
+)
 POLICY_ARN = Pattern(r"arn:aws[a-z-]*:iam::(\d{12}|aws):policy/.+", "the ARN of an IAM policy")
 ROLE_PATH = Pattern(r"/([!-.0-~]+/)*", 'a path such as "/ml-platform/"')
 BUCKET = Pattern(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "a bucket name")
@@ -195,6 +198,9 @@ class Settings:
     key_arn: Annotated[str, KEY_ARN] | None = None
     """A KMS key that exists already, in place of one of the deployment's own. Its policy must let the account's IAM policies decide and let
     cloudwatch.amazonaws.com and budgets.amazonaws.com use it for the topic (kms:Decrypt, kms:GenerateDataKey*)."""
+    mlflow_tracking_server_arn: Annotated[str, TRACKING_SERVER] | None = None
+    """A tracking server of SageMaker's managed MLflow in the deployment's region: the report sends every run's settings and curves there
+    once the run has ended, to the experiment of the deployment's name. What the server does not take never fails a run."""
     training_task: Literal["sync", "polling"] = "sync"
     """How the state machine runs a training job: Step Functions' own integration, or SageMaker's API with polling, which knows fields that
     the integration does not know yet."""

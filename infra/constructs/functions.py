@@ -79,12 +79,15 @@ class Functions(Construct):
             self,
             "Report",
             stage="report",
-            role=roles.report_role(self, shared, logs["Report"].log_group_arn),
+            role=roles.report_role(self, shared, logs["Report"].log_group_arn, settings.mlflow_tracking_server_arn),
             log_group=logs["Report"],
             timeout_minutes=5,  # a long run's metrics are tens of MB
             memory_mb=1024,
             deployment=ReportDeployment(
-                bucket=shared.bucket.bucket_name, dashboard=dashboard_name(settings.name, cdk.Stack.of(self).region)
+                bucket=shared.bucket.bucket_name,
+                dashboard=dashboard_name(settings.name, cdk.Stack.of(self).region),
+                name=settings.name,
+                mlflow_tracking_server_arn=settings.mlflow_tracking_server_arn,
             ),
         )
         self.called = (self.admit, self.triage, self.report)

@@ -8,9 +8,12 @@ import json
 import time
 from typing import Any
 
+import boto3
+
 from infra.edge import log
 from infra.edge.function import Container, lambda_function
 from infra.report.document import build_document, summary
+from infra.report.mlflow import TrackingServer, send
 from infra.report.page import render
 from infra.report.read import Json, RunFacts, read_run
 from infra.run.deployment import ReportDeployment
@@ -33,7 +36,13 @@ def handler(event: Json, container: Container[ReportDeployment]) -> Json:
         now=time.time(),
     )
     facts = dataclasses.replace(facts, read=time.time())
-    return write_report(facts, s3=s3, usd_per_hour=functools.partial(admitted_usd_per_hour, facts.run))
+    written = write_report(facts, s3=s3, usd_per_hour=functools.partial(admitted_usd_per_hour, facts.run))
+    if where.mlflow_tracking_server_arn is None:
+        return written
+    server = TrackingServer(arn=where.mlflow_tracking_server_arn, region=container.region, credentials=boto3.Session().get_credentials())
+    told = send(facts, server, where.name)
+    log.info(told)
+    return {**written, "tracker": told}
 
 
 def write_report(facts: RunFacts, *, s3: Any, usd_per_hour: UsdPerHour) -> Json:

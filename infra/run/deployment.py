@@ -76,6 +76,10 @@ class ReportDeployment:
     """Data bucket."""
     dashboard: str
     """Name of the CloudWatch dashboard."""
+    name: str = ""
+    """The deployment's name: MLflow's experiment."""
+    mlflow_tracking_server_arn: str | None = None
+    """Where every run's curves are sent; null sends nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,9 @@ BLOCK: Json = {
     "role_path": "/ml-platform/",
     "tags": {"cost-center": "42"},
     "job_log_retention_days": 30,
+    "mlflow_tracking_server_arn": "arn:aws:sagemaker:us-west-2:111122223333:mlflow-tracking-server/team",
 }
+TRACKER = "arn:aws:sagemaker:us-west-2:111122223333:mlflow-tracking-server/team"
 STACKS = ("foundation", "network", "pipeline", "monitoring")
 
 
@@ -108,6 +110,13 @@ def test_only_the_setting_lets_the_monitor_limit_the_jobs_logs(enterprise: Synth
     for synthesised, expected in ((enterprise, True), (default, False)):
         text = json.dumps(synthesised.template("monitoring").to_json())
         assert ("logs:PutRetentionPolicy" in text) is expected
+
+
+def test_only_the_setting_lets_the_report_send_to_the_tracking_server(enterprise: Synthesised, default: Synthesised) -> None:
+    (granted,) = [s for s in statements(enterprise, "ReportRole") if "sagemaker-mlflow:LogBatch" in s["Action"]]
+    assert granted["Resource"] == TRACKER
+    assert any(TRACKER in json.dumps(function["Environment"]) for function in of(enterprise, "AWS::Lambda::Function"))
+    assert "mlflow" not in json.dumps(default.template("pipeline").to_json())
 
 
 def test_none_of_it_is_there_without_the_settings(default: Synthesised) -> None:
