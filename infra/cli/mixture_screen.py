@@ -14,6 +14,11 @@ from infra.cli.screen import counted, say
 from infra.run.mixing import SourceShare, leg_mixture, unreached_steps
 from infra.run.run_spec import Leg, RunSpec
 
+MANY_EPOCHS = 4
+"""Up to four passes over the same text teach nearly as much as new text; later ones soon teach nothing (Muennighoff et al., "Scaling
+Data-Constrained Language Models", 2023)."""
+MANY_WORDS = f"passes beyond about {MANY_EPOCHS} teach little (Muennighoff et al., 2023): give it less weight, or more text."
+
 Mixture = tuple[SourceShare, ...] | None
 
 
@@ -52,6 +57,9 @@ def show_mixture(spec: RunSpec, found: Sequence[DataSet] | None, console: Consol
         if len(groups) > 1:
             say(console, f"Mixture of {', '.join(leg.name for leg in legs)}:")
         console.print(table)
+        often = [part for part in mixture or () if part.epochs is not None and part.epochs > MANY_EPOCHS]
+        for part in often:
+            say(console, f"{part.name} is read {part.epochs:.3g} times; {MANY_WORDS}")
         late = unreached_steps(spec.data, legs[0].training, spec.compute.instance_count)
         if late:
             say(console, f"Not reached, after the last step: the curriculum's step{'s' * (len(late) > 1)} {', '.join(map(str, late))}.")

@@ -10,7 +10,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from contracts.config import Json, SpecError, merge
+from contracts.config import Json, SpecError, suggestion
 from infra.cli.exits import CommandError, Exit
 from infra.cli.target import Target
 from infra.run.run_spec import MAX_STARTED_BY, RunSpec, resolve
@@ -45,8 +45,31 @@ def read_input(recipe: str | None, settings: Sequence[str], run_id: str | None, 
                 if path[:shorter] == other[:shorter] and (path != other or leaf != old):
                     raise CommandError(f"{earlier} and {option} contradict each other; give {'.'.join(path[:shorter])} once", Exit.USAGE)
             said[path] = (option, leaf)
-        value = merge(value, changes)
+        value = _laid_over(value, changes, option)
     return value
+
+
+def _laid_over(value: Json, changes: Json, option: str) -> Json:
+    """``changes`` laid over ``value``; entries of a list that have names (legs, sources) are reached by them: ``data.sources.web.weight``.
+
+    Raises:
+        CommandError: the list has no entry of that name.
+    """
+    result = dict(value)
+    for key, change in changes.items():
+        old = result.get(key)
+        if isinstance(change, dict) and isinstance(old, dict):
+            result[key] = _laid_over(old, change, option)
+        elif isinstance(change, dict) and isinstance(old, list):
+            named = {str(item["name"]): item for item in old if isinstance(item, dict) and "name" in item}
+            unknown = next((name for name in change if name not in named), None)
+            if unknown is not None:
+                raise CommandError(f'{option}: "{key}" has no entry "{unknown}"{suggestion(unknown, named)}', Exit.USAGE)
+            changed = {name: _laid_over(named[name], inner, option) if isinstance(inner, dict) else inner for name, inner in change.items()}
+            result[key] = [changed.get(str(item.get("name")), item) if isinstance(item, dict) else item for item in old]
+        else:
+            result[key] = change
+    return result
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> Json:

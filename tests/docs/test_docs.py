@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 import shlex
@@ -17,6 +18,7 @@ from infra.cli.main import app
 from infra.run.input_schema import input_schema
 from infra.run.run_spec import resolve
 from infra.sagemaker.prices import table_usd_per_hour
+from local_aws import corpus
 
 PROJECT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")])
@@ -52,6 +54,13 @@ def test_every_example_input_is_in_the_table_with_its_estimate():
     told = {name: (int(cost.replace(",", "")), int(budget.replace(",", ""))) for name, cost, budget in rows}
     values = {path.name: json.loads(path.read_text()) for path in INPUTS}
     assert told == {n: (round(usd(v)), round(resolve(v, default_recipe="llama3_8b").budget.max_usd)) for n, v in values.items()}
+
+
+def test_the_local_mixture_reads_every_file_of_the_local_corpus_once():
+    sources = resolve(json.loads((PROJECT / "docs/runs/local_mixture.json").read_text()), default_recipe="local").data.sources
+    assert {source.source for source in sources} == {corpus.PREFIX}
+    for file in corpus.corpus_files():
+        assert len([source for source in sources if any(fnmatch.fnmatchcase(file.name, glob) for glob in source.include)]) == 1, file.name
 
 
 @named(DOCUMENTS)

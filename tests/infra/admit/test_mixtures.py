@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 from admission_values import DEPLOYMENT, EXECUTION, spec
+from botocore.exceptions import ClientError
 from rich.console import Console
 from test_gather_check_commit import DEPLOYED, account
 
 from contracts.config import SpecError
+from contracts.failure import JobFailure
 from contracts.mixture import MAX_SOURCES, read_mixture, read_tokens
 from infra.admit.admission import Refused, admit
 from infra.admit.checks import check
 from infra.admit.gather import Clients, gather
 from infra.cli.mixture_screen import mixture_value, show_mixture
+from infra.edge.transient import transient_cause
 from infra.run.layout import RunLayout, index_key
 from training.leg_identity import leg_identity
 
@@ -231,6 +234,9 @@ def test_plan_shows_each_source() -> None:
     assert cells["code"] == ["to make", "?", "18.8%, from step 51 37.5%", "57.6 k", "?"]
     assert cells["books"] == ["there", "25.6 k", "25.0%", "51.2 k", "2"]
     assert "Not reached, after the last step: the curriculum's step 500." in screen(value, found)
+    assert "times;" not in screen(value, found)
+    prepared(found, {"web": 10_000}, value)
+    assert "web is read 9.38 times; passes beyond about 4 teach little" in screen(value, found).replace("\n", " ")
     facts = gather(spec(value), None, DEPLOYED, found, "us-east-1")
     told = mixture_value(facts.spec, facts.data_sets)
     assert told["legs"]["main"][2] == {
@@ -246,3 +252,17 @@ def test_as_many_sources_as_channels_allow() -> None:
         sources.append({"name": f"s{number}", "source": f"source/{number}/", "weight": number + 1})
     plan, _ = admitted(found, asked(*sources))
     assert len(plan["train"]["request"]["InputDataConfig"]) + 1 <= 20  # a checkpoint is one more; CreateTrainingJob takes 20
+
+
+def test_a_throttled_look_at_one_source_is_tried_again_and_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = clients()
+    monkeypatch.setattr(found.s3, "get_paginator", lambda name: _Throttled())
+    with pytest.raises(JobFailure, match='source "web": ') as caught:
+        gather(spec(asked(WEB, CODE)), None, DEPLOYED, found, "us-east-1")
+    assert transient_cause(caught.value) is not None
+
+
+class _Throttled:
+    def paginate(self, **_: Any) -> Any:
+        raise ClientError({"Error": {"Code": "SlowDown", "Message": ""}, "ResponseMetadata": {"HTTPStatusCode": 503}}, "ListObjectsV2")
+        yield

@@ -7,6 +7,7 @@ import json
 import pytest
 from cli_aws import MACHINE, Deployed
 
+from infra.cli.exits import CommandError
 from infra.cli.find_run import find_run
 from infra.cli.start import read_input, start_execution
 from infra.run.layout import RunLayout
@@ -136,3 +137,14 @@ def test_nesting_that_json_still_reads_is_refused_in_a_sentence(aws, pretrain, t
     file.write_text('{"training": {"model": ' + '{"a":' * depth + "1" + "}" * depth + "}}")
     result = pretrain("start", "--input", str(file))
     assert result.code == 3 and "Traceback" not in result.out
+
+
+def test_a_setting_of_a_named_entry_is_reached_by_its_name() -> None:
+    file = json.dumps({"data": {"sources": [{"name": "web", "weight": 3}, {"name": "code", "weight": 1}]}, "legs": [{"name": "a"}]})
+    value = read_input(None, ["data.sources.code.weight=2", "legs.a.training.steps=5"], None, file)
+    assert value["data"]["sources"] == [{"name": "web", "weight": 3}, {"name": "code", "weight": 2}]
+    assert value["legs"] == [{"name": "a", "training": {"steps": 5}}]
+    with pytest.raises(CommandError, match='"sources" has no entry "cod", did you mean "code"'):
+        read_input(None, ["data.sources.cod.weight=2"], None, file)
+    with pytest.raises(CommandError, match='"sources" has no entry "0"; known: code, web'):
+        read_input(None, ["data.sources.0.weight=2"], None, file)
