@@ -116,7 +116,8 @@ def evaluate_jsonata(original: Callable[..., Any]) -> Callable[..., Any]:
         inner = dict(context or {})
         if "Execution" in inner:
             machine = ministack_internals.private("stepfunctions", "_state_machines").get((inner.get("StateMachine") or {}).get("Id")) or {}
-            inner["Execution"] = {"RedriveCount": 0, "RoleArn": machine.get("roleArn", ""), **inner["Execution"]}
+            redriven = (current.execution.get() or {}).get("redriveCount", 0)
+            inner["Execution"] = {"RedriveCount": redriven, "RoleArn": machine.get("roleArn", ""), **inner["Execution"]}
         inner.pop("QueryLanguage", None)
         return original(expression, raw, inner, result, error_output)
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from local_aws.executions import function_tasks, lifecycle, maps, state_data, tasks
+from local_aws.executions import function_tasks, lifecycle, maps, redrive, state_data, tasks
 from local_aws.injected_faults import Faults
 from local_aws.services import ministack_internals
 
@@ -29,9 +29,19 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+REDRIVE: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(redrive.STATES, redrive.keeping),
+    "_run_sub_machine": redrive.run_sub_machine,
+    "_add_event": redrive.add_event,
+    "_run_execution": redrive.run_execution,
+    "handle_request": redrive.handle_request,
+}
+"""Around those of WRAPPERS."""
+
+
 def install(faults: Faults) -> None:
     """Put each wrapper around the function of its name."""
     function_tasks.install()
     calls: dict[str, Callable[[Any], Any]] = {"_invoke_resource": functools.partial(tasks.invoke_resource, faults)}
-    for name, wrap in (WRAPPERS | calls).items():
+    for name, wrap in (*(WRAPPERS | calls).items(), *REDRIVE.items()):
         ministack_internals.replace("stepfunctions", name, wrap)

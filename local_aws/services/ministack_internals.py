@@ -51,6 +51,7 @@ TABLE: dict[str, dict[str, tuple[str, ...] | None]] = {
         "_AWS_SDK_ERROR_PREFIX": None,
         "_prefix_sdk_error": ("service_name", "error_code"),
         "_add_event": ("execution", "event_type", "details"),
+        "handle_request": ("method", "path", "headers", "body", "query_params"),
         "_start_execution": ("data",),
         "_run_execution": ("exec_arn",),
         "_stop_execution": ("data",),

@@ -25,6 +25,7 @@ import capacity
 import deployments
 import killed
 import polled
+import redriven
 import refusals
 import rounds
 import service
@@ -63,7 +64,9 @@ def every_fault(root: Path, only: str) -> list[Row]:
     rows += proven(capacity.undisturbed, account)
     # One by one: each checks everything that is created and published meanwhile.
     rows += side_by_side(chosen(*refusals.PROOFS, deployments.schedule_without_quota, *api.PROOFS, *service.PROOFS), account, at_once=1)
-    rows += side_by_side(chosen(*rounds.PROOFS, *capacity.PROOFS, *killed.PROOFS, *stopped.PROOFS, *service.SYNC, *canary.PROOFS), account)
+    rows += side_by_side(
+        chosen(*rounds.PROOFS, *capacity.PROOFS, *killed.PROOFS, *stopped.PROOFS, *redriven.PROOFS, *service.SYNC, *canary.PROOFS), account
+    )
     rows += side_by_side(chosen(*stopped.RETURNED), account)
     rows += side_by_side(chosen(*service.LAST, *polled.PROOFS, *deployments.LIFE), account, at_once=1)
     return rows
