@@ -202,9 +202,10 @@ bench-memory: .venv/.dev ## Run torch's memory tracker over all 32 layers of lla
 
 # -- documents and pictures
 .PHONY: docs chromium screenshots
-docs: .venv/.dev ## Write the generated documents: docs/configuration.md and docs/run-input.schema.json
+docs: .venv/.dev ## Write the generated documents: docs/configuration.md and the schemas of input and events
 	$(BIN)/python -m infra.cli.configuration_docs docs/configuration.md
 	$(BIN)/python -m infra.run.input_schema > docs/run-input.schema.json
+	$(BIN)/python -m infra.run.run_event > docs/run-event.schema.json
 
 chromium: ## Install Debian's headless Chromium for the report's tests, where none is present and root may install it
 	@command -v $${CHROMIUM:-chromium-headless-shell} chromium chromium-browser google-chrome >/dev/null \

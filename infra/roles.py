@@ -20,6 +20,7 @@ from contracts.files import ATTEMPTS, CHECKPOINTS, METRICS, RESULT_FILE
 from infra.constructs.policy import Conditions, Statement, allow, new_role
 from infra.monitor.published_metrics import NAMESPACE
 from infra.run.layout import IMAGES_PREFIX, JOBS_PREFIX, RUNS_PREFIX, TOKENS_PREFIX
+from infra.run.run_event import DETAIL_TYPE, SOURCE
 from infra.settings import BuildSettings
 
 PREFIX = "objects below a prefix of infra/run/layout.py"
@@ -104,6 +105,12 @@ def _see_quotas(scope: Construct) -> list[Statement]:
     ]
 
 
+def _tell(scope: Construct) -> Statement:
+    """Send the run's events to the account's default bus; one call may hold many, each of which must be ours."""
+    when: Conditions = {"ForAllValues:StringEquals": {"events:source": SOURCE, "events:detail-type": DETAIL_TYPE}}
+    return allow("events:PutEvents", on=_arn(scope, "events", "event-bus", "default"), when=when)
+
+
 def admit_role(scope: Construct, shared: Shared, source_buckets: Sequence[str], log_group_arn: str) -> iam.Role:
     """Admit: reads sources, image, quotas, prices; writes run.json and the lock."""
     return _function(
@@ -124,6 +131,7 @@ def admit_role(scope: Construct, shared: Shared, source_buckets: Sequence[str], 
             allow("secretsmanager:DescribeSecret", on=shared.secret_arn),  # whether a value is set; never the value
             *_see_quotas(scope),
             allow("pricing:GetProducts", on="*", because=NO_RESOURCES),
+            _tell(scope),
             allow(
                 "sagemaker:DescribeTrainingPlan",
                 on=_arn(scope, "sagemaker", "training-plan", "*"),
@@ -139,7 +147,14 @@ def admit_role(scope: Construct, shared: Shared, source_buckets: Sequence[str], 
 
 
 def triage_role(
-    scope: Construct, shared: Shared, log_group_arn: str, build_log_group_arn: str, topic_arn: str, *, stops_jobs: bool
+    scope: Construct,
+    shared: Shared,
+    log_group_arn: str,
+    *,
+    build_log_group_arn: str,
+    topic_arn: str,
+    report_function_arn: str,
+    stops_jobs: bool,
 ) -> iam.Role:
     """Triage and Explain: read jobs, logs and checkpoints' manifests; confirm a run's lock; report an execution's end for it."""
     written = shared.objects(f"{RUNS_PREFIX}*/ended-*.json", f"{RUNS_PREFIX}*/lock.json")
@@ -166,6 +181,8 @@ def triage_role(
             allow("s3:ListBucket", on=shared.bucket_arn),
             allow("s3:GetObject", on=shared.objects(*READ_BY_TRIAGE), because=PREFIX),
             allow("s3:GetObject", "s3:PutObject", on=written, because=PREFIX),
+            allow("lambda:InvokeFunction", on=report_function_arn),
+            _tell(scope),
             _key_through_s3(scope, shared, "kms:Decrypt", "kms:GenerateDataKey"),
             allow("sns:Publish", on=topic_arn),
             allow("kms:Decrypt", "kms:GenerateDataKey", on=shared.key.key_arn, when=_through(scope, "sns")),

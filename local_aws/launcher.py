@@ -153,7 +153,7 @@ async def serve(listener: socket.socket, services: Services, ready: Any) -> None
     from hypercorn.asyncio import serve as hypercorn_serve
     from hypercorn.config import Config
 
-    from local_aws.services import api_faults
+    from local_aws.services import api_faults, request_clock
 
     config = Config()
     config.bind = [f"fd://{listener.fileno()}"]
@@ -181,7 +181,8 @@ async def serve(listener: socket.socket, services: Services, ready: Any) -> None
     saver = threading.Thread(target=_save_regularly, name="state saver", daemon=True)
     saver.start()
     ready()
-    await hypercorn_serve(usage.middleware(api_faults.middleware(ministack.app.app, services.faults)), config, shutdown_trigger=ended)
+    app = request_clock.middleware(api_faults.middleware(ministack.app.app, services.faults))
+    await hypercorn_serve(usage.middleware(app), config, shutdown_trigger=ended)
     watcher.cancel()
 
 

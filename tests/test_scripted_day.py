@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import pytest
 from test_one_run import DATA, PREFIX, TRAINING, stdlib_text, until
 from typer.testing import CliRunner
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # the name conftest is not unique at run time
 
 pytestmark = pytest.mark.embedded
 OTHER = "source/other/"
+EVENT_SCHEMA = Path(__file__).parents[1] / "docs" / "run-event.schema.json"
 
 
 class Shell:
@@ -61,6 +63,12 @@ class Shell:
         assert code == 0, out
         return json.loads(out)
 
+    def json_at(self, key: str) -> Any:
+        """A JSON object of the data bucket, None while it is not there."""
+        s3 = self.target.client("s3")
+        listed = s3.list_objects_v2(Bucket=self.target.bucket, Prefix=key)
+        return json.loads(s3.get_object(Bucket=self.target.bucket, Key=key)["Body"].read()) if listed["KeyCount"] else None
+
     def ended(self, execution: str) -> dict[str, Any]:
         """The execution's description once it has ended."""
         states = self.target.client("stepfunctions")
@@ -84,7 +92,32 @@ def shell(embedded_aws: EmbeddedStacks, monkeypatch: pytest.MonkeyPatch, tmp_pat
     return Shell(target, tmp_path)
 
 
-def test_a_day_of_an_operator(shell: Shell) -> None:
+class Subscriber:
+    """A queue behind a rule on the runs' events, as docs/events.md shows one."""
+
+    def __init__(self, aws: EmbeddedStacks) -> None:
+        self.sqs, events = aws.client("sqs"), aws.client("events")
+        self.queue = self.sqs.create_queue(QueueName="day-events")["QueueUrl"]
+        arn = self.sqs.get_queue_attributes(QueueUrl=self.queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        events.put_rule(Name="day-events", EventPattern=json.dumps({"source": ["pretrain"], "detail-type": ["Pretrain Run State Change"]}))
+        events.put_targets(Rule="day-events", Targets=[{"Id": "queue", "Arn": arn}])
+        self.received: list[dict[str, Any]] = []
+
+    def states_of(self, run: str) -> list[str]:
+        """States that were told of a run so far, each once; every event is checked against its documented schema."""
+        schema = json.loads(EVENT_SCHEMA.read_text())
+        while messages := self.sqs.receive_message(QueueUrl=self.queue, MaxNumberOfMessages=10).get("Messages"):
+            for message in messages:
+                event = json.loads(message["Body"])
+                jsonschema.validate(event["detail"], schema)
+                self.received.append(event["detail"])
+                self.sqs.delete_message(QueueUrl=self.queue, ReceiptHandle=message["ReceiptHandle"])
+        found = {one["event_id"]: one for one in self.received if one["run_id"] == run}
+        return [one["state"] for one in sorted(found.values(), key=lambda one: one["time"])]
+
+
+def test_a_day_of_an_operator(shell: Shell, embedded_aws: EmbeddedStacks) -> None:
+    events = Subscriber(embedded_aws)
     assert shell.start("day", steps=5000)[0] == 0
     first = find_run(shell.target, "day").execution
     observer = Observer(shell.target, first)
@@ -106,6 +139,14 @@ def test_a_day_of_an_operator(shell: Shell) -> None:
     assert shell("stop", "day", "--yes")[0] == 0
     assert states.describe_execution(executionArn=first)["status"] == "ABORTED"
 
+    # It has its report: what was trained and paid for, what is left of it, and how to go on.
+    halted = until(lambda: shell.json_at("runs/day/report.json"), "the report of the stopped run")
+    (leg,) = halted["legs"]
+    assert (halted["outcome"], halted["stages"][3]["state"], halted["go_on"]) == ("stopped", "stopped", "pretrain start --again day")
+    assert leg["figures"]["steps"] >= 12 and leg["kept_checkpoints"] and leg["attempts"][0]["status"] == "Stopped"
+    assert halted["cost"]["total_usd"] > 0 and halted["unread"] == []
+    assert [row["status"] for row in shell.json("list") if row["run"] == "day"] == ["stopped"]
+
     # What the checkpoints depend on is refused, at the command line and by Admit; run.json keeps the settings that jobs used.
     code, out = shell.start("day", steps=5000, seed=5)
     assert code == 3 and "training.seed" in out and "go back to" in out
@@ -116,7 +157,7 @@ def test_a_day_of_an_operator(shell: Shell) -> None:
 
     # It goes on with another learning rate, as soon as its stopped job has written its last checkpoint.
     steps = observer.look().legs[0].step + 100
-    code, out = shell.start("day", steps=steps, optimizer={"lr": 0.002})
+    code, out = shell("start", "--again", "day", "--set", f"training.steps={steps}", "--set", "training.optimizer.lr=0.002")
     assert code == 0 and "training.optimizer.lr" in out
     code, lines = shell("watch", "day", "--json")
     last = json.loads(lines.splitlines()[-1])
@@ -155,6 +196,10 @@ def test_a_day_of_an_operator(shell: Shell) -> None:
     rows = {row["run"]: row for row in shell.json("list", "--limit", "50")}
     assert (rows["day"]["status"], rows["day"]["executions"], rows["night"]["status"]) == ("trained", 4, "trained")
     assert rows["day"]["usd"] == pytest.approx(report["cost"]["total_usd"], abs=1e-6)
+    told = ["ADMITTED", "REFUSED", "STOPPED", "REFUSED", "ADMITTED", "TRAINED"]
+    assert until(lambda: (found := events.states_of("day")) and "TRAINED" in found and found, "the event of the end") == told
+    trained = next(one for one in events.received if (one["run_id"], one["state"]) == ("day", "TRAINED"))
+    assert trained["usd"] == pytest.approx(report["cost"]["total_usd"]) and trained["report"].endswith("/runs/day/report.html")
     cost = shell.json("list", "--cost", "--limit", "50")
     assert cost["runs"]["day"] == pytest.approx(report["cost"]["total_usd"], abs=1e-6)
     assert cost["total_usd"] == pytest.approx(sum(cost["months"].values()))

@@ -14,6 +14,7 @@ import typer
 
 from contracts.config import suggestion
 from infra.cli import compare as comparing
+from infra.cli.again import settings_of
 from infra.cli.empty import buckets_to_empty, empty_buckets, refuse_while_runs_are_active, versions
 from infra.cli.exits import CommandError, Exit
 from infra.cli.find_run import describe, find_run, run_of_execution
@@ -24,7 +25,7 @@ from infra.cli.observe import Observer
 from infra.cli.plan_screen import plan_value, show_checks, show_plan, show_resolved
 from infra.cli.preflight import changes_of, preflight
 from infra.cli.results import download_export, fetch_report, show_outcome
-from infra.cli.runs import STATUSES, cost_of, list_runs, show_cost, show_runs
+from infra.cli.runs import STATUSES, cost_of, list_runs, show_cost, show_runs, starter
 from infra.cli.saved_logs import INDEX, save_logs
 from infra.cli.screen import output
 from infra.cli.start import caller, read_input, resolve_input, start_execution, stop_execution
@@ -54,6 +55,9 @@ RunId = Annotated[str | None, typer.Option("--run", metavar="ID", help="Name of 
 InputFile = Annotated[
     Path | None, typer.Option("--input", metavar="FILE", help="JSON input, as in docs/runs/.", exists=True, dir_okay=False)
 ]
+Again = Annotated[
+    str | None, typer.Option("--again", metavar="RUN", help="Go on with a run that ended: its own settings, and what --set changes.")
+]
 Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of a live screen; the default when piped.")]
 AsJsonLines = Annotated[bool, typer.Option("--json", help="JSON lines on stdout, one for each change, for scripts.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON value on stdout, for scripts.")]
@@ -78,11 +82,12 @@ def plan(
     settings: Settings = None,
     run: RunId = None,
     input_file: InputFile = None,
+    again: Again = None,
     full: Annotated[bool, typer.Option("--full", help="Also print the whole resolved run.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what a run would do, need and cost, and what it changes of a run that exists; starts nothing."""
-    found = preflight(target, resolve_input(_input(recipe, settings, run, input_file), target))
+    found = preflight(target, resolve_input(_input(recipe, settings, run, input_file, _before(target, again)), target))
     if as_json:
         _echo(plan_value(found))
         return
@@ -103,12 +108,13 @@ def start(
     settings: Settings = None,
     run: RunId = None,
     input_file: InputFile = None,
+    again: Again = None,
     watch: Annotated[bool, typer.Option("--watch", help="Watch the run until it ends; the exit code tells whether it succeeded.")] = False,
     plain: Plain = False,
     as_json: AsJson = False,
 ) -> None:
     """Start a run."""
-    value = _input(recipe, settings, run, input_file)
+    value = _input(recipe, settings, run, input_file, _before(target, again))
     changes = changes_of(target, resolve_input(value, target))
     for line in changes:
         typer.echo(line, err=True)  # on stderr, so that --json stays JSON
@@ -204,12 +210,17 @@ def stop(
     """Stop a run; its training job writes a checkpoint first, and the same run id resumes from it."""
     found = find_run(target, run)
     execution, name = found.execution, found.run_id
-    status = (describe(target, execution) or {}).get("status", "been forgotten by Step Functions")
+    described = describe(target, execution) or {}
+    status = described.get("status", "been forgotten by Step Functions")
     if status not in ACTIVE:
         raise CommandError(f"run {name} is not running, it has {str(status).lower()}", Exit.NOT_FOUND)
-    if not yes and not typer.confirm(f"Stop run {name}? Its training job writes a checkpoint first; starting the run id again resumes."):
-        raise typer.Exit(int(Exit.DONE))
-    stop_execution(target, execution, "pretrain stop")
+    if not yes:
+        by = f", started by {who}" if (who := starter(described)) else ""
+        question = f"Stop run {name}{by}? Its training job writes a checkpoint first; pretrain start --again goes on."
+        if not typer.confirm(question):
+            raise typer.Exit(int(Exit.DONE))
+    me = caller(target)
+    stop_execution(target, execution, f"pretrain stop by {me}" if me else "pretrain stop")
     if as_json:
         _echo({"run_id": name, "execution_arn": execution, "stopping": True})
     else:
@@ -280,31 +291,45 @@ def export(
 def images(
     target: Target,
     pin: Annotated[bool, typer.Option("--pin", help="Build nothing: write the digests of base images and BuildKit.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Build and push the deployment's two images from this machine; the next run skips its build stage."""
     if pin:
-        for reference, digest in pin_images(target.settings.training_base_image or "").items():
+        pinned = pin_images(target.settings.training_base_image or "")
+        if as_json:
+            _echo({"pinned": pinned})
+            return
+        for reference, digest in pinned.items():
             typer.echo(f"{reference}\n  {digest}")
         typer.echo("container/base-images.lock is written; commit it, and the next deployment's images start from exactly these.")
         return
-    build_images(build_variables(target), os.environ)
-    typer.echo("The repository has both images; the next run skips the stage Build image.")
+    variables = build_variables(target)
+    build_images(variables, os.environ, quiet=as_json)
+    if as_json:
+        _echo({"pushed": True, "repository": variables.get("REPOSITORY_URI"), "tag": variables.get("IMAGE_TAG")})
+    else:
+        typer.echo("The repository has both images; the next run skips the stage Build image.")
 
 
 @on_target
-def empty(target: Target, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
+def empty(target: Target, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False, as_json: AsJson = False) -> None:
     """Delete every object and old version in the buckets that go with the stacks (retain_data: false); make destroy begins with it."""
     buckets = buckets_to_empty(target)
-    if not buckets:
+    if buckets:
+        refuse_while_runs_are_active(target)
+        held = {name: sum(len(batch) for batch in versions(target.client("s3"), name)) for name in buckets}
+        what = ", ".join(f"{count:,} objects and versions in {name}" for name, count in held.items())
+        question = f"Delete for good: {what}? Tokens, checkpoints, models and reports of every run are among them."
+        if not yes and not typer.confirm(question, err=as_json):
+            raise CommandError("nothing was deleted; the stacks are as they were", Exit.FAILED)
+    deleted = empty_buckets(target, buckets) if buckets else {}
+    if as_json:
+        _echo({"deleted": deleted})
+    elif not buckets:
         typer.echo("Nothing to empty: the deployed stacks keep their buckets (retain_data).")
-        return
-    refuse_while_runs_are_active(target)
-    held = {name: sum(len(batch) for batch in versions(target.client("s3"), name)) for name in buckets}
-    what = ", ".join(f"{count:,} objects and versions in {name}" for name, count in held.items())
-    if not yes and not typer.confirm(f"Delete for good: {what}? Tokens, checkpoints, models and reports of every run are among them."):
-        raise CommandError("nothing was deleted; the stacks are as they were", Exit.FAILED)
-    for name, count in empty_buckets(target, buckets).items():
-        typer.echo(f"{name}: {count:,} deleted")
+    else:
+        for name, count in deleted.items():
+            typer.echo(f"{name}: {count:,} deleted")
 
 
 EXAMPLES = {
@@ -330,8 +355,18 @@ def register(app: typer.Typer) -> None:
         app.command(name, epilog=f"Example: {example}", no_args_is_help=name in ("compare", "export"))(command)
 
 
-def _input(recipe: str | None, settings: list[str] | None, run: str | None, file: Path | None) -> dict[str, Any]:
-    return read_input(recipe, settings or [], run, file.read_bytes() if file else None)
+def _before(target: Target, again: str | None) -> dict[str, Any] | None:
+    return settings_of(target, find_run(target, again).run_id) if again is not None else None
+
+
+def _input(
+    recipe: str | None, settings: list[str] | None, run: str | None, file: Path | None, before: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    given = {"a recipe": recipe, "--run": run, "--input": file}
+    contradicting = [name for name, value in given.items() if before is not None and value is not None]
+    if contradicting:
+        raise CommandError(f"--again takes the run's own settings: leave out {' and '.join(contradicting)}", Exit.USAGE)
+    return read_input(recipe, settings or [], run, file.read_bytes() if file else None, before)
 
 
 def _follow(target: Target, execution: str, *, plain: bool, as_json: bool = False) -> None:

@@ -54,8 +54,10 @@ def pin_images(training_base_image: str, root: Path = ROOT) -> dict[str, str]:
     return digests
 
 
-def build_images(variables: Mapping[str, str], environment: Mapping[str, str], root: Path = ROOT) -> None:
+def build_images(variables: Mapping[str, str], environment: Mapping[str, str], root: Path = ROOT, *, quiet: bool = False) -> None:
     """Build, check and push both images from the checkout ``root``; what the repository has already is skipped.
+
+    ``quiet`` sends what the build prints to stderr.
 
     Raises:
         CommandError: the checkout's build context is not the deployed one, or the build failed (its last line says why).
@@ -70,5 +72,6 @@ def build_images(variables: Mapping[str, str], environment: Mapping[str, str], r
     with tempfile.TemporaryDirectory(prefix="images-") as folder:
         copy_files(select(CONTEXT_FILES, root), Path(folder), root)
         command = [sys.executable, "-m", "container.build"]
-        if subprocess.run(command, cwd=folder, env={**environment, **variables, "PYTHONPATH": folder}, check=False).returncode:
+        given = {**environment, **variables, "PYTHONPATH": folder}
+        if subprocess.run(command, cwd=folder, env=given, stdout=sys.stderr if quiet else None, check=False).returncode:
             raise CommandError("the images were not built; the line above says why", Exit.FAILED)

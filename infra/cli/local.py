@@ -60,8 +60,8 @@ def running_target(root: Path) -> Target | None:
     return target_of(Embedded(endpoint=found.endpoint, state_dir=root / embedded_aws.STATE_FOLDER)) if found.running else None
 
 
-def run(console: Console, root: Path, *, recipe: str | None, settings: list[str], run_id: str | None, plain: bool) -> None:
-    """Start, deploy, upload the corpus, run once, and print the results. Ctrl-C stops all of it.
+def run(console: Console, root: Path, *, recipe: str | None, settings: list[str], run_id: str | None, plain: bool) -> RunView:
+    """Start, deploy, upload the corpus, run once, and print the results; returns the run's last view. Ctrl-C stops all of it.
 
     Raises:
         CommandError: the run failed, or a step before it.
@@ -85,6 +85,7 @@ def run(console: Console, root: Path, *, recipe: str | None, settings: list[str]
                 execution = start_execution(target, value)
                 view = watch(Observer(target, execution), console, every=EMBEDDED_SECONDS, plain=plain)
                 _finish(console, target, view, root, time.monotonic() - began)
+                return view
         except KeyboardInterrupt:
             _take_down(console, root, target, execution)
             raise

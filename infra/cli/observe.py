@@ -16,7 +16,7 @@ from contracts.metric_line import parse_line
 from infra.cli.exits import CommandError, Exit
 from infra.cli.find_run import run_of
 from infra.cli.job_logs import GROUPS, job_name
-from infra.cli.progress import RunView, StageView, failure_sentence, read_leg, read_stages
+from infra.cli.progress import REFUSED, RunView, StageView, failure_sentence, read_leg, read_stages
 from infra.cli.target import Target
 from infra.run.layout import RunLayout, index_key
 from infra.run.leg_files import attempt_folders, metrics_keys
@@ -61,7 +61,7 @@ class Observer:
                 raise CommandError(f"there is no execution {self._arn}", Exit.NOT_FOUND) from error
             raise
         status = str(description["status"])
-        stages = read_stages(self._history(), status)
+        stages = read_stages(self._history(), status, str(description.get("error") or ""))
         self._run_id = run_of(description)
         if stages[0].state == "done":  # before Admit has written run.json, the file there is that of the run's previous execution
             self._load_run()
@@ -76,6 +76,7 @@ class Observer:
             legs=legs,
             usd=total_usd(self._jobs, self._price) if self._jobs else None,
             waiting_for_capacity=any(job.waiting for job in self._jobs),
+            refused=status == "FAILED" and description.get("error") == REFUSED,
             output=_json(description.get("output")),
         )
         failed = view.ended and status != "SUCCEEDED"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from infra.report.read import epoch_seconds
 
-StageState = Literal["waiting", "running", "done", "skipped", "failed"]
+StageState = Literal["waiting", "running", "done", "skipped", "failed", "refused", "stopped"]
 
 STAGES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("Admit", ("Admit",), "Admit"),
@@ -21,6 +21,8 @@ STAGES: tuple[tuple[str, tuple[str, ...], str], ...] = (
 )
 """Stage, the state names that open it, and the one that does its work: a stage left without that one was skipped."""
 ENDED = frozenset({"SUCCEEDED", "FAILED", "ABORTED", "TIMED_OUT"})
+REFUSED = "Refused"
+"""Error of an execution that Admit refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +81,10 @@ class RunView:
     """Epoch seconds."""
     stages: tuple[StageView, ...] = tuple(StageView(name=name) for name, _, _ in STAGES)
     legs: tuple[LegView, ...] = ()
+    refused: bool = False
+    """Admit refused it."""
     sentence: str | None = None
-    """Why it failed."""
+    """Why it failed, was refused or stopped."""
     usd: float | None = None
     """Dollars of the jobs of all the run's executions so far; None when no job was seen or a price is not known."""
     waiting_for_capacity: bool = False
@@ -99,13 +103,14 @@ class RunView:
         return next((stage for stage in self.stages if stage.state == "running"), None)
 
 
-def read_stages(events: Iterable[Mapping[str, Any]], status: str) -> tuple[StageView, ...]:
-    """Stages from GetExecutionHistory's events, oldest first."""
+def read_stages(events: Iterable[Mapping[str, Any]], status: str, error: str = "") -> tuple[StageView, ...]:
+    """Stages from GetExecutionHistory's events, oldest first; ``status`` and ``error`` are the execution's."""
     views = {name: StageView(name=name) for name, _, _ in STAGES}
     opens = {state: name for name, states, _ in STAGES for state in states}
     working = {work: name for name, _, work in STAGES}
     worked: set[str] = set()
     current: str | None = None
+    ended: StageState = "stopped" if status == "ABORTED" else "refused" if error == REFUSED else "failed"
     for event in events:
         when = epoch_seconds(event.get("timestamp"))
         entered = (event.get("stateEnteredEventDetails") or {}).get("name")
@@ -118,14 +123,15 @@ def read_stages(events: Iterable[Mapping[str, Any]], status: str) -> tuple[Stage
             if entered in working:
                 worked.add(name)
         elif entered == "Explain" and current is not None:
-            views[current] = dataclasses.replace(views[current], state="failed", ended=when)
+            if current != "Admit" or status in ENDED:  # whether Admit failed or refused is known at the execution's end
+                views[current] = dataclasses.replace(views[current], state=ended, ended=when)
             current = None
         elif str(event.get("type", "")).startswith("Execution") and event.get("type") != "ExecutionStarted":
             if current is not None:
                 if status == "SUCCEEDED":
                     _close(views, current, worked, when)
                 else:
-                    views[current] = dataclasses.replace(views[current], state="failed", ended=when)
+                    views[current] = dataclasses.replace(views[current], state=ended, ended=when)
             current = None
     return tuple(views.values())
 

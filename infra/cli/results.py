@@ -63,8 +63,11 @@ def fetch_report(target: Target, run_id: str, folder: Path, execution: str | Non
 def show_outcome(view: RunView, console: Console) -> None:
     """What was trained, from the execution's output; why it failed, otherwise."""
     if view.status != "SUCCEEDED":
-        what = {"ABORTED": "The run has ended.", "TIMED_OUT": "The run took too long."}.get(view.status, "The run failed.")
-        console.print(f"\n[bold red]{what}[/] {escape(view.sentence or '')}", highlight=False, soft_wrap=True)
+        what = "was refused" if view.refused else {"ABORTED": "was stopped", "TIMED_OUT": "took too long"}.get(view.status, "failed")
+        style = "yellow" if view.status == "ABORTED" else "red"
+        console.print(f"\n[bold {style}]The run {what}.[/] {escape(view.sentence or '')}", highlight=False, soft_wrap=True)
+        if not view.refused:
+            console.print(f"Go on from its last checkpoint: pretrain start --again {view.run_id}", highlight=False, soft_wrap=True)
         return
     console.print()
     say(console, str(view.output.get("headline", "The run succeeded.")), style="bold")

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from infra.cli.find_run import describe, executions, run_of
 from infra.cli.observe import Observer
-from infra.cli.progress import RunView, failure_sentence
+from infra.cli.progress import REFUSED, RunView, failure_sentence
 from infra.cli.screen import duration
 from infra.cli.target import Target
 from infra.run.run_lock import ACTIVE
@@ -30,7 +30,7 @@ EACH = 5  # executions looked at for each run asked for: one run may have many
 def list_runs(target: Target, limit: int, *, status: str | None = None, started_by: str | None = None) -> list[dict[str, Any]]:
     """The newest runs, newest first; only those of a status or a person where they are given.
 
-    A run's row is that of its active execution, else of its newest.
+    A run's row is that of its active execution, else of the newest that Admit admitted, else of its newest.
     """
     with ThreadPoolExecutor(READERS) as pool:
         listed = [str(execution["executionArn"]) for execution in executions(target, limit * EACH)]
@@ -38,11 +38,25 @@ def list_runs(target: Target, limit: int, *, status: str | None = None, started_
         grouped: dict[str, list[dict[str, Any]]] = {}
         for one in described:
             grouped.setdefault(run_of(one), []).append(one)
-        chosen = [next((one for one in group if one["status"] in ACTIVE), group[0]) for group in grouped.values()]
+        chosen = [_telling(group) for group in grouped.values()]
         mine = [one for one in chosen if started_by is None or starter(one) == started_by]
         wanted = mine if status else mine[:limit]
         rows = list(pool.map(lambda one: _row(target, one, len(grouped[run_of(one)])), wanted))
     return [row for row in rows if status in (None, row["status"])][:limit]
+
+
+def _telling(group: list[dict[str, Any]]) -> dict[str, Any]:
+    """The execution, of those of a run, newest first, that says how the run stands: one that was refused or gave way changes nothing."""
+    active = (one for one in group if one["status"] in ACTIVE)
+    admitted = (one for one in group if one.get("error") != REFUSED and not _skipped(one))
+    return next(active, None) or next(admitted, group[0])
+
+
+def _skipped(description: dict[str, Any]) -> bool:
+    try:
+        return "skipped" in json.loads(description.get("output") or "{}")
+    except (ValueError, TypeError):
+        return False
 
 
 def starter(description: dict[str, Any]) -> str | None:
@@ -81,8 +95,7 @@ def _status(description: dict[str, Any], view: RunView) -> str:
         return "waiting for capacity" if view.waiting_for_capacity else "running"
     if description["status"] == "SUCCEEDED":
         return "gave way" if view.output.get("skipped") else "trained"
-    refused = str(description.get("error")) == "Refused"
-    return {"ABORTED": "stopped", "TIMED_OUT": "timed out"}.get(str(description["status"]), "refused" if refused else "failed")
+    return {"ABORTED": "stopped", "TIMED_OUT": "timed out"}.get(str(description["status"]), "refused" if view.refused else "failed")
 
 
 def show_runs(runs: list[dict[str, Any]], console: Console) -> None:

@@ -15,7 +15,10 @@ from rich.text import Text
 
 from infra.cli.progress import LegView, RunView, StageView
 
-MARKS = {"waiting": ("·", "dim"), "running": (" ", ""), "done": ("✓", "green"), "skipped": ("✓", "dim green"), "failed": ("✗", "bold red")}
+MARKS = {
+    "waiting": ("·", "dim"), "running": (" ", ""), "done": ("✓", "green"), "skipped": ("✓", "dim green"),
+    "failed": ("✗", "bold red"), "refused": ("✗", "bold red"), "stopped": ("■", "yellow"),
+}  # fmt: skip
 BAR_WIDTH = 16
 NARROW_BAR_WIDTH = 8
 PIPE_WIDTH = 1000
@@ -64,7 +67,7 @@ class LiveScreen:
         if shown:
             parts.append(_legs(shown, len(view.legs) > 1))
         if view.sentence:
-            parts.append(Text(view.sentence, style="red"))
+            parts.append(Text(view.sentence, style="yellow" if view.status == "ABORTED" else "red"))
         return Group(*parts)
 
     def _stages(self, view: RunView) -> Table:
@@ -140,7 +143,7 @@ class PlainLines:
 
 
 def _stage_line(stage: StageView, view: RunView) -> str:
-    took = f" ({_took(stage, view.now)})" if stage.state in ("done", "failed") else ""
+    took = f" ({_took(stage, view.now)})" if stage.state in ("done", "failed", "stopped") else ""
     note = f": {stage.note}" if stage.note else ""
     return f"{stage.name} {stage.state}{took}{note}"
 
@@ -174,13 +177,12 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _state_word(view: RunView) -> str:
-    return {"RUNNING": "running", "SUCCEEDED": "succeeded", "ABORTED": "stopped", "TIMED_OUT": "timed out"}.get(
-        view.status, view.status.lower()
-    )
+    words = {"RUNNING": "running", "SUCCEEDED": "succeeded", "ABORTED": "stopped", "TIMED_OUT": "timed out"}
+    return "refused" if view.refused else words.get(view.status, view.status.lower())
 
 
 def _state_style(view: RunView) -> str:
-    return {"RUNNING": "cyan", "SUCCEEDED": "green"}.get(view.status, "bold red")
+    return {"RUNNING": "cyan", "SUCCEEDED": "green", "ABORTED": "bold yellow"}.get(view.status, "bold red")
 
 
 def counted(number: float) -> str:

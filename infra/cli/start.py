@@ -18,13 +18,15 @@ from infra.run.run_spec import MAX_STARTED_BY, RunSpec, resolve
 MAX_EXECUTION_NAME = 80  # StartExecution
 
 
-def read_input(recipe: str | None, settings: Sequence[str], run_id: str | None, file_text: str | bytes | None) -> Json:
-    """An execution's input from the command line: the file first, then recipe, run id and every ``--set``.
+def read_input(
+    recipe: str | None, settings: Sequence[str], run_id: str | None, file_text: str | bytes | None, before: Json | None = None
+) -> Json:
+    """An execution's input from the command line: ``before`` or the file first, then recipe, run id and every ``--set``.
 
     Raises:
         CommandError: the file is no JSON object, or two settings contradict each other.
     """
-    value: Json = {}
+    value: Json = before or {}
     if file_text is not None:
         try:
             value = json.loads(file_text, object_pairs_hook=_unique)

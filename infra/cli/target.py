@@ -8,9 +8,12 @@ account can be read, sent or used by mistake.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import datetime as dt
 import functools
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +47,8 @@ class Target:
     settings: Settings
     endpoint: str | None = None
     """None on AWS; the embedded AWS's address otherwise."""
+    new_session: Callable[[], boto3.Session] | None = None
+    """Reads the credential chain again; None where credentials do not change (the embedded AWS)."""
     gone: Callable[[], str | None] = lambda: None
     """Called when a call gets no answer: the reason when none will come (the embedded AWS has ended), or None when a retry can help."""
 
@@ -51,6 +56,13 @@ class Target:
     def embedded(self) -> bool:
         """Whether this is the embedded AWS."""
         return self.endpoint is not None
+
+    def renewed(self) -> Target | None:
+        """This target with credentials read anew (a renewed SSO login, a rotated file); None where no others can come."""
+        found = self.session.get_credentials() if self.new_session is not None else None
+        if self.new_session is None or (found is not None and found.method in ("env", "explicit")):
+            return None  # this process's own environment does not change
+        return dataclasses.replace(self, session=self.new_session())
 
     def client(self, service: str) -> Any:
         """A boto3 client of ``service``, one per target and service."""
@@ -129,6 +141,12 @@ def unreachable(error: Exception, where: str) -> CommandError:
     """The sentence for an AWS that refuses or does not answer."""
     if isinstance(error, ClientError):
         detail = error.response["Error"]
+        if detail.get("Code") == "RequestTimeTooSkewed" or re.search(r"Signature (expired|not yet current)", str(detail.get("Message"))):
+            theirs = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "another time")
+            mine = f"{dt.datetime.now(dt.UTC):%a, %d %b %Y %H:%M:%S} GMT"
+            return CommandError(
+                f"this machine's clock is wrong: it says {mine}, AWS says {theirs}; set it (timedatectl set-ntp true)", Exit.UNREACHABLE
+            )
         return CommandError(f"{where} refused {error.operation_name}: {detail.get('Code')}: {detail.get('Message')}", Exit.UNREACHABLE)
     name = type(error).__name__
     if name in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "NoRegionError"):
@@ -153,8 +171,12 @@ def read_settings(environment: str, root: Path) -> Settings:
 def aws_target(*, environment: str, profile: str | None, region: str | None, root: Path) -> Target:
     """The deployment in an AWS account; an AWS_ENDPOINT_URL in the environment is honoured as by every AWS tool."""
     settings = read_settings(environment, root)
+
+    def new_session() -> boto3.Session:
+        return boto3.Session(profile_name=profile, region_name=region or settings.region or os.environ.get("AWS_REGION"))
+
     try:
-        session = boto3.Session(profile_name=profile, region_name=region or settings.region or os.environ.get("AWS_REGION"))
+        session = new_session()
     except BotoCoreError as error:
         raise unreachable(error, "AWS") from error
     if not session.region_name:
@@ -162,7 +184,8 @@ def aws_target(*, environment: str, profile: str | None, region: str | None, roo
             "no region: give --region, region in cdk.json's environment, or set AWS_REGION; --local means the embedded AWS",
             Exit.UNREACHABLE,
         )
-    return Target(session=session, region=session.region_name, settings=settings, endpoint=os.environ.get("AWS_ENDPOINT_URL") or None)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL") or None
+    return Target(session=session, region=session.region_name, settings=settings, endpoint=endpoint, new_session=new_session)
 
 
 def embedded_target(

@@ -37,6 +37,10 @@ EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", 
 CREDENTIALS_LOST = (NoCredentialsError, CredentialRetrievalError, TokenRetrievalError, SSOTokenLoadError, UnauthorizedSSOTokenError)
 
 
+RENEW_SECONDS = 3600.0
+"""How long fresh credentials are waited for: a person at lunch, not a pipeline that nobody looks at."""
+
+
 def _expired(observer: Observer) -> CommandError:
     again = f"pretrain watch {observer.run_id}"
     return CommandError(f"your credentials have expired; the run goes on. Renew them (aws sso login), then: {again}", Exit.UNREACHABLE)
@@ -47,10 +51,11 @@ def watch(
 ) -> RunView:
     """Show the run until it ends; returns its last view.
 
-    A lost connection or a throttled call is shown and retried without limit; every other error is raised.
+    A lost connection or a throttled call is shown and retried without limit; expired credentials are waited for, an hour at
+    most; every other error is raised.
 
     Raises:
-        CommandError: the embedded AWS has ended.
+        CommandError: the embedded AWS has ended, or the credentials were not renewed.
     """
     if plain or not console.is_terminal or console.is_dumb_terminal:  # a dumb terminal would show a live screen at its end only
         return _follow(observer, every, pause, _plain_show(console), lambda text: console.print(text, highlight=False, soft_wrap=True))
@@ -90,13 +95,13 @@ def _plain_show(console: Console) -> Callable[[RunView], None]:
 def _follow(
     observer: Observer, every: float, pause: Callable[[float], None], show: Callable[[RunView], None], say: Callable[[str], None]
 ) -> RunView:
-    lost = False
+    lost, credentials = False, _Credentials()
     while True:
         view = None
         try:
             view = observer.look()
         except CREDENTIALS_LOST as error:
-            raise _expired(observer) from error
+            credentials.renew(observer, say, error)
         except (BotoCoreError, ConnectionError) as error:
             if ended := observer.target.gone():
                 raise CommandError(ended, Exit.UNREACHABLE) from error
@@ -105,15 +110,40 @@ def _follow(
             lost = True
         except ClientError as error:
             if error.response["Error"]["Code"] in EXPIRED:
-                raise _expired(observer) from error
-            if error.response["Error"]["Code"] not in THROTTLED:
+                credentials.renew(observer, say, error)
+            elif error.response["Error"]["Code"] not in THROTTLED:
                 raise
         if view is not None:
-            if lost:
+            if lost or credentials.lost:
                 say("connected again")
-                lost = False
+                lost, credentials = False, _Credentials()
             with contextlib.suppress(BrokenPipeError):
                 show(view)
             if view.ended:
                 return view
-        pause(LOST_SECONDS if lost else every)
+        pause(LOST_SECONDS if lost or credentials.lost else every)
+
+
+class _Credentials:
+    """Waits for fresh credentials, by reading the chain again at every look."""
+
+    def __init__(self) -> None:
+        self.lost = 0
+        """Looks since they expired."""
+
+    def renew(self, observer: Observer, say: Callable[[str], None], error: Exception) -> None:
+        """Let the observer look with credentials read anew.
+
+        Raises:
+            CommandError: none can come, or none came within ``RENEW_SECONDS``; it names the command that goes on.
+        """
+        try:
+            target = observer.target.renewed()
+        except BotoCoreError:  # the profile itself is gone for a moment, while its file is written
+            target = observer.target
+        if target is None or self.lost * LOST_SECONDS >= RENEW_SECONDS:
+            raise _expired(observer) from error
+        if not self.lost:
+            say("your credentials have expired; the run goes on. Renew them (aws sso login): this goes on as soon as they are there")
+        self.lost += 1
+        observer.target = target

@@ -58,36 +58,46 @@ class Functions(Construct):
             memory_mb=1024,  # Lambda's CPU share grows with memory, and creating eight clients is CPU-bound
             deployment=deployment,
         )
-        stages = {"Admit": "Admit", "Report": "Report", "Explain": "Triage", "Triage": "Triage"}
-        polls = settings.training_task == "polling"
-        self.triage = PythonFunction(
-            self,
-            "Triage",
-            stage="triage",
-            role=roles.triage_role(self, shared, logs["Triage"].log_group_arn, build.log_group.log_group_arn, topic_arn, stops_jobs=polls),
-            log_group=logs["Triage"],
-            timeout_minutes=1,
-            deployment=TriageDeployment(
-                bucket=shared.bucket.bucket_name,
-                topic_arn=topic_arn,
-                stops_jobs=polls,
-                runbook=settings.runbook_url,
-                log_groups={stage: logs[name].log_group_name for stage, name in stages.items()},
-            ),
-        )
         self.report = PythonFunction(
             self,
             "Report",
             stage="report",
             role=roles.report_role(self, shared, logs["Report"].log_group_arn, settings.mlflow_tracking_server_arn),
             log_group=logs["Report"],
-            timeout_minutes=5,  # a long run's metrics are tens of MB
+            timeout_minutes=10,  # a long run's metrics are tens of MB; after a stop the jobs' last checkpoints are waited for
             memory_mb=1024,
             deployment=ReportDeployment(
                 bucket=shared.bucket.bucket_name,
                 dashboard=dashboard_name(settings.name, cdk.Stack.of(self).region),
                 name=settings.name,
                 mlflow_tracking_server_arn=settings.mlflow_tracking_server_arn,
+            ),
+        )
+        stages = {"Admit": "Admit", "Report": "Report", "Explain": "Triage", "Triage": "Triage"}
+        polls = settings.training_task == "polling"
+        self.triage = PythonFunction(
+            self,
+            "Triage",
+            stage="triage",
+            role=roles.triage_role(
+                self,
+                shared,
+                logs["Triage"].log_group_arn,
+                build_log_group_arn=build.log_group.log_group_arn,
+                topic_arn=topic_arn,
+                report_function_arn=self.report.function_arn,
+                stops_jobs=polls,
+            ),
+            log_group=logs["Triage"],
+            timeout_minutes=1,
+            deployment=TriageDeployment(
+                name=settings.name,
+                bucket=shared.bucket.bucket_name,
+                topic_arn=topic_arn,
+                report_function=self.report.function_arn,
+                stops_jobs=polls,
+                runbook=settings.runbook_url,
+                log_groups={stage: logs[name].log_group_name for stage, name in stages.items()},
             ),
         )
         self.called = (self.admit, self.triage, self.report)

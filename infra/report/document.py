@@ -12,12 +12,12 @@ from typing import Any
 from contracts.config import to_json
 from contracts.files import CHECKPOINTS, EXPORT
 from contracts.shard_index import SPLITS
-from infra.report.figures import LegFigures, data_usd, job_seconds, run_figures
+from infra.report.figures import LegFigures, attempt_usd, data_usd, job_seconds, run_figures
 from infra.report.mixture import leg_sources
-from infra.report.read import Attempt, Json, LegFacts, RunFacts
+from infra.report.read import Attempt, Json, LegFacts, RunFacts, preparations
 from infra.report.series import MAX_POINTS, read_series
 from infra.run.layout import REPORT_HTML, RunLayout, image_records_prefix, uri
-from infra.run.run_jobs import UsdPerHour
+from infra.run.run_jobs import Kind, UsdPerHour
 from infra.run.run_record import ExecutionRecord
 
 VERSION = 1
@@ -29,7 +29,7 @@ def build_document(facts: RunFacts, usd_per_hour: UsdPerHour) -> Json:
     """The whole report as a JSON value."""
     figures = run_figures(facts, usd_per_hour)
     layout = RunLayout(facts.run_id)
-    legs = [_leg(leg, number, facts, layout) for leg, number in zip(facts.legs, figures, strict=True)]
+    legs = [_leg(leg, number, facts, layout, usd_per_hour) for leg, number in zip(facts.legs, figures, strict=True)]
     cost = _cost(facts, figures, usd_per_hour)
     document = {
         "version": VERSION,
@@ -41,8 +41,10 @@ def build_document(facts: RunFacts, usd_per_hour: UsdPerHour) -> Json:
         "written": facts.now,
         "wall_seconds": facts.now - facts.started if facts.started is not None else None,
         "explanation": facts.explanation,
+        "go_on": go_on(facts),
         "stages": _stages(facts, figures),
         "cost": cost,
+        "preparations": [_attempt(job, facts.region, usd_per_hour, "Processing") for job in preparations(facts)],
         "legs": legs,
         "data": _data(facts),
         "executions": [_execution(record) for record in facts.executions],
@@ -125,12 +127,13 @@ def summary(document: Json) -> Json:
         "report": document["links"]["report"],
         "links": document["links"],
         "usd": document["cost"]["total_usd"],
+        "go_on": document["go_on"],
         "legs": legs,
         "unread": document["unread"][:UNREAD_IN_OUTPUT],
     }
 
 
-def _leg(leg: LegFacts, figures: LegFigures, facts: RunFacts, layout: RunLayout) -> Json:
+def _leg(leg: LegFacts, figures: LegFigures, facts: RunFacts, layout: RunLayout, usd_per_hour: UsdPerHour) -> Json:
     series = read_series(leg.rows)
     shown = {name: [_rounded(value) for value in column] for name, column in series.columns.items()}
     sample = leg.result.get("sample")
@@ -140,9 +143,10 @@ def _leg(leg: LegFacts, figures: LegFigures, facts: RunFacts, layout: RunLayout)
         "figures": to_json(figures),
         "sources": leg_sources(leg, facts),
         "settings": leg.training,
-        "attempts": [_attempt(attempt, facts.region) for attempt in leg.attempts],
+        "attempts": [_attempt(attempt, facts.region, usd_per_hour) for attempt in leg.attempts],
         "export": uri(facts.bucket, f"{leg.folder}{EXPORT}/") if exported else None,
         "checkpoints": uri(facts.bucket, f"{leg.folder}{CHECKPOINTS}/") if leg.folder else None,
+        "kept_checkpoints": [{"step": one.step, "bytes": one.bytes, "uri": uri(facts.bucket, one.prefix)} for one in leg.checkpoints],
         "metrics": uri(facts.bucket, layout.attempts_prefix(leg.name)),
         "sample": sample if isinstance(sample, dict) else ({"prompt": "", "text": str(sample)} if sample else None),
         "environment": leg.result.get("environment"),
@@ -170,9 +174,14 @@ def _otherwise(result: Json) -> list[str]:
     return said + ([f"no sample was written: {sample}"] if sample else [])
 
 
-def _attempt(attempt: Attempt, region: str) -> Json:
-    log = log_link(region, "/aws/sagemaker/TrainingJobs", attempt.job_name) if attempt.job_name else None
-    return {**to_json(attempt), "log": log}
+def _attempt(attempt: Attempt, region: str, usd_per_hour: UsdPerHour, kind: Kind = "Training") -> Json:
+    log = log_link(region, f"/aws/sagemaker/{kind}Jobs", attempt.job_name) if attempt.job_name else None
+    return {**to_json(attempt), "usd": attempt_usd(attempt, usd_per_hour), "log": log}
+
+
+def go_on(facts: RunFacts) -> str | None:
+    """The command that goes on with a run that ended early; None where it finished, or was never admitted."""
+    return f"pretrain start --again {facts.run_id}" if facts.run and facts.outcome not in ("succeeded", "refused") else None
 
 
 def _rounded(value: float | None) -> float | None:
@@ -191,8 +200,9 @@ def _stages(facts: RunFacts, figures: list[LegFigures]) -> list[Json]:
     state = "done" if figures and trained == len(figures) else (f"{trained} of {len(figures)} legs" if figures else "not reached")
     rows.append(("Train", state if any(leg.steps for leg in figures) else "not reached", sum(leg.train_seconds for leg in figures) or None))
     rows.append(("Report", "done", _between(facts.now, facts.read)))
+    ended = facts.outcome if facts.outcome in ("stopped", "timed out", "refused") else "failed"
     return [
-        {"name": n, "state": "failed" if failed_in and n.lower().startswith(failed_in.lower().split()[0]) else s, "seconds": t}
+        {"name": n, "state": ended if failed_in and n.lower().startswith(failed_in.lower().split()[0]) else s, "seconds": t}
         for n, s, t in rows
     ]
 

@@ -155,14 +155,18 @@ def _train_seconds(attempts: Sequence[Attempt], rows: Sequence[Row]) -> float:
     return rows[-1].get("time", 0.0) - rows[0].get("time", 0.0) if rows else 0.0
 
 
+def attempt_usd(attempt: Attempt, usd_per_hour: UsdPerHour) -> float | None:
+    """Dollars of one job; None when its seconds or its price are not known."""
+    price = usd_per_hour(attempt.instance_type) if attempt.instance_type else None
+    if price is None or attempt.billable_seconds is None:
+        return None
+    return attempt.billable_seconds / 3600 * price * attempt.instance_count
+
+
 def _cost(attempts: Sequence[Attempt], usd_per_hour: UsdPerHour) -> float | None:
-    total = 0.0
-    for attempt in attempts:
-        price = usd_per_hour(attempt.instance_type) if attempt.instance_type else None
-        if price is None or attempt.billable_seconds is None:
-            return None
-        total += attempt.billable_seconds / 3600 * price * attempt.instance_count
-    return total if attempts else None
+    parts = [attempt_usd(attempt, usd_per_hour) for attempt in attempts]
+    known = [part for part in parts if part is not None]
+    return sum(known) if parts and len(known) == len(parts) else None
 
 
 def _data_wait_share(rows: Sequence[Row]) -> float | None:

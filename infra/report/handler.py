@@ -1,4 +1,8 @@
-"""Report: the run's last stage, on success and on failure. Writes report.html and report.json, returns the execution's output."""
+"""Report: the run's last stage, on success and on failure. Writes report.html and report.json, returns the execution's output.
+
+For an execution that was stopped or timed out Triage invokes it in the background, with ``ended`` in the event: then the jobs may
+still be writing their last checkpoints, and are waited for.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import dataclasses
 import functools
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import boto3
@@ -15,17 +20,22 @@ from infra.edge.function import Container, lambda_function
 from infra.report.document import build_document, summary
 from infra.report.mlflow import TrackingServer, send
 from infra.report.page import render
-from infra.report.read import Json, RunFacts, read_run
+from infra.report.read import Json, RunFacts, epoch_seconds, read_run
 from infra.run.deployment import ReportDeployment
 from infra.run.layout import REPORT_HTML, REPORT_JSON, uri
-from infra.run.run_jobs import UsdPerHour
+from infra.run.run_jobs import UNDER_WAY, UsdPerHour, run_jobs
 from infra.sagemaker.prices import admitted_usd_per_hour
+
+SETTLE_SECONDS = 420.0
+"""A stopped training job has 120 s for its last checkpoint, then uploads it; three of the function's ten minutes are for the report."""
+LOOK_SECONDS = 5.0
 
 
 @lambda_function("Report", ReportDeployment)
 def handler(event: Json, container: Container[ReportDeployment]) -> Json:
     """Read the run, write its report."""
     s3, where = container.client("s3"), container.deployment
+    late = wait_for_jobs(event, container.client("sagemaker"), where.bucket) if event.get("ended") else ()
     facts = read_run(
         event,
         bucket=where.bucket,
@@ -35,7 +45,7 @@ def handler(event: Json, container: Container[ReportDeployment]) -> Json:
         sagemaker=container.client("sagemaker"),
         now=time.time(),
     )
-    facts = dataclasses.replace(facts, read=time.time())
+    facts = dataclasses.replace(facts, read=time.time(), unread=(*facts.unread, *late))
     written = write_report(facts, s3=s3, usd_per_hour=functools.partial(admitted_usd_per_hour, facts.run))
     if where.mlflow_tracking_server_arn is None:
         return written
@@ -43,6 +53,21 @@ def handler(event: Json, container: Container[ReportDeployment]) -> Json:
     told = send(facts, server, where.name)
     log.info(told)
     return {**written, "tracker": told}
+
+
+def wait_for_jobs(
+    event: Json, sagemaker: Any, bucket: str, *, clock: Callable[[], float] = time.time, pause: Callable[[float], None] = time.sleep
+) -> tuple[str, ...]:
+    """Wait until no job of an ended execution can write any more; a sentence for each that still can after ``SETTLE_SECONDS``."""
+    ended, deadline = epoch_seconds(event["ended"]) or clock(), clock() + SETTLE_SECONDS
+    while True:
+        jobs = run_jobs(sagemaker, bucket, str(event["run_id"]), clock(), statuses=UNDER_WAY)
+        own = [job.name for job in jobs if job.created <= ended]  # not those of an execution that has followed
+        if not own or clock() >= deadline:
+            return tuple(
+                f"Job {name} was still stopping when this was written: what it does and costs after that is missing." for name in own
+            )
+        pause(LOOK_SECONDS)
 
 
 def write_report(facts: RunFacts, *, s3: Any, usd_per_hour: UsdPerHour) -> Json:

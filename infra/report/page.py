@@ -37,6 +37,7 @@ def render(document: Json) -> str:
         "title": html.escape(f"{document['run_id']} - {document['outcome']}"),
         "run_id": html.escape(document["run_id"]),
         "outcome": html.escape(document["outcome"]),
+        "outcome_class": html.escape(document["outcome"].replace(" ", "-")),
         "headline": html.escape(document["headline"]),
         "facts": tables.facts_line(document),
         "body": "\n".join(part for part in _parts(document) if part),

@@ -18,38 +18,51 @@ from infra.report.stored_shapes import EVENT, EVENT_LEG, INDEX, JOB, RESULT, RUN
 from infra.run.layout import RunLayout, index_key
 from infra.run.leg_files import attempt_folders, metrics_keys, result_key
 from infra.run.run_id import run_id_of
-from infra.run.run_jobs import RunJob, run_jobs
+from infra.run.run_jobs import Kind, RunJob, run_jobs
 from infra.run.run_lock import owner_of
 from infra.run.run_record import ExecutionRecord
 from infra.run.stored import plain
 
 Json = dict[str, Any]
+CHECKPOINTS_READ = 10
+"""Of a leg: `training.checkpoint.keep_latest` keeps few, and each is a manifest to read."""
 LAST_MOMENT = 1e11
 """The year 5138: what lies behind it is no time of a job."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One training job of a leg, from DescribeTrainingJob."""
+    """One job, from DescribeTrainingJob or DescribeProcessingJob."""
 
     job_name: str
     """SageMaker's name of it."""
     status: str
-    """TrainingJobStatus."""
+    """TrainingJobStatus or ProcessingJobStatus."""
     started: float | None
-    """TrainingStartTime, epoch seconds."""
+    """TrainingStartTime or ProcessingStartTime, epoch seconds."""
     ended: float | None
-    """TrainingEndTime, epoch seconds."""
+    """TrainingEndTime or ProcessingEndTime, epoch seconds."""
     billable_seconds: float | None
     """BillableTimeInSeconds of one instance; the wall time of the job where SageMaker names none."""
     instance_type: str | None
-    """ResourceConfig.InstanceType."""
+    """Of ResourceConfig or ClusterConfig."""
     instance_count: int
-    """ResourceConfig.InstanceCount."""
+    """Of ResourceConfig or ClusterConfig."""
     spot: bool
     """Managed spot training."""
     failure: str | None
     """FailureReason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptCheckpoint:
+    """A whole checkpoint."""
+
+    step: int
+    bytes: int
+    """Its size in S3."""
+    prefix: str
+    """Its folder, as a key prefix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +85,8 @@ class LegFacts:
     result: Json = field(default_factory=dict)
     """result.json, or {} when the leg did not finish."""
     attempts: tuple[Attempt, ...] = ()
+    checkpoints: tuple[KeptCheckpoint, ...] = ()
+    """Whole checkpoints in S3, the newest first, ``CHECKPOINTS_READ`` at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +97,7 @@ class RunFacts:
     bucket: str
     region: str
     outcome: str
-    """``succeeded`` or ``failed``."""
+    """``succeeded``, ``failed``, ``refused`` (by Admit), ``stopped`` (by a person) or ``timed out``."""
     dashboard: str = ""
     """Name of the deployment's CloudWatch dashboard."""
     now: float
@@ -161,7 +176,7 @@ def read_run(
         run_id=run_id,
         bucket=bucket,
         region=region,
-        outcome=str(given.get("outcome") or ("failed" if given.get("explanation") else "succeeded")),
+        outcome=_outcome(given, refused),
         now=now,
         dashboard=dashboard,
         started=epoch_seconds(given.get("started") or (run.get("admitted") or {}).get("time")),
@@ -169,7 +184,7 @@ def read_run(
         run=run,
         admitted=epoch_seconds(reader.written(layout.run_json)),
         image=given.get("image") or {},
-        data=given.get("data") or {},
+        data=_data(given.get("data") or {}, jobs),
         indexes=indexes,
         legs=legs,
         explanation=given.get("explanation") or None,
@@ -178,6 +193,19 @@ def read_run(
         executions=executions,
         jobs=jobs,
     )
+
+
+def _outcome(given: Json, refused: bool) -> str:
+    explanation = given.get("explanation") or {}
+    if refused and explanation.get("class") == "Refused":
+        return "refused"
+    return str(given.get("outcome") or ("failed" if explanation else "succeeded"))
+
+
+def _data(given: Json, jobs: Iterable[RunJob]) -> Json:
+    """The state machine's ``data``; of an execution that ended outside of it, the job is SageMaker's newest."""
+    prepared = [job.description for job in jobs if job.kind == "Processing"]
+    return given | {"job": prepared[-1]} if given.get("prepared") and not given.get("job") and prepared else given
 
 
 def _with_jobs(leg: Json, jobs: Iterable[RunJob]) -> Json:
@@ -258,22 +286,31 @@ def _leg(leg: Json, ended: Json, layout: RunLayout, reader: Reader) -> LegFacts:
         bad_lines=log.bad_lines,
         result=result,
         attempts=tuple(_attempt(job) for job in ended.get("attempts", ())),
+        checkpoints=tuple(
+            KeptCheckpoint(step=one.step, bytes=sum(file.bytes for file in one.files.values()), prefix=one.prefix)
+            for one in reader.checkpoints(layout, name, CHECKPOINTS_READ)
+        ),
     )
 
 
-def _attempt(job: Mapping[str, Any]) -> Attempt:
-    started, ended = epoch_seconds(job.get("TrainingStartTime")), epoch_seconds(job.get("TrainingEndTime"))
+def preparations(facts: RunFacts) -> list[Attempt]:
+    """The run's processing jobs, of all its executions, oldest first."""
+    return [_attempt(job.description, "Processing") for job in facts.jobs if job.kind == "Processing"]
+
+
+def _attempt(job: Mapping[str, Any], kind: Kind = "Training") -> Attempt:
+    started, ended = epoch_seconds(job.get(f"{kind}StartTime")), epoch_seconds(job.get(f"{kind}EndTime"))
     wall = ended - started if started is not None and ended is not None else None
     billable = job.get("BillableTimeInSeconds")
-    resources = job.get("ResourceConfig") or {}
+    resources = (job.get("ResourceConfig") if kind == "Training" else (job.get("ProcessingResources") or {}).get("ClusterConfig")) or {}
     return Attempt(
-        job_name=job.get("TrainingJobName") or "",
-        status=job.get("TrainingJobStatus") or "Unknown",
+        job_name=job.get(f"{kind}JobName") or "",
+        status=job.get(f"{kind}JobStatus") or "Unknown",
         started=started,
         ended=ended,
         billable_seconds=wall if billable is None else float(billable),
         instance_type=resources.get("InstanceType"),
         instance_count=int(resources.get("InstanceCount") or 1),
         spot=bool(job.get("EnableManagedSpotTraining")),
-        failure=job.get("FailureReason") or None,
+        failure=job.get("ExitMessage") or job.get("FailureReason") or None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from infra.report.series import MetricsLog
 from infra.report.stored_shapes import Expected
 from infra.run.expected import fitting
 from infra.run.layout import RunLayout
+from infra.run.leg_files import StepFolder, whole_checkpoints
 from infra.run.run_record import ExecutionRecord, read_records
 from infra.run.stored import Unreadable, read_json, read_lines, written
 
@@ -72,6 +74,14 @@ class Reader:
         except ClientError as error:
             self._refused(error, layout.executions_prefix)
             return ()
+
+    def checkpoints(self, layout: RunLayout, leg: str, limit: int) -> list[StepFolder]:
+        """A leg's newest whole checkpoints, newest first."""
+        try:
+            return list(itertools.islice(whole_checkpoints(self.s3, self.bucket, layout, leg), limit))
+        except ClientError as error:
+            self._refused(error, layout.attempts_prefix(leg))
+            return []
 
     def fitting(self, value: Any, expected: Expected, name: str) -> Json:
         """The parts of an object that are as ``expected``."""

@@ -73,19 +73,26 @@ def failure(document: Json) -> str:
     ]
     if why.get("retry"):
         rows.append(("Trying again", "can help" if why["retry"] == "retry" else "fails the same way until the cause is removed"))
-    rows.append(("Runbook", why.get("runbook")))
+    rows += [("Runbook", why.get("runbook")), ("Go on with", document["go_on"])]
     body = "".join(f"<tr><th scope=row>{name}</th><td>{escape(value)}</td></tr>" for name, value in rows if value)
-    return f'<section class="failure" role="alert"><p><strong>{escape(why.get("sentence"))}</strong></p><table>{body}</table></section>'
+    kind, sentence = document["outcome"].replace(" ", "-"), escape(why.get("sentence"))
+    return f'<section class="failure {kind}" role="alert"><p><strong>{sentence}</strong></p><table>{body}</table></section>'
 
 
 def exports(document: Json) -> str:
     """Where the finished legs' files are."""
     rows = [
-        row(escape(leg["name"]), [escape(leg["export"]), escape(leg["checkpoints"]), escape(leg["metrics"])], number=False)
+        row(escape(leg["name"]), [escape(leg["export"]), _checkpoints(leg), escape(leg["metrics"])], number=False)
         for leg in document["legs"]
     ]
     head = "".join(f"<th scope=col>{title}</th>" for title in ("Leg", "Exported model", "Checkpoints", "All metrics"))
     return section("Files", table(rows, head)) if rows else ""
+
+
+def _checkpoints(leg: Json) -> str:
+    """The whole checkpoints that are left, newest first; of an old run, which may have none any more, their folder."""
+    kept = [f"step {one['step']:,}, {one['bytes'] / 1e9:,.2f} GB: {escape(one['uri'])}" for one in leg["kept_checkpoints"]]
+    return "<br>".join(kept) or escape(leg["checkpoints"])
 
 
 def samples(document: Json) -> str:
@@ -121,16 +128,17 @@ def cost(document: Json) -> str:
 
 
 def attempts(document: Json) -> str:
-    """Every training job with its place in time, its end status and its reason."""
-    jobs = [(leg["name"], job) for leg in document["legs"] for job in leg["attempts"]]
+    """Every job with its place in time, its end status, its cost and its reason."""
+    jobs = [("Prepare data", job) for job in document["preparations"]]
+    jobs += [(leg["name"], job) for leg in document["legs"] for job in leg["attempts"]]
     if not jobs:
         return ""
     moments = [moment for _, job in jobs for moment in (job["started"], job["ended"]) if moment is not None]
     span = (min(moments), max(max(moments), min(moments) + 1)) if moments else None
     rows = [_attempt(leg, job, span) for leg, job in jobs]
-    titles = ("Leg", "Training job", "Status", "Time line", "Instances", "Started", "Billable", "What ended it")
+    titles = ("Leg", "Job", "Status", "Time line", "Instances", "Started", "Billable", "Cost", "What ended it")
     note = f"<p class=note>Time line: {clock(span[0])} to {clock(span[1])}.</p>" if span else ""
-    return section("Training jobs", table(rows, "".join(f"<th scope=col>{title}</th>" for title in titles)) + note)
+    return section("Jobs", table(rows, "".join(f"<th scope=col>{title}</th>" for title in titles)) + note)
 
 
 def _attempt(leg: str, job: Json, span: tuple[float, float] | None) -> str:
@@ -143,6 +151,7 @@ def _attempt(leg: str, job: Json, span: tuple[float, float] | None) -> str:
         f"{job['instance_count']} x {escape(job['instance_type'])}{spot}",
         clock(job["started"]),
         duration(job["billable_seconds"]),
+        dollars(job["usd"]),
         escape(job["failure"]),
     ]
     return row(escape(leg), cells, number=False)

@@ -56,10 +56,14 @@ class Deployment:
 class TriageDeployment:
     """Triage's: where a person reads on, and where an execution's end is reported that it could not report itself."""
 
+    name: str
+    """The deployment's name."""
     bucket: str
     """Data bucket."""
     topic_arn: str
     """Topic of messages."""
+    report_function: str
+    """ARN of the function Report, for executions that ended before their state of that name."""
     stops_jobs: bool = False
     """Whether a stopped execution's training job must be stopped for it: with polling, where no ``.sync`` does."""
     runbook: str

@@ -23,7 +23,7 @@ from infra.constructs.quota_check import QuotaCheck
 from infra.constructs.schedules import Schedules
 from infra.settings import Settings
 from infra.stacks.foundation_stack import FoundationStack
-from infra.triage import unreported
+from infra.triage import ended
 
 DEFINITION = ROOT / "infra" / "pipeline.asl.yaml"
 
@@ -67,8 +67,8 @@ class PipelineStack(cdk.Stack):
             topic_arn=foundation.topic.topic_arn,
         )
         self.machine = self._machine(settings, foundation, retention)
-        ended = {"stateMachineArn": [self.machine.state_machine_arn], "status": list(unreported.STATUSES)}
-        pattern = events.EventPattern(source=["aws.states"], detail_type=[unreported.DETAIL_TYPE], detail=ended)
+        detail = {"stateMachineArn": [self.machine.state_machine_arn], "status": list(ended.STATUSES)}
+        pattern = events.EventPattern(source=["aws.states"], detail_type=[ended.DETAIL_TYPE], detail=detail)
         events.Rule(self, "Ended", event_pattern=pattern, targets=[targets.LambdaFunction(self.functions.triage)])
         self.schedules = Schedules(self, "Schedules", settings=settings, machine=self.machine)
         if settings.refuse_missing_quotas:

@@ -1,8 +1,9 @@
 """Executions that ended without their own explanation: what no Catch of the state machine can catch.
 
 Step Functions ends an execution at once on States.Runtime, on States.DataLimitExceeded, when it is stopped, and when it times out
-("Error handling" in its developer guide: States.ALL catches neither of the first two). An EventBridge rule on the status FAILED,
-TIMED_OUT and ABORTED then calls this. An execution that reached its state Failed has explained itself, and nothing is done.
+("Error handling" in its developer guide: States.ALL catches neither of the first two). infra/triage/ended.py then calls this. An
+execution that reached its state Failed has explained itself, and nothing is done.
+Report is invoked in the background for what this explains: a stopped run has its report, too.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from contracts.config import Json
 from infra.edge import log
 from infra.run.deployment import TriageDeployment
 from infra.run.layout import RunLayout, explanation_key
+from infra.run.stored import read_json
 from infra.triage import explain
 from infra.triage.explain import explanation
+from infra.triage.history import done_before, entered, stage_of
 
-DETAIL_TYPE = "Step Functions Execution Status Change"
-STATUSES = ("FAILED", "TIMED_OUT", "ABORTED")
-FIRST_EVENTS = 100  # Admit's output is among the first dozen
 LAST_EVENTS = 20  # a poll is nine events, so its call is among them
 MAX_SUBJECT = 99  # SNS takes 100 characters
+OUTCOMES = {"ABORTED": "stopped", "TIMED_OUT": "timed out"}
+"""The report's word for an execution's status; any other is a failure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,32 +34,61 @@ class Clients:
     states: Any
     s3: Any
     sns: Any
+    functions: Any
+    """Lambda."""
+    events: Any
+    """EventBridge."""
     explain: explain.Clients
 
 
-def explain_unreported(event: Json, clients: Clients, deployment: TriageDeployment) -> Json:
+def explain_unreported(execution: Json, run_id: str, clients: Clients, deployment: TriageDeployment) -> Json:
     """Explain and notify once; the explanation lies in the run's folder, and its presence ends a second delivery of the event."""
-    arn = str(event["detail"]["executionArn"])
-    execution = clients.states.describe_execution(executionArn=arn)
+    arn, name = str(execution["executionArn"]), str(execution["name"])
     last = clients.states.get_execution_history(executionArn=arn, maxResults=LAST_EVENTS, reverseOrder=True)["events"]
-    if execution["status"] not in STATUSES or any(item["type"] == "FailStateEntered" for item in last):
+    if any(item["type"] == "FailStateEntered" for item in last):
         return {"explained": "by its own state Failed"}
-    name = str(execution["name"])
-    run_id = _run_id(clients.states.get_execution_history(executionArn=arn, maxResults=FIRST_EVENTS)["events"]) or name
     key = explanation_key(RunLayout(run_id), name)
-    if _exists(clients.s3, deployment.bucket, key):
-        return {"explained": "by an earlier delivery of this event"}
+    before = read_json(clients.s3, deployment.bucket, key)
+    if before:
+        return {**before, "explained": "by an earlier delivery of this event"}
     if deployment.stops_jobs:
         _stop_job(last, clients.explain.sagemaker)
-    found = _explanation(execution, _stage(last), clients, deployment)
+    found = _explanation(execution, stage_of(last), clients, deployment)
     log.info(str(found["sentence"]), verdict=found["class"], action="explain", run_id=run_id, execution=arn)
     lines = (found["sentence"], f"Run {run_id}, stage {found['stage']}", f"What to do: {found['runbook']}", f"Execution: {arn}")
     clients.sns.publish(
         TopicArn=deployment.topic_arn, Subject=f"{execution['status'].capitalize()}: {run_id}"[:MAX_SUBJECT], Message="\n".join(lines)
     )
-    # After the message: a crash between the two sends it twice, the other order would lose it.
+    report = _report_event(execution, run_id, found, clients.states)
+    clients.functions.invoke(FunctionName=deployment.report_function, InvocationType="Event", Payload=json.dumps(report).encode())
+    # Last: a crash before it sends message and report twice, another order would lose them.
     clients.s3.put_object(Bucket=deployment.bucket, Key=key, Body=json.dumps(found).encode(), ContentType="application/json")
     return found
+
+
+def _report_event(execution: Json, run_id: str, found: Json, states: Any) -> Json:
+    """What the state Report failure would have passed on, as far as the execution's events tell it; the jobs are SageMaker's to tell."""
+    pages = states.get_paginator("get_execution_history").paginate(executionArn=execution["executionArn"], includeExecutionData=False)
+    given = input_of(execution)
+    return {
+        "run_id": run_id,
+        "asked": {key: given[key] for key in ("run_id", "schedule") if key in given},
+        "execution_arn": execution["executionArn"],
+        "started": execution["startDate"].isoformat(),
+        "ended": (execution.get("stopDate") or execution["startDate"]).isoformat(),
+        "outcome": OUTCOMES.get(execution["status"], "failed"),
+        "explanation": found,
+        **done_before(entered(event for page in pages for event in page["events"])),
+    }
+
+
+def input_of(execution: Json) -> Json:
+    """The execution's input; {} where it cannot be read."""
+    try:
+        value = json.loads(execution.get("input") or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _explanation(execution: Json, stage: str, clients: Clients, deployment: TriageDeployment) -> Json:
@@ -66,7 +97,7 @@ def _explanation(execution: Json, stage: str, clients: Clients, deployment: Tria
         return explain.explain({"explain": {"stage": stage, "error": error, "cause": cause}}, clients.explain, deployment)
     why = ": ".join(filter(None, (error, cause))) or "no reason given"
     if execution["status"] == "ABORTED":
-        sentence = f"the execution was stopped ({why}); start one with the same run_id to go on from its last checkpoint"
+        sentence = f"the execution was stopped ({why}); pretrain start --again goes on from its last checkpoint"
         return explanation(deployment, stage=stage, name="StoppedByHand", sentence=sentence, retry="stop")
     return explanation(deployment, stage=stage, name="Unexpected", sentence=f"the execution timed out ({why})", retry="retry")
 
@@ -83,29 +114,3 @@ def _stop_job(last: list[Json], sagemaker: Any) -> None:
         if error.response["Error"]["Code"] not in ("ValidationException", "ResourceNotFound"):
             raise
     log.info("stopped the training job of an execution that ended", job=job)
-
-
-def _stage(last: list[Json]) -> str:
-    """The state that the execution was in, from its newest events."""
-    details = (item.get("stateEnteredEventDetails") or item.get("stateExitedEventDetails") for item in last)
-    return next((str(found["name"]) for found in details if found), "Admit")
-
-
-def _run_id(first: list[Json]) -> str | None:
-    """The run's id, from Admit's output."""
-    for item in first:
-        done = item.get("stateExitedEventDetails") or {}
-        if done.get("name") == "Admit" and done.get("output"):
-            value = json.loads(done["output"])
-            return str(value["run_id"]) if isinstance(value, dict) and value.get("run_id") else None
-    return None
-
-
-def _exists(s3: Any, bucket: str, key: str) -> bool:
-    try:
-        s3.head_object(Bucket=bucket, Key=key)
-    except s3.exceptions.ClientError as error:
-        if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
-            return False
-        raise
-    return True

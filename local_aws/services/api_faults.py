@@ -92,13 +92,18 @@ def middleware(app: Any, faults: Faults) -> Any:
         if error is None:
             await app(scope, _replay(messages, receive), send)
             return
-        kind, body = _body(headers, error)
-        answer = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
-        answer += [(b"smithy-protocol", b"rpc-v2-cbor")] if kind == "application/cbor" else []
-        await send({"type": "http.response.start", "status": error.status, "headers": answer})
-        await send({"type": "http.response.body", "body": body})
+        await answer_error(send, headers, error)
 
     return refusing
+
+
+async def answer_error(send: Any, headers: dict[str, str], error: ApiError) -> None:
+    """Answer a request, whose ``headers`` say in which protocol, with an error."""
+    kind, body = _body(headers, error)
+    answer = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
+    answer += [(b"smithy-protocol", b"rpc-v2-cbor")] if kind == "application/cbor" else []
+    await send({"type": "http.response.start", "status": error.status, "headers": answer})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _replay(messages: list[Any], receive: Callable[[], Any]) -> Callable[[], Any]:

@@ -24,6 +24,7 @@ import canary
 import capacity
 import deployments
 import killed
+import operators
 import polled
 import redriven
 import refusals
@@ -64,11 +65,13 @@ def every_fault(root: Path, only: str) -> list[Row]:
     rows += proven(capacity.undisturbed, account)
     # One by one: each checks everything that is created and published meanwhile.
     rows += side_by_side(chosen(*refusals.PROOFS, deployments.schedule_without_quota, *api.PROOFS, *service.PROOFS), account, at_once=1)
-    rows += side_by_side(
-        chosen(*rounds.PROOFS, *capacity.PROOFS, *killed.PROOFS, *stopped.PROOFS, *redriven.PROOFS, *service.SYNC, *canary.PROOFS), account
+    together = (
+        *(*rounds.PROOFS, *capacity.PROOFS, *killed.PROOFS, *stopped.PROOFS, *redriven.PROOFS, *service.SYNC, *canary.PROOFS),
+        *operators.SIDE_BY_SIDE,
     )
+    rows += side_by_side(chosen(*together), account)
     rows += side_by_side(chosen(*stopped.RETURNED), account)
-    rows += side_by_side(chosen(*service.LAST, *polled.PROOFS, *deployments.LIFE), account, at_once=1)
+    rows += side_by_side(chosen(*service.LAST, *polled.PROOFS, *operators.ALONE, *deployments.LIFE), account, at_once=1)
     return rows
 
 

@@ -29,7 +29,9 @@ from infra.triage.owner import confirm_owner
 from training.leg_identity import leg_identity
 
 RUN = RunLayout("r")
-TRIAGE = TriageDeployment(bucket=DEPLOYMENT.bucket, topic_arn="arn:topic", runbook="docs/runbook.md")
+TRIAGE = TriageDeployment(
+    name="pretrain", bucket=DEPLOYMENT.bucket, topic_arn="arn:topic", report_function="arn:report", runbook="docs/runbook.md"
+)
 ATTEMPT = "runs/r/main/attempts/20261122T000000-aaaaaa-1/"
 INPUT_OF_RUN: dict[str, Any] = INPUT | {"run_id": "r"}
 

@@ -112,7 +112,14 @@ def after_all_attempts(leg: Json) -> Json:
 def outcome(leg: Json) -> Json:
     """What state Leg failed makes of it."""
     sentence = LETTER * (MAX_DETAIL + 200)
-    runbook = TriageDeployment(runbook="https://example.com/" + "r" * 80, log_groups={}, bucket="b" * 63, topic_arn=EXECUTION.arn)
+    runbook = TriageDeployment(
+        name="pretrain",
+        runbook="https://example.com/" + "r" * 80,
+        log_groups={},
+        bucket="b" * 63,
+        topic_arn=EXECUTION.arn,
+        report_function="r" * 140,
+    )
     detail = explanation(
         runbook, stage="Train", name="CheckpointDamaged", sentence=sentence, retry="retry", log_group="g" * 60, log_stream="s" * 120
     )

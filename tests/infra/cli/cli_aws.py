@@ -127,9 +127,12 @@ class Denied:
 
     meta = SimpleNamespace(service_model=get_session().get_service_model("sagemaker"))
 
+    def __init__(self, code: str = "AccessDeniedException") -> None:
+        self._code = code
+
     def __getattr__(self, operation: str) -> Any:
         def refuse(*arguments: Any, **options: Any) -> None:
-            raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, operation)
+            raise ClientError({"Error": {"Code": self._code, "Message": "no"}}, operation)
 
         return refuse
 
@@ -145,6 +148,9 @@ class Deployed:
         self.settings = Settings(default_recipe=default_recipe)
 
     def gone(self) -> str | None:
+        return None
+
+    def renewed(self) -> Any:
         return None
 
     def client(self, service: str) -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
+import typer.main
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
-from cli_aws import ATTEMPT, BEGAN, Deployed, entered, put_run
+from cli_aws import ATTEMPT, BEGAN, Denied, Deployed, entered, put_run
 from report_runs import event, metrics_lines, result_json, run_json, stored
 from small_s3 import SmallS3
 from typer.testing import CliRunner
@@ -22,6 +24,7 @@ from infra.cli.observe import Observer
 from infra.cli.target import PROJECT, aws_target
 from infra.report.handler import write_report
 from infra.report.read import read_run
+from infra.run.run_spec import as_input, resolve
 from training.leg_identity import leg_identity
 from training.spec import TrainingSpec
 
@@ -134,6 +137,59 @@ def test_watch_ends_with_the_command_that_goes_on_when_credentials_expire(aws, p
     monkeypatch.setattr(commands, "AWS_SECONDS", 0.0)
     result = pretrain("watch", "evening")
     assert result.code == 5 and result.out.endswith("the run goes on. Renew them (aws sso login), then: pretrain watch evening")
+
+
+def test_watch_waits_for_fresh_credentials_and_goes_on_with_them(aws, monkeypatch):
+    """Three looks are refused as expired; the chain is read again before each, and the third reading finds a new login."""
+    arn = finished(aws)
+    observer = Observer(aws, arn)
+    logins: list[int] = []
+
+    def refused(*, executionArn: str) -> None:
+        raise ClientError({"Error": {"Code": "ExpiredTokenException", "Message": "The security token is expired"}}, "DescribeExecution")
+
+    old = Deployed()
+    old.clients["stepfunctions"] = SimpleNamespace(describe_execution=refused)
+
+    def renewed() -> Deployed:
+        logins.append(len(logins))
+        return aws if len(logins) == 3 else old
+
+    for target in (aws, old):
+        monkeypatch.setattr(target, "renewed", renewed, raising=False)
+    observer.target = old
+    said: list[str] = []
+    pauses: list[float] = []
+    view = watch._follow(observer, 5.0, pauses.append, lambda view: None, said.append)
+    assert view.status == "SUCCEEDED" and observer.target is aws and pauses == [watch.LOST_SECONDS] * 3
+    assert len(said) == 2 and "the run goes on. Renew them (aws sso login)" in said[0] and said[1] == "connected again"
+
+
+def test_watch_does_not_wait_for_credentials_for_ever(aws):
+    observer = Observer(aws, finished(aws))
+    aws.clients["stepfunctions"], aws.renewed, pauses = Denied("ExpiredTokenException"), lambda: aws, []
+    with pytest.raises(CommandError, match="then: pretrain watch evening"):
+        watch._follow(observer, 5.0, pauses.append, lambda view: None, lambda text: None)
+    assert sum(pauses) == watch.RENEW_SECONDS
+
+
+def test_credentials_are_read_anew_from_the_file_and_not_from_the_environment(monkeypatch, tmp_path):
+    file = tmp_path / "credentials"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    write = "[default]\naws_access_key_id={0}\naws_secret_access_key=s\naws_session_token={0}\n".format
+    file.write_text(write("old"))
+    target = aws_target(environment="default", profile=None, region="us-west-2", root=PROJECT)
+    assert target.session.get_credentials().access_key == "old"
+    file.write_text(write("new"))
+    renewed = target.renewed()
+    assert renewed is not None and renewed.session.get_credentials().access_key == "new"
+    assert renewed.client("sts") is not target.client("sts")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "fixed")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    assert aws_target(environment="default", profile=None, region="us-west-2", root=PROJECT).renewed() is None
 
 
 def test_watch_ends_with_one_sentence_when_the_embedded_aws_has_ended(aws, pretrain, monkeypatch):
@@ -290,6 +346,18 @@ def test_every_command_has_an_example_that_parses(aws, monkeypatch, pretrain):
     assert reached == list(EXAMPLES) and set(EXAMPLES) <= {command.name for command in _commands()}
 
 
+def test_every_command_has_json():
+    group = typer.main.get_command(app)
+    commands = [*group.commands.items(), *(("local " + name, one) for name, one in group.commands["local"].commands.items())]
+    without = [name for name, one in commands if name != "local" and "--json" not in [text for param in one.params for text in param.opts]]
+    assert len(commands) > 15 and without == []
+
+
+def test_nothing_to_empty_is_json_too(aws, pretrain, monkeypatch):
+    monkeypatch.setattr(commands, "buckets_to_empty", lambda target: [])
+    assert json.loads(pretrain("empty", "--json").out) == {"deleted": {}}
+
+
 @pytest.mark.parametrize("name", ["run", "up", "status", "down", "clean"])
 def test_every_local_command_has_an_example(pretrain, name):
     assert f"Example: pretrain local {name}" in pretrain("local", name, "--help").out
@@ -412,3 +480,34 @@ def test_a_run_that_was_always_refused_shows_its_executions_own_report(aws, pret
     aws.s3.objects |= {f"{own}.html": b"refused", f"{own}.json": b'{"links": {}}'}
     assert pretrain("report", "evening", "--to", str(tmp_path)).code == 0
     assert (tmp_path / "report.html").read_bytes() == b"refused"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"training": {"steps": 300}},
+        {"recipe": "llama3_8b", "ablation": "reference"},
+        {"training": {"tokens": 10**9}, "budget": {"max_usd": 9.0}},
+    ],
+)
+def test_a_run_is_started_again_with_the_settings_of_its_run_json(aws, pretrain, given):
+    before = run_json("evening", **given)
+    put_run(aws, before, {})
+    aws.states.add("evening", "ABORTED", input=json.dumps({"run_id": "evening", **given}))
+    done = pretrain("start", "--again", "evening", "--set", "training.optimizer.lr=0.002", "--json")
+    assert done.code == 0, done.out
+    sent = json.loads(list(aws.states.executions.values())[-1]["input"])
+    again = as_input(resolve(sent, default_recipe="local"))
+    assert {key: again[key] for key in ("run_id", "recipe", "data", "compute", "budget")} == {
+        key: before[key] for key in ("run_id", "recipe", "data", "compute", "budget")
+    }
+    for leg in before["legs"]:
+        leg["training"]["optimizer"]["lr"] = 0.002
+    assert again["legs"] == before["legs"]
+
+
+def test_starting_again_takes_no_other_input_and_needs_settings(aws, pretrain):
+    aws.states.add("evening", "FAILED", input='{"run_id": "evening"}')
+    assert "was never admitted, so it has no settings" in pretrain("start", "--again", "evening").out
+    put_run(aws, run_json("evening"), {})
+    assert pretrain("start", "llama3_8b", "--again", "evening", "--run", "other").out.endswith("leave out a recipe and --run")

@@ -38,7 +38,7 @@ def test_ambient_credentials_and_proxy_are_left_alone(local):
 def test_refused_run_from_start_to_log(local, pretrain):
     refused = pretrain("start", "--run", "no-text", "--set", "data.source=source/nothing-here/", "--watch", "--plain")
     assert refused.code == 1
-    assert "Admit failed" in refused.out and "nothing-here" in refused.out
+    assert "Admit refused" in refused.out and "The run was refused." in refused.out and "nothing-here" in refused.out
     listed = json.loads(pretrain("list", "--json").out)
     row = next(run for run in listed if run["run"] == "no-text")
     assert row["status"] == "refused" and "nothing-here" in row["reason"] and row["started_by"]

@@ -46,8 +46,16 @@ def test_finished_run_has_every_stage_closed():
     assert states(done, "SUCCEEDED") == ["done", "skipped", "skipped", "done", "done"]
 
 
-def test_stopped_run_fails_the_stage_it_stopped_in():
-    assert states([*FIRST_RUN, {"type": "ExecutionAborted", "timestamp": BEGAN}], "ABORTED")[3] == "failed"
+def test_stopped_run_stops_the_stage_it_was_in():
+    assert states([*FIRST_RUN, {"type": "ExecutionAborted", "timestamp": BEGAN}], "ABORTED")[3] == "stopped"
+
+
+def test_refused_run_shows_admit_as_refused_once_that_is_known():
+    events = [entered("Admit", 1), entered("Explain", 2)]
+    assert read_stages(events, "RUNNING")[0].state == "running"
+    ended = [*events, {"type": "ExecutionFailed", "timestamp": BEGAN}]
+    assert read_stages(ended, "FAILED", "Refused")[0].state == "refused"
+    assert read_stages(ended, "FAILED", "Unexpected")[0].state == "failed"
 
 
 def test_leg_shows_the_last_values_and_the_time_left():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import json
 import math
 from io import BytesIO
@@ -10,11 +11,13 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from contracts.checkpoint_manifest import CheckpointFile, CheckpointManifest, manifest_bytes
 from contracts.metric_line import format_line
 from infra.run.run_spec import as_input, resolve
 
 ATTEMPT = "attempts/20260921T141320-aaaaaa-1/"
 START = 1_790_000_000.0
+WRITTEN = dt.datetime.fromtimestamp(START, dt.UTC)
 
 
 def run_json(run_id: str = "evening", **given: Any) -> dict[str, Any]:
@@ -110,7 +113,8 @@ class FolderS3:
             @staticmethod
             def paginate(*, Bucket: str, Prefix: str, Delimiter: str = "") -> list[dict[str, Any]]:
                 if not Delimiter:
-                    return [{"Contents": [{"Key": key} for key in sorted(objects) if key.startswith(Prefix)]}]
+                    found = [key for key in sorted(objects) if key.startswith(Prefix)]
+                    return [{"Contents": [{"Key": key, "Size": len(objects[key]), "LastModified": WRITTEN} for key in found]}]
                 folders = {Prefix + key.removeprefix(Prefix).split("/")[0] + "/" for key in objects if key.startswith(Prefix)}
                 return [{"CommonPrefixes": [{"Prefix": folder} for folder in sorted(folders)]}]
 
@@ -118,6 +122,18 @@ class FolderS3:
 
     def put_object(self, *, Bucket: str, Key: str, Body: bytes, ContentType: str) -> None:
         self.objects[Key] = Body
+
+
+def put_checkpoint(s3: FolderS3, run_id: str, step: int, *, leg: str = "main", whole: bool = True) -> None:
+    """A checkpoint of the leg's attempt; without its manifest it is not whole."""
+    folder = f"runs/{run_id}/{leg}/{ATTEMPT}checkpoints/step-{step}/"
+    names = ("0.distcp", ".metadata", "checksums.json")
+    s3.objects |= {folder + name: b"x" * 1000 for name in names}
+    if whole:
+        files = tuple(CheckpointFile(name=name, bytes=1000, checksum="0" * 32) for name in names)
+        s3.objects[f"{folder}manifest.json"] = manifest_bytes(
+            CheckpointManifest(format_version=1, step=step, world_size=1, leg={}, files=files)
+        )
 
 
 def stored(run: dict[str, Any], legs: dict[str, tuple[list[str], dict[str, Any] | None]]) -> FolderS3:

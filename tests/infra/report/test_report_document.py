@@ -70,7 +70,7 @@ def test_refused_run_has_a_report_without_run_json():
     assert s3.objects["runs/evening/report.html"] == b"the good one"
     assert b"training.stepz: unknown key" in s3.objects["runs/evening/executions/evening-2/report.html"]
     assert output["run_id"] == "evening" and output["report"] == "s3://bucket/runs/evening/executions/evening-2/report.html"
-    assert document(s3, state)["stages"][0] == {"name": "Admit", "state": "failed", "seconds": None}
+    assert document(s3, state)["stages"][0] == {"name": "Admit", "state": "refused", "seconds": None}
 
 
 def test_text_from_outside_cannot_become_markup():

@@ -107,7 +107,12 @@ def test_a_processing_jobs_sentence_is_its_own_and_nothing_is_added_to_it() -> N
     )
     leg = {"job": "r-prepare", "limits": to_json(LIMITS), "sources": [to_json(SOURCES[0])]}
     event = {"stage": "Prepare data", "leg": leg, "attempt": write_attempt(Attempt(max_runtime_seconds=10))}
-    decided = triage(event, clients, TriageDeployment(runbook="docs/runbook.md", bucket="data", topic_arn="arn:topic"), jitter=0.0)
+    decided = triage(
+        event,
+        clients,
+        TriageDeployment(name="pretrain", runbook="docs/runbook.md", bucket="data", topic_arn="arn:topic", report_function="arn:report"),
+        jitter=0.0,
+    )
     assert decided["again"] is False
     assert decided["explanation"]["sentence"] == "DiskFull (stop): the disk is full"
     assert decided["explanation"]["log_stream"] == "r-prepare-1/algo-1"

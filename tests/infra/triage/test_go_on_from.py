@@ -14,6 +14,9 @@ from infra.run.deployment import TriageDeployment
 from infra.triage.attempts import Attempt, Limits, Source, read_attempt, write_attempt
 from infra.triage.triage import triage
 
+DEPLOYMENT = TriageDeployment(
+    name="pretrain", runbook="docs/runbook.md", bucket="data", topic_arn="arn:topic", report_function="arn:report"
+)
 STEM = "runs/r/main/attempts/20261122T060000-aaaaaa-"
 LEG = {
     "name": "main",
@@ -32,7 +35,7 @@ def after(s3: SmallS3, attempt: Attempt, reason: str = "AlgorithmError: HostLost
         sagemaker=SimpleNamespace(describe_training_job=lambda TrainingJobName: described), log_stream=lambda group, prefix: None, s3=s3
     )
     event = {"stage": "Train", "leg": LEG, "attempt": write_attempt(attempt)}
-    return triage(event, clients, TriageDeployment(runbook="docs/runbook.md", bucket="data", topic_arn="arn:topic"), jitter=0.0)
+    return triage(event, clients, DEPLOYMENT, jitter=0.0)
 
 
 def attempt(number: int = 1, **values: Any) -> Attempt:

@@ -41,7 +41,12 @@ def triaged(sentence: str, *, keep_alive: int, refused: bool = False) -> tuple[d
     sagemaker = SimpleNamespace(describe_training_job=lambda TrainingJobName: job, update_training_job=update)
     clients = SimpleNamespace(sagemaker=sagemaker, log_stream=lambda group, prefix: None, s3=SmallS3())
     event = {"stage": "Train", "leg": LEG, "attempt": write_attempt(Attempt(max_runtime_seconds=7200))}
-    return triage(event, clients, TriageDeployment(runbook="docs/runbook.md", bucket="data", topic_arn="arn:topic"), jitter=0.0), updates
+    return triage(
+        event,
+        clients,
+        TriageDeployment(name="pretrain", runbook="docs/runbook.md", bucket="data", topic_arn="arn:topic", report_function="arn:report"),
+        jitter=0.0,
+    ), updates
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,14 @@ def _requests(names: Names, service: str, name: str, given: Mapping[str, Any]) -
     if service == "s3":
         yield from _s3(names, name, given)
         return
+    if name == "PutEvents":
+        for entry in given["Entries"]:
+            told = {"events:source": [str(entry["Source"])], "events:detail-type": [str(entry["DetailType"])]}
+            yield "events:PutEvents", arn("events", "event-bus/default"), told
+        return
+    if name == "Invoke":
+        yield "lambda:InvokeFunction", str(given["FunctionName"]), {}
+        return
     context = {"cloudwatch:namespace": str(given["Namespace"])} if name == "PutMetricData" else {}
     yield f"{prefix}:{name}", resources[name]() if name in resources else "*", context
     if name == "Publish":

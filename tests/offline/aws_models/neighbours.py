@@ -121,7 +121,7 @@ def _elsewhere(names: Names, requests: list[Request]) -> Iterator[Need]:
             "ecr": f"{prefix}:repository/somebody-elses-images",
             "secretsmanager": f"{prefix}:somebody-elses-secret-Ab12Cd",
             "states": f"{prefix}:somebody-elses-machine",
-            "events": f"{prefix}:rule/somebody-elses-rule",
+            "events": f"{prefix}:{'event-bus/somebody-elses-bus' if request.action == 'events:PutEvents' else 'rule/somebody-elses-rule'}",
             "kms": names.arn("kms", "key/99999999-9999-9999-9999-999999999999"),
             "logs": names.arn("logs", "log-group:/somebody/else:log-stream:x"),
         }.get(request.action.split(":")[0])

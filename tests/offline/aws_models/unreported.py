@@ -1,4 +1,4 @@
-"""Executions that end outside of every Catch: the rule's events, handled by the triage function's own code."""
+"""Executions that end outside of every Catch: the rule's events, handled by the triage function's own code, and their reports."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class Ended:
     """What each delivery of an event led to, and the world with the calls."""
 
     outcomes: dict[str, Outcome]
+    reports: list[Outcome]
+    """Of the invocations of Report that they made, in their order."""
     world: World
 
 
@@ -71,10 +73,13 @@ def deliveries(synthesis: Synthesis) -> Ended:
     for name, (status, error, cause, history) in ends.items():
         arn = f"arn:aws:states:us-east-1:111111111111:execution:machine:{name.replace(' ', '-')}"
         described = {"executionArn": arn, "name": arn.rsplit(":", 1)[-1], "status": status, "error": error, "cause": cause}
-        world.ended[arn] = {**described, "stateMachineArn": "arn", "startDate": START, "events": history}
+        world.ended[arn] = {**described, "stateMachineArn": "arn", "startDate": START, "stopDate": START, "input": "{}", "events": history}
         detail = {"executionArn": arn, "status": status, "stateMachineArn": rule.properties["EventPattern"]["detail"]["stateMachineArn"][0]}
         event = {"detail-type": rule.properties["EventPattern"]["detail-type"][0], "source": "aws.states", "detail": detail}
         outcomes[name] = pipeline.invoke(target["Arn"], event, world)
         if name == "oversized":
             outcomes["oversized again"] = pipeline.invoke(target["Arn"], event, world)
-    return Ended(outcomes, world)
+    asked = [call.parameters for call in world.calls if call.operation == "Invoke"]
+    world.jobs["r-1"]["TrainingJobStatus"] = "Stopped"
+    reports = [pipeline.invoke(given["FunctionName"], json.loads(given["Payload"]), world) for given in asked]
+    return Ended(outcomes, reports, world)

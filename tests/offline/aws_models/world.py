@@ -262,6 +262,12 @@ class World:
     def _cloudformation_DescribeStacks(self, StackName: str) -> Json:
         return {"Stacks": [{"StackName": StackName.split("/")[1], "CreationTime": START, "StackStatus": self.stack_status}]}
 
+    def _lambda_Invoke(self, **_: Any) -> Json:
+        return {"StatusCode": 202}
+
+    def _events_PutEvents(self, Entries: list[Json], **_: Any) -> Json:
+        return {"FailedEntryCount": 0, "Entries": [{"EventId": str(number)} for number, _ in enumerate(Entries)]}
+
     def _sns_Publish(self, **_: Any) -> Json:
         return {"MessageId": "00000000-0000-0000-0000-000000000000"}
 
