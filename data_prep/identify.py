@@ -93,6 +93,8 @@ def require_distinct(specs: Mapping[str, DataSpec], listings: Mapping[str, Sourc
     Raises:
         BadInput: two sources that read the same field of the same files, or the same repository in the same way.
     """
+    if len(specs) == 1:
+        return
     owners: dict[tuple[str, str], str] = {}
     shared: dict[tuple[str, str], list[str]] = {}
     for name, spec in specs.items():

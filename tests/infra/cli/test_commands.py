@@ -20,7 +20,7 @@ from infra.cli.commands import EXAMPLES
 from infra.cli.exits import CommandError
 from infra.cli.find_run import find_run
 from infra.cli.main import app
-from infra.cli.observe import Observer
+from infra.cli.observe import Observer, _prepare_words
 from infra.cli.target import PROJECT, aws_target
 from infra.report.handler import write_report
 from infra.report.read import read_run
@@ -222,6 +222,20 @@ def test_finished_preparation_shows_what_its_index_says(aws):
     arn = aws.states.add("evening", events=events, input='{"run_id": "evening"}')
     stage = Observer(aws, arn).look().stages[2]
     assert (stage.state, stage.note) == ("done", "61,600 documents, 2,120,000 tokens")
+
+
+def test_preparation_of_a_mixture_counts_every_source_and_names_the_one_in_work(aws):
+    run = run_json()
+    run["tokens"]["sources"] = [{"name": name, "fingerprint": name, "uri": ""} for name in ("web", "code")]
+    put_run(aws, run, {})
+    for name in ("web", "code"):
+        aws.s3.objects[f"tokens/{name}/index.json"] = b'{"splits": {"train": {"documents": 5, "tokens": 100}}}'
+    arn = aws.states.add(
+        "evening", events=[*DONE[:3], entered("Prepare data", 3), entered("Train legs", 12)], input='{"run_id": "evening"}'
+    )
+    assert Observer(aws, arn).look().stages[2].note == "10 documents, 200 tokens"
+    line = {"stage": "prepare", "source": "web", "done_bytes": 1, "total_bytes": 4, "documents": 2, "tokens": 30}
+    assert _prepare_words(line) == "25% of source web, 2 documents, 30 tokens"
 
 
 def test_metrics_are_read_on_from_where_the_last_look_ended(aws):

@@ -58,6 +58,13 @@ def test_large_token_sets_are_streamed_and_a_file_system_replaces_s3() -> None:
     assert prepare_request(chosen, layout, LUSTRE, token=False)["NetworkConfig"]["VpcConfig"]["Subnets"] == ["subnet-a", "subnet-b"]
 
 
+def test_each_source_of_a_mixture_has_its_channel_on_a_file_system_too() -> None:
+    named = tuple(SourceTokens(name=name, fingerprint=name, uri=f"s3://data/tokens/{name}/") for name in ("web", "code"))
+    channels = training_request(spec(), RunLayout("r"), LUSTRE, Tokens(sources=named, bytes=10, imported=True))["InputDataConfig"]
+    folders = {channel["ChannelName"]: channel["DataSource"]["FileSystemDataSource"]["DirectoryPath"] for channel in channels[1:]}
+    assert folders == {"tokens-web": "/mnt/tokens/web", "tokens-code": "/mnt/tokens/code"}
+
+
 def test_a_data_set_that_the_file_system_may_not_have_yet_is_read_from_s3() -> None:
     request = training_request(spec(), RunLayout("r"), LUSTRE, Tokens(sources=SHARDS, bytes=10))
     assert request["InputDataConfig"][1]["DataSource"]["S3DataSource"]["S3Uri"] == "s3://data/tokens/f/"
