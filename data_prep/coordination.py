@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from data_prep.failure_classes import InstanceLost
 from data_prep.part_record import WORK_PREFIX
 from data_prep.store import Store
 
+T = TypeVar("T")
 HOSTS_PREFIX = WORK_PREFIX + "hosts/"
 POLL_SECONDS = 1.0
+REST = 9.0  # a look at the others takes a tenth of the time at most, however many parts a listing has
 HEARTBEAT_SECONDS = 10.0
 SILENCE_SECONDS = 300.0  # instances start minutes apart; after this without a sign, one is taken for lost
 
@@ -55,20 +58,53 @@ class Together:
         Raises:
             InstanceLost: one of them gave no sign for too long.
         """
-        if ready():
-            return
-        self._say(f"waiting for {what}")
-        seen = {number: (b"", time.monotonic()) for number in numbers}
-        while not ready():
+        lost = {number: (b"", time.monotonic()) for number in numbers}
+        looked = float("-inf")
+        said = False
+        while True:
+            started = time.monotonic()
+            if ready():
+                return
+            if not lost:
+                raise InstanceLost(f"{what} do not read, or are of another run; run again, and they are made anew")
+            if not said:
+                self._say(f"waiting for {what}")
+                said = True
             self.beat()
-            for number, (content, since) in seen.items():
-                now = self._heartbeat(number)  # contents are compared, so that clocks need not agree
-                if now != content:
-                    seen[number] = (now, time.monotonic())
-                elif time.monotonic() - since > self._silence:
-                    name = f"instance {number + 1} of {self.instances.count}"
-                    raise InstanceLost(f"{name} gave no sign for {self._silence:.0f} s; finished parts are kept")
-            time.sleep(POLL_SECONDS)
+            if started - looked >= HEARTBEAT_SECONDS:
+                looked = started
+                self._listen(lost)
+            time.sleep(max(POLL_SECONDS, REST * (time.monotonic() - started)))
+
+    def collect(
+        self, prefix: str, keys: Collection[str], read: Callable[[str], T | None], what: str, numbers: Iterable[int]
+    ) -> dict[str, T]:
+        """Wait for notes below ``prefix``, and read each once, when it appears; ``read`` gives None for one that is not as it must be yet.
+
+        Raises:
+            InstanceLost: as for ``wait``.
+        """
+        found: dict[str, T] = {}
+
+        def ready() -> bool:
+            for key in sorted((self._out.sizes(prefix).keys() & set(keys)) - found.keys()):
+                note = read(key)
+                if note is not None:
+                    found[key] = note
+                self.beat()
+            return len(found) == len(keys)
+
+        self.wait(ready, what, numbers)
+        return found
+
+    def _listen(self, lost: dict[int, tuple[bytes, float]]) -> None:
+        for number, (content, since) in lost.items():
+            now = self._heartbeat(number)  # contents are compared, so that clocks need not agree
+            if now != content:
+                lost[number] = (now, time.monotonic())
+            elif time.monotonic() - since > self._silence:
+                name = f"instance {number + 1} of {self.instances.count}"
+                raise InstanceLost(f"{name} gave no sign for {self._silence:.0f} s; finished parts are kept")
 
     def _heartbeat(self, number: int) -> bytes:
         try:

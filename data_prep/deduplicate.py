@@ -32,7 +32,6 @@ from data_prep.duplicate_files import (
     unpacked,
 )
 from data_prep.duplicates import BUCKET_ENTRIES, BucketTask, HashTask
-from data_prep.failure_classes import InstanceLost
 from data_prep.origin import Manifest, require_own
 from data_prep.part_record import DUPLICATES_PREFIX, PartRecord
 from data_prep.partition import Part, share
@@ -40,7 +39,6 @@ from data_prep.request import Job
 from data_prep.workers import WorkerPool
 
 BUCKETS = DUPLICATES_PREFIX + "buckets.json"
-ANOTHER_RUN = "of the de-duplication does not read or is of another run; run again, and it is made anew"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,19 +101,19 @@ def _write(job: Job, manifest: Manifest, key: str, record: PartHashes | BucketRe
 
 def _cut(job: Job, plan: Sequence[Part], origins: Mapping[int, str], made_of: str, together: Together) -> Buckets:
     """The first instance: all parts' hashes, and the buckets that they are compared in."""
-    keys = {part_key(part.number) for part in plan}
-    together.wait(lambda: keys <= job.out.sizes(DUPLICATES_PREFIX).keys(), "the other instances' hashes", range(1, job.instances.count))
-    hashed: list[tuple[int, PartHashes]] = []
-    for part in plan:
-        found = read_record(PartHashes, job.out, part_key(part.number), origins[part.number])
-        if found is None:
-            raise InstanceLost(f"{part_key(part.number)} {ANOTHER_RUN}")
-        hashed.append((part.number, found))
-        together.beat()
-    counts = [unpacked(run.prefixes) for _, found in hashed for run in found.runs]
+    numbers = {part_key(part.number): part.number for part in plan}
+    found = together.collect(
+        DUPLICATES_PREFIX + "part-",
+        numbers,
+        lambda key: read_record(PartHashes, job.out, key, origins[numbers[key]]),
+        "the other instances' hashes",
+        range(1, job.instances.count),
+    )
+    hashed = [(part.number, found[part_key(part.number)]) for part in plan]
+    runs = [(part, run) for part, hashes in hashed for run in hashes.runs]
+    counts = [unpacked(run.prefixes) for _, run in runs]
     edges = bucket_edges(sum(counts, np.zeros(1 << PREFIX_BITS, np.int64)))
     begins = [np.concatenate([[0], np.cumsum(count)])[edges] for count in counts]
-    runs = [(part, run) for part, found in hashed for run in found.runs]
     buckets = Buckets(
         made_of=made_of,
         count=len(edges) - 1,
@@ -124,7 +122,7 @@ def _cut(job: Job, plan: Sequence[Part], origins: Mapping[int, str], made_of: st
             for (part, run), begin in zip(runs, begins, strict=True)
         ),
     )
-    documents = sum(found.documents for _, found in hashed)
+    documents = sum(hashes.documents for _, hashes in hashed)
     job.say(f"comparing {documents:,} documents with each other (buckets: {buckets.count})")
     job.out.write(BUCKETS, json.dumps(to_json(buckets)).encode())
     return buckets
@@ -181,15 +179,14 @@ def _compared(job: Job, buckets: Buckets, together: Together) -> list[BucketRepe
     """What every bucket's comparison left. An instance that is lost ends the first one, and that ends the others."""
     keys = [bucket_key(number) for number in range(buckets.count)]
     waited_for = range(1, job.instances.count) if job.instances.leads else (0,)
-    together.wait(lambda: job.out.sizes(DUPLICATES_PREFIX + "bucket-").keys() >= set(keys), "the other instances' buckets", waited_for)
-    found = []
-    for key in keys:
-        record = read_record(BucketRepeats, job.out, key, buckets.made_of)
-        if record is None:
-            raise InstanceLost(f"{key} {ANOTHER_RUN}")
-        found.append(record)
-        together.beat()
-    return found
+    found = together.collect(
+        DUPLICATES_PREFIX + "bucket-",
+        keys,
+        lambda key: read_record(BucketRepeats, job.out, key, buckets.made_of),
+        "the other instances' buckets",
+        waited_for,
+    )
+    return [found[key] for key in keys]
 
 
 def _slices(buckets: Buckets, compared: Sequence[BucketRepeats], mine: set[int]) -> dict[int, tuple[Slice, ...]]:

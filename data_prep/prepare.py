@@ -110,9 +110,10 @@ def _prepare(job: Job) -> ShardIndex | None:
     plan = make_plan(job.spec, job.listing)
     files, manifest = (begin if job.instances.leads else join)(job, plan, together)
     origins = origins_of(plan, manifest)
-    records = kept_records(job, origins)
+    mine = share(plan, job.instances.number, job.instances.count)
+    records = kept_records(job, {part.number: origins[part.number] for part in mine})
     if records:
-        job.say(f"{len(records)} of {len(plan)} parts are finished already; going on with the others")
+        job.say(f"{len(records)} of {len(mine)} parts are finished already; going on with the others")
     segments = [segment for part in plan for segment in part.segments]
     bound = memory_bound_mib(job.spec, files, {segment.compression for segment in segments}, {segment.kind for segment in segments})
     job.say(f"{len(plan)} parts; a worker holds at most {bound} MiB (data.max_line_bytes and data.max_document_bytes bound it)")
@@ -122,7 +123,6 @@ def _prepare(job: Job) -> ShardIndex | None:
             "every document is decoded again, since this tokenizer can lose characters: it neither works on bytes nor falls back to them"
         )
     with WorkerPool(setup(job, manifest.tokenizer, manifest.encoder, loss_free=loss_free), job.workers, len(plan)) as pool:
-        mine = share(plan, job.instances.number, job.instances.count)
         progress = own_progress(job, mine, records)
 
         def on_wait() -> None:
@@ -146,7 +146,7 @@ def _prepare(job: Job) -> ShardIndex | None:
         if not job.instances.leads:
             return None
         if len(records) < len(plan):
-            records = others_records(job, origins, together)
+            records = others_records(job, origins, records, together)
         return _finish(job, plan, with_originals(job, plan, [records[part.number] for part in plan]), pool, manifest, files, together)
 
 

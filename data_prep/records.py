@@ -38,24 +38,36 @@ def origins_of(plan: Sequence[Part], manifest: Manifest) -> dict[int, str]:
 def kept_records(job: Job, origins: Mapping[int, str]) -> Records:
     """Records of finished parts that prove their origin and whose pieces are there; any other part is not done."""
     records: Records = {}
-    names = {f"{PARTS_PREFIX}part-{number:05d}.json": number for number in origins}
-    listed = job.out.sizes(PARTS_PREFIX)
+    names = {_key(number): number for number in origins}
+    listed = job.out.sizes(PARTS_PREFIX).keys() & names.keys()
     if not listed:
         return records
-    held = {key: size for prefix in (PIECES_PREFIX, *(f"{split}/" for split in SPLITS)) for key, size in job.out.sizes(prefix).items()}
+    held = _held(job)
     for key in sorted(listed):
-        try:
-            record = parse(PartRecord, json.loads(job.out.read(key)))
-        except (ValueError, SpecError, RecursionError, FileNotFoundError):
-            continue
-        number = names.get(key)
-        if number is not None and record.part == number and record.made_of == origins[number] and _has_pieces(record, held):
-            records[number] = record
+        record = _read(job, key, names[key], origins)
+        if record is not None and _has_pieces(record, held):
+            records[record.part] = record
     if len(records) < len(listed):
         job.say(
             f"{len(listed) - len(records)} records of parts are not used: they do not read, or prove neither this origin nor their pieces"
         )
     return records
+
+
+def _key(number: int) -> str:
+    return f"{PARTS_PREFIX}part-{number:05d}.json"
+
+
+def _read(job: Job, key: str, number: int, origins: Mapping[int, str]) -> PartRecord | None:
+    try:
+        record = parse(PartRecord, json.loads(job.out.read(key)))
+    except (ValueError, SpecError, RecursionError, FileNotFoundError):
+        return None
+    return record if record.part == number and record.made_of == origins[number] else None
+
+
+def _held(job: Job) -> dict[str, int]:
+    return {key: size for prefix in (PIECES_PREFIX, *(f"{split}/" for split in SPLITS)) for key, size in job.out.sizes(prefix).items()}
 
 
 def _has_pieces(record: PartRecord, held: Mapping[str, int]) -> bool:
@@ -78,7 +90,7 @@ def run_parts(
     for found, sampled in pool.parts(todo, on_wait):
         record = replace(found, compared=samples.check(sampled), made_of=origins[found.part])
         require_own(job.out, manifest)
-        job.out.write(f"{PARTS_PREFIX}part-{record.part:05d}.json", json.dumps(to_json(record)).encode())
+        job.out.write(_key(record.part), json.dumps(to_json(record)).encode())
         records[record.part] = record
 
 
@@ -87,11 +99,13 @@ def _counts(record: PartRecord) -> Counts:
     return Counts(record.stored_bytes, sum(shard.documents for shard in shards), sum(shard.tokens for shard in shards))
 
 
-def others_records(job: Job, origins: Mapping[int, str], together: Together) -> Records:
-    """Wait until every instance's parts have their records, and read them."""
-    expected = {f"{PARTS_PREFIX}part-{number:05d}.json" for number in origins}
-    together.wait(lambda: expected <= job.out.sizes(PARTS_PREFIX).keys(), "the other instances' parts", range(1, job.instances.count))
-    records = kept_records(job, origins)
-    if len(records) < len(origins):
-        raise InstanceLost("a part's record does not read or is of another run; run again, and that part is made anew")
-    return records
+def others_records(job: Job, origins: Mapping[int, str], own: Records, together: Together) -> Records:
+    """All records: this instance's, and the others' as they are written."""
+    names = {_key(number): number for number in origins if number not in own}
+    found = together.collect(
+        PARTS_PREFIX, names, lambda key: _read(job, key, names[key], origins), "the other instances' parts", range(1, job.instances.count)
+    )
+    held = _held(job)
+    if not all(_has_pieces(record, held) for record in found.values()):
+        raise InstanceLost("pieces of a finished part are gone; run again, and that part is made anew")
+    return own | {record.part: record for record in found.values()}

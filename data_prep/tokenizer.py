@@ -91,7 +91,7 @@ def load_reference(files: TokenizerFiles) -> Tokenizer:
     try:
         with library_errors():
             tokenizer = Tokenizer.from_str(files.encoding_json())
-            empty = not tokenizer.get_vocab(with_added_tokens=True)
+            empty = tokenizer.get_vocab_size(with_added_tokens=True) == 0
     except (LibraryError, ValueError, TypeError, RecursionError) as error:
         raise TokenizerUnusable(f"tokenizer.json does not load ({str(error)[:200]}); it must be a Hugging Face tokenizers file") from error
     if empty:
