@@ -220,5 +220,5 @@ test: chromium
 
 .PHONY: audit
 audit: .venv/.dev ## Look up known vulnerabilities of every locked package (needs PyPI's advisories; not part of `make test`)
-	@for lock in requirements.txt requirements-dev.txt container/requirements-data_prep.txt container/requirements-training.txt local_aws/requirements.txt; do \
+	@for lock in requirements.txt requirements-dev.txt container/requirements-data_prep.txt container/requirements-corpus.txt container/requirements-training.txt local_aws/requirements.txt; do \
 	  echo "$$lock"; $(BIN)/pip-audit --strict --no-deps --disable-pip -r $$lock || exit 1; done

@@ -27,7 +27,7 @@ from container.failure_classes import ImageBuildFailed, RegistryUnreachable, Smo
 from contracts import base_images
 from contracts.failure import JobFailure
 
-TARGETS = ("data_prep", "training", "evaluate")
+TARGETS = ("data_prep", "corpus", "training", "evaluate")
 """Targets of the Dockerfile, in the order in which they are built."""
 EVERY_RUN = ("data_prep", "training")
 """What is built where TARGETS is not set."""
@@ -36,10 +36,11 @@ BUILDER = "pretrain"
 # The versions that a training result depends on; a smoke test must report exactly what the lock says.
 CHECKED_PACKAGES = {
     "data_prep": ("fastokens", "tokenizers"),
+    "corpus": ("datatrove",),
     "training": ("torch", "torchtitan", "torchao"),
     "evaluate": ("torch", "transformers", "lm-eval"),
 }
-ENTRIES = {"data_prep": "data_prep.job", "training": "training.job", "evaluate": "training.evaluation.job"}
+ENTRIES = {"data_prep": "data_prep.job", "corpus": "corpus.job", "training": "training.job", "evaluate": "training.evaluation.job"}
 """The module that SageMaker starts in each image; --check is its smoke test."""
 CUDA_TARGETS = ("training", "evaluate")
 """Images over the training base, whose smoke test depends on the device."""

@@ -154,6 +154,8 @@ class ShardIndex:
     """Documents in the shards whose tokens do not decode to their text."""
     left_out: dict[str, Any] = field(default_factory=dict)
     """Files below the source that were not read, by reason."""
+    corpus: dict[str, Any] = field(default_factory=dict)
+    """How the source was cleaned first, step by step (CorpusCard.counts); empty where it was tokenised as it is."""
 
     def check(self) -> Iterator[Problem]:
         """The type holds the vocabulary, sizes follow from counts, sums are sums, names are shards' names."""

@@ -51,6 +51,7 @@ def make_card(
             "tokenizer": {"sha256": index.tokenizer.sha256, "vocab_size": index.tokenizer.vocab_size, "separators": separators},
             "dtype": index.dtype,
             "splits": splits,
+            "corpus": index.corpus,
             "skipped": {name: {"documents": n, "first": examples.get(name, [])[:3]} for name, n in sorted(skipped.items())},
             "left_out": {left.reason: {"files": left.files, "first": list(left.first)} for left in listing.left_out},
             "tokenizer_loss": {"documents": index.tokenizer_loss, "first": [p for record in records for p in record.lost_examples][:3]},

@@ -23,6 +23,7 @@ def page(content: dict[str, Any]) -> str:
     parts = [
         f"<h1>Data card <code>{_text(content['fingerprint'])}</code></h1>",
         _source(content),
+        _corpus(content["corpus"]),
         "<h2>Splits</h2>" + _splits(content["splits"]),
         "<h2>Documents by length in tokens</h2>" + _lengths(content["token_lengths"]),
         "<h2>Tokens by split</h2>" + bars([(name, facts["tokens"]) for name, facts in content["splits"].items()]),
@@ -61,6 +62,20 @@ def _source(content: dict[str, Any]) -> str:
         f"Tokenizer of {tokenizer['vocab_size']:,} entries, SHA-256 <code>{_text(tokenizer['sha256'][:16])}</code>; "
         f"{_text(tokenizer['separators'])}; ids as {content['dtype']}.</p>"
     )
+
+
+def _corpus(corpus: dict[str, Any]) -> str:
+    """What the steps before the tokenizer took out; nothing where there were none."""
+    if not corpus:
+        return ""
+    rows = [
+        (step["name"].replace("_", " "), step["read"], step["kept"], ", ".join(f"{reason} {n:,}" for reason, n in step["dropped"].items()))
+        for step in corpus["steps"]
+    ]
+    sets = corpus["evaluation"]
+    found = "" if sets is None else f" Of {sets['documents']:,} evaluation texts {sets['too_short']:,} are too short to be found."
+    told = f"{corpus['documents']:,} of {corpus['read']:,} documents are left, cleaned by datatrove {_text(corpus['datatrove'])}.{found}"
+    return f"<h2>Cleaned first</h2><p>{told}</p>" + table(("step", "read", "kept", "taken out"), rows)
 
 
 def _splits(splits: dict[str, dict[str, Any]]) -> str:

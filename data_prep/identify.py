@@ -15,6 +15,7 @@ from typing import Any
 
 from contracts.config import to_json
 from contracts.failure import BadInput, JobFailure
+from data_prep.corpus_source import identify_corpus
 from data_prep.fingerprint import SourceListing, fingerprint
 from data_prep.sources import list_source, tokenizer_reference
 from data_prep.spec import DataSpec
@@ -29,6 +30,8 @@ class Identified:
     fingerprint: str
     listing: SourceListing
     tokenizer_reference: str
+    corpus: str = ""
+    """Fingerprint of the corpus that is made of the source first; "" where the source is tokenised as it is."""
 
 
 def identify(spec: DataSpec, s3_client: Any = None) -> Identified:
@@ -59,12 +62,15 @@ def identify_each(data: DataSpec, s3_client: Any = None) -> dict[str, Identified
         first = next((failure for failure in failures if failure.retry == "retry"), failures[0])  # it may pass, and then the others show
         same = [failure.sentence for failure in failures if failure.retry == first.retry]
         raise type(first)("; ".join(same)) from first
+    corpora = {name: identify_corpus(spec, listings[name], s3_client) for name, spec in specs.items()}
     reference = tokenizer_reference(data.tokenizer, s3_client)
     if data.tokenizer.train is not None and len(specs) > 1:
-        reference = _trained_on(specs, listings)
-    found = {name: Identified(fingerprint(spec, listings[name], reference), listings[name], reference) for name, spec in specs.items()}
+        reference = _trained_on(specs, listings, corpora)
     require_distinct(specs, listings)
-    return found
+    return {
+        name: Identified(fingerprint(spec, listings[name], reference, corpora[name]), listings[name], reference, corpora[name])
+        for name, spec in specs.items()
+    }
 
 
 @contextmanager
@@ -78,10 +84,12 @@ def about_source(name: str) -> Iterator[None]:
         raise type(failure)(f'source "{name}": {failure.sentence}') from failure
 
 
-def _trained_on(specs: Mapping[str, DataSpec], listings: Mapping[str, SourceListing]) -> str:
+def _trained_on(specs: Mapping[str, DataSpec], listings: Mapping[str, SourceListing], corpora: Mapping[str, str]) -> str:
     """What pins a tokenizer that is trained on several sources: what each holds and how it is read, in any order, under any name."""
     texts = sorted(
-        json.dumps([spec.reading, listings[name].uri, [to_json(item) for item in sorted(listings[name].objects)]], sort_keys=True)
+        json.dumps(
+            [spec.reading, listings[name].uri, [to_json(item) for item in sorted(listings[name].objects)], corpora[name]], sort_keys=True
+        )
         for name, spec in specs.items()
     )
     return "trained:" + hashlib.sha256("\n".join(texts).encode()).hexdigest()
@@ -117,7 +125,8 @@ def resolve_uris(spec: DataSpec, bucket: str) -> DataSpec:
         tokenizer = replace(tokenizer, uri=resolve_uri(tokenizer.uri, bucket))
     sources = tuple(replace(source, source=resolve_uri(source.source_uri, bucket)) for source in spec.sources)
     own = spec.source if spec.sources else resolve_uri(spec.source_uri, bucket)
-    return replace(spec, source=own, sources=sources, tokenizer=tokenizer)
+    corpus = None if spec.corpus is None else spec.corpus.resolved(lambda value: resolve_uri(value, bucket))
+    return replace(spec, source=own, sources=sources, tokenizer=tokenizer, corpus=corpus)
 
 
 def resolve_uri(value: str, bucket: str) -> str:

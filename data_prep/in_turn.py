@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from contracts.corpus_card import CorpusCard
 from contracts.failure import BadInput
 from contracts.files import INDEX_FILE
 from contracts.mixture import SourceTokens
 from contracts.shard_index import ShardIndex
 from data_prep.coordination import Instances, Together
+from data_prep.corpus_reading import cleaned
 from data_prep.failure_classes import SourceChanged
 from data_prep.folder import require_apart
 from data_prep.identify import Identified, about_source, require_distinct
@@ -47,13 +49,14 @@ class Workplace:
     """Gets the last sentence of this process when a tokenizer holds it up for ever."""
 
 
-def prepare_in_turn(data: DataSpec, admitted: Sequence[SourceTokens], here: Workplace) -> None:
+def prepare_in_turn(data: DataSpec, admitted: Sequence[SourceTokens], here: Workplace, corpora: Mapping[str, str] | None = None) -> None:
     """Make every source's data set that is not there yet.
 
     Args:
         data: the run's data settings, with full URIs.
         admitted: the data sets that Admit named, in the order in which they are made.
         here: this process.
+        corpora: where the finished corpus of each source lies that is cleaned first, by the source's name.
 
     Raises:
         SourceChanged: a source or the tokenizer is not what Admit saw.
@@ -70,6 +73,10 @@ def prepare_in_turn(data: DataSpec, admitted: Sequence[SourceTokens], here: Work
             )
     specs = data.source_specs
     require_distinct(specs, {name: item.listing for name, item in found.items()})
+    cards: dict[str, CorpusCard] = {}
+    for name, corpus_uri in (corpora or {}).items():
+        with about_source(name):
+            specs[name], found[name], cards[name] = cleaned(specs[name], found[name], corpus_uri, here.client)
     shared = None
     if data.tokenizer.train is not None and len(specs) > 1:
         shared = functools.partial(_shared_tokenizer, specs, found, admitted, here)
@@ -77,7 +84,7 @@ def prepare_in_turn(data: DataSpec, admitted: Sequence[SourceTokens], here: Work
         if tokens.name:
             here.say(f"source {tokens.name} ({number} of {len(admitted)}): {specs[tokens.name].source_uri} to {tokens.uri}")
         with about_source(tokens.name):
-            index = prepare_source(specs[tokens.name], found[tokens.name], tokens.uri, here, tokens.name, shared)
+            index = prepare_source(specs[tokens.name], found[tokens.name], tokens.uri, here, tokens.name, shared, cards.get(tokens.name))
             if index is None and number < len(admitted):
                 _await_index(tokens.uri, here)
 
@@ -89,6 +96,7 @@ def prepare_source(
     here: Workplace,
     name: str = "",
     shared: Callable[[], TokenizerFiles] | None = None,
+    corpus: CorpusCard | None = None,
 ) -> ShardIndex | None:
     """One source's data set; None on an instance that does not write its index.
 
@@ -99,7 +107,10 @@ def prepare_source(
         here: this process.
         name: the source's name in a mixture.
         shared: finds or trains a tokenizer that several sources share.
+        corpus: the card of the corpus that ``spec`` reads, where it reads one.
     """
+    if found.corpus and corpus is None:
+        raise BadInput("data.corpus is for runs: by hand, python -m corpus.job comes first, and its documents/ is the source here")
     out = open_store(out_uri, here.client)
     _require_apart(found, out_uri)
     parent = out.root / ".work" if isinstance(out, LocalStore) else None  # same file system: a finished part is a rename
@@ -109,7 +120,7 @@ def prepare_source(
         job = Job(
             spec=spec, listing=found.listing, fingerprint=found.fingerprint, name=name, tokenizer_reference=found.tokenizer_reference,
             source=open_source(found.listing.uri, here.client), out=out,
-            gates=open_store(here.gates_uri, here.client), scratch=Path(scratch), shared_tokenizer=shared,
+            gates=open_store(here.gates_uri, here.client), scratch=Path(scratch), shared_tokenizer=shared, corpus=corpus,
             workers=spec.workers_per_instance or _cores(), instances=here.instances, say=here.say, give_up=here.give_up,
             s3_client=here.client,
         )  # fmt: skip

@@ -83,6 +83,7 @@ def _in_container() -> int:
     try:
         run = json.loads(path.read_bytes())
         data, admitted = run["data"], read_tokens(run)
+        corpora = {str(name): str(corpus["uri"]) for name, corpus in run.get("corpora", {}).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path} does not read as a run ({type(error).__name__}: {error}); Admit writes it") from None
     spec = parse(DataSpec, data, "data")
@@ -91,7 +92,7 @@ def _in_container() -> int:
     copies = read_copies(run)
     if copies is not None and here.instances.leads:
         make_copies(copies, here.client, _say)  # first: it takes seconds, and a name that is wrong shows before hours of work
-    prepare_in_turn(spec, admitted, here)
+    prepare_in_turn(spec, admitted, here, corpora)
     return 0
 
 

@@ -177,6 +177,7 @@ def _finish(
         tokenizer_loss=sum(record.lost for record in records),
         skipped=skipped_counts(records),
         left_out={left.reason: left.files for left in job.listing.left_out},
+        corpus={} if job.corpus is None else job.corpus.counts(),
         parts_sha256=hashlib.sha256(parts).hexdigest(),
     )
     card = make_card(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from contracts.corpus_card import CorpusCard
 from data_prep.coordination import SILENCE_SECONDS, Instances
 from data_prep.fingerprint import SourceListing
 from data_prep.patience import PATIENCE_SECONDS
@@ -41,5 +42,7 @@ class Job:
     """What pinned the tokenizer when the fingerprint was computed; None does not ask."""
     name: str = ""
     """The source's name in a mixture, for progress."""
+    corpus: CorpusCard | None = None
+    """How the source was cleaned, where ``source`` is a finished corpus."""
     shared_tokenizer: Callable[[], TokenizerFiles] | None = None
     """What trains a tokenizer on all sources of a mixture, or finds the one that was; None obtains this source's own."""

@@ -68,7 +68,7 @@ def list_source(uri: str, include: Iterable[str] = (), s3_client: Any = None, *,
     if not root.is_dir():
         raise SourceEmpty(f"data.source {uri} is no folder; name the folder that holds the text files")
     found = select(walk(root), uri, include, any_ending=any_ending)
-    return replace(found, objects=tuple(replace(item, etag=_readable_etag(root / item.key)) for item in found.objects))
+    return replace(found, objects=tuple(replace(item, etag=_readableetag_of(root / item.key)) for item in found.objects))
 
 
 def select(objects: Iterable[SourceObject], uri: str, include: Iterable[str], *, any_ending: bool) -> SourceListing:
@@ -120,7 +120,7 @@ class LeftOutCounts:
         return tuple(LeftOut(reason, count, tuple(self.first[reason])) for reason, count in sorted(self.counts.items()))
 
 
-def _readable_etag(path: Path) -> str:
+def _readableetag_of(path: Path) -> str:
     try:
         return local_etag(path)
     except OSError as error:
@@ -166,11 +166,11 @@ def tokenizer_reference(tokenizer: TokenizerSpec, s3_client: Any = None) -> str:
         for candidate in s3_tokenizer_candidates(uri):
             bucket, key = split_s3(candidate)
             try:
-                reference = f"{candidate}#{_etag(s3_client, bucket, key)}"
+                reference = f"{candidate}#{etag_of(s3_client, bucket, key)}"
             except FileNotFoundError:
                 continue
             try:
-                return f"{reference}+{_etag(s3_client, bucket, beside(key))}"
+                return f"{reference}+{etag_of(s3_client, bucket, beside(key))}"
             except FileNotFoundError:
                 return reference
         raise BadInput(f"data.tokenizer.uri {uri} names no tokenizer.json and no folder that holds one; upload it or change the setting")
@@ -243,6 +243,7 @@ def list_s3(uri: str, client: Any) -> Iterator[SourceObject]:
                 yield SourceObject(item["Key"].removeprefix(prefix), item["Size"], item["ETag"].strip('"'))
 
 
-def _etag(client: Any, bucket: str, key: str) -> str:
+def etag_of(client: Any, bucket: str, key: str) -> str:
+    """S3's ETag of an object. Raises FileNotFoundError."""
     with s3_errors(f"reading s3://{bucket}/{key}"):
         return str(client.head_object(Bucket=bucket, Key=key)["ETag"].strip('"'))

@@ -10,23 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Literal
 
-from contracts.config import Bounds, Json, Pattern, Problem, one_or_more, to_json
+from contracts.config import Bounds, Json, Problem, one_or_more, to_json
 from contracts.mixture import MixedSource, mixture_problems
+from data_prep.corpus_spec import CorpusSpec
+from data_prep.places import PROCESSING_TYPE, SOURCE, TOKENIZER_SOURCE
 
-COMMIT = r"[0-9a-f]{40}"
-SOURCE = Pattern(
-    rf"s3://[a-z0-9.-]{{3,63}}(/.*)?|hf://datasets/[\w.-]+/[\w.-]+@{COMMIT}(/.*)?|(/|\./|file:///).*|[\w.-][\w./ =-]*/",
-    'a source: "s3://bucket/prefix/", "hf://datasets/OWNER/NAME@COMMIT" with the 40 hex digits of a commit, '
-    'a local folder ("/data/text"), or a prefix in the deployment\'s own bucket that ends in "/" ("source/mytext/")',
-)
-TOKENIZER_SOURCE = Pattern(
-    rf"s3://[a-z0-9.-]{{3,63}}/.+|hf://[\w.-]+/[\w.-]+@{COMMIT}|(/|\./|file:///).+|[\w.-][\w./ =-]*",
-    'a tokenizer: "hf://OWNER/NAME@COMMIT" with the 40 hex digits of a commit, or the s3:// URI, local path or own-bucket '
-    "key of a tokenizer.json or of the folder that holds it",
-)
-PROCESSING_TYPE = Pattern(r"ml\.[a-z0-9-]+\.[a-z0-9-]+", 'a SageMaker instance type such as "ml.m7i.4xlarge"')
 FINGERPRINT_EXCLUDES = frozenset(
-    {"sources", "instance_type", "instance_count", "volume_size_gb", "max_runtime_seconds", "workers_per_instance"}
+    {"sources", "corpus", "instance_type", "instance_count", "volume_size_gb", "max_runtime_seconds", "workers_per_instance"}
 )
 
 BadText = Literal["fail", "skip", "replace"]
@@ -115,6 +105,9 @@ class SourceFields:
 class SourceSpec(SourceFields, MixedSource):
     """One source of a mixture: its name, its part in the mixture, and how it is read. What it leaves out is taken from ``data``."""
 
+    corpus: bool = True
+    """Whether ``data.corpus`` is carried out on it; false leaves this source as it is."""
+
     def check(self) -> Iterator[Problem]:
         """A source is somewhere; weight or epochs."""
         if self.source is None:
@@ -129,6 +122,9 @@ class DataSpec(SourceFields):
     sources: tuple[SourceSpec, ...] = ()
     """Several sources in the place of ``source``, 16 at most: each has a name, a weight or epochs, and any of the settings above,
     which otherwise are as given here. Shards are made once per source; another weight makes none anew."""
+    corpus: CorpusSpec | None = None
+    """Steps between source and tokenizer, by datatrove in a job of its own: near-duplicates, language, quality, contamination; null
+    tokenises the source as it is. Each source of a mixture goes through them by itself."""
     tokenizer: TokenizerSpec
     """How text becomes token ids."""
     validation_share: Annotated[float, Bounds(0.0, 0.5)] = 0.005
@@ -166,6 +162,7 @@ class DataSpec(SourceFields):
         """Every place that is read: of each source, and of a tokenizer that is not trained, by its dotted path in the input."""
         found = {f"data.sources[{i}].source": source.source_uri for i, source in enumerate(self.sources)}
         found |= {} if self.source is None else {"data.source": self.source}
+        found |= {} if self.corpus is None else {f"data.corpus.{path}": uri for path, uri in self.corpus.uris.items()}
         return found | ({} if self.tokenizer.uri is None else {"data.tokenizer.uri": self.tokenizer.uri})
 
     @property
@@ -173,7 +170,10 @@ class DataSpec(SourceFields):
         """A spec of its own for each source, by name, in order; the one of a run without mixture has an empty name."""
         if not self.sources:
             return {"": self}
-        return {source.name: replace(self, sources=(), **source.reading) for source in self.sources}
+        return {
+            source.name: replace(self, sources=(), corpus=self.corpus if source.corpus else None, **source.reading)
+            for source in self.sources
+        }
 
 
 SOURCE_FIELDS = tuple(field.name for field in fields(SourceFields))

@@ -93,15 +93,13 @@ def changed(uri: str, key: str, why: str) -> SourceChanged:
 
 
 @contextmanager
-def disk_errors(what: str) -> Iterator[None]:
-    """Turns a full disk and a refused path into sentences."""
+def disk_errors(what: str, fix: str = "raise data.volume_size_gb (parts in work need about 3 GB per worker)") -> Iterator[None]:
+    """Turns a full disk, with its ``fix``, and a refused path into sentences."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(
-                f"no space left while writing {what}; raise data.volume_size_gb (parts in work need about 3 GB per worker) or free the disk"
-            ) from error
+            raise DiskFull(f"no space left while writing {what}; {fix} or free the disk") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise AccessDenied(f"writing {what} was refused ({error.strerror}); choose a folder that this user may write") from error
         raise

@@ -19,7 +19,7 @@ from constructs import Construct
 from contracts.files import ATTEMPTS, CHECKPOINTS, METRICS, RESULT_FILE
 from infra.constructs.policy import Conditions, Statement, allow, new_role
 from infra.monitor.published_metrics import NAMESPACE
-from infra.run.layout import IMAGES_PREFIX, JOBS_PREFIX, RUNS_PREFIX, TOKENS_PREFIX
+from infra.run.layout import CORPUS_PREFIX, IMAGES_PREFIX, JOBS_PREFIX, RUNS_PREFIX, TOKENS_PREFIX
 from infra.run.run_event import DETAIL_TYPE, SOURCE
 from infra.settings import BuildSettings
 
@@ -303,7 +303,7 @@ def _build_interfaces(scope: Construct, settings: BuildSettings) -> list[Stateme
 
 
 def prepare_role(scope: Construct, shared: Shared, source_buckets: Sequence[str], *, in_vpc: bool) -> iam.Role:
-    """Prepare data: reads text, run.json and the token; writes shards and nothing else."""
+    """Prepare corpus and Prepare data: read text, run.json and the token; write cleaned text and shards, and nothing else."""
     return new_role(
         scope,
         "PrepareRole",
@@ -312,7 +312,13 @@ def prepare_role(scope: Construct, shared: Shared, source_buckets: Sequence[str]
             *_job_basics(scope, shared, "/aws/sagemaker/ProcessingJobs", in_vpc=in_vpc),
             allow("s3:GetObject", on=shared.objects("*"), because=ANY_TEXT),
             *_read_sources(scope, source_buckets),
-            allow("s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", on=shared.objects(f"{TOKENS_PREFIX}*"), because=PREFIX),
+            allow(
+                "s3:PutObject",
+                "s3:DeleteObject",
+                "s3:AbortMultipartUpload",
+                on=shared.objects(f"{CORPUS_PREFIX}*", f"{TOKENS_PREFIX}*"),
+                because=PREFIX,
+            ),
             _key_through_s3(scope, shared, "kms:Decrypt", "kms:GenerateDataKey"),
             allow("secretsmanager:GetSecretValue", on=shared.secret_arn),
             allow("kms:Decrypt", on=shared.key.key_arn, when=_through(scope, "secretsmanager")),

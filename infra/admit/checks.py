@@ -16,6 +16,7 @@ from infra.admit.data_sets import DataSet
 from infra.admit.estimate import Estimate
 from infra.admit.gather import LOCAL, Facts, Topic
 from infra.run.compute import CapacitySource
+from infra.run.job_requests import preparations
 from infra.run.mixing import leg_mixture
 from infra.run.run_spec import SINGLE_LEG, RunSpec
 from infra.sagemaker.instance_types import GIB, INSTANCE_TYPES, accelerators_of
@@ -97,8 +98,9 @@ def offered(quotas: list[QuotaStatus], use: str) -> set[str]:
 
 def type_problems(spec: RunSpec, training_types: Collection[str], processing_types: Collection[str]) -> Iterator[Problem]:
     """SageMaker knows the types for the use that is made of them: ml.p5.48xlarge trains and does no processing."""
-    if spec.data.instance_type not in processing_types:
-        yield Problem("data.instance_type", _unknown(spec.data.instance_type, "processing", processing_types, training_types))
+    for job in preparations(spec):
+        if job.instance_type not in processing_types:
+            yield Problem(f"{job.path}.instance_type", _unknown(job.instance_type, "processing", processing_types, training_types))
     for path, source in _sources(spec):
         kind = spec.compute.instance_type_of(source)
         if kind not in training_types:
@@ -193,7 +195,7 @@ def budget_problems(spec: RunSpec, costs: Estimate) -> Iterator[Problem]:
     if costs.usd is None:
         wanted = {spec.compute.instance_type_of(source) for source in spec.compute.capacity}
         if costs.prepare_max_usd is None:
-            wanted.add(spec.data.instance_type)
+            wanted |= {job.instance_type for job in preparations(spec)}
         yield Problem("budget.max_usd", no_price(wanted - set(costs.usd_per_hour)))
         return
     if costs.usd > spec.budget.max_usd:

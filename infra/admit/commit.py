@@ -14,8 +14,8 @@ from infra.admit.gather import Clients, Facts
 from infra.admit.plan import Planner
 from infra.run import run_lock
 from infra.run.deployment import Deployment
-from infra.run.job_requests import needs_hugging_face
-from infra.run.layout import RunLayout, uri
+from infra.run.job_requests import needs_hugging_face, preparations
+from infra.run.layout import RunLayout, corpus_prefix, uri
 from infra.run.run_jobs import UNDER_WAY, run_jobs
 from infra.run.run_record import Change, ExecutionRecord, write_record
 from infra.run.run_spec import MAX_DEPTH, RunSpec, as_input
@@ -108,6 +108,11 @@ def commit(facts: Facts, layout: RunLayout, execution: Execution, deployment: De
     }
     named = tokens | ({"sources": [to_json(source) for source in sources]} if spec.data.sources else {})
     content = as_input(spec) | {"run_id": layout.run_id, "tokens": named, "image": {"tag": deployment.image_tag}, "admitted": admitted}
+    if corpora := {one.name: one.identified.corpus for one in sets if one.identified.corpus and one.written is None}:
+        content["corpora"] = {
+            name: {"fingerprint": fingerprint, "uri": uri(deployment.bucket, corpus_prefix(fingerprint))}
+            for name, fingerprint in corpora.items()
+        }
     body = json.dumps(content, indent=1).encode()
     if facts.earlier is None or not is_own(facts.earlier.previous, execution):  # else Admit is tried again after it had written run.json
         changes = facts.earlier.changes(spec) if facts.earlier is not None else ()
@@ -133,7 +138,7 @@ def commit(facts: Facts, layout: RunLayout, execution: Execution, deployment: De
         "admitted": admitted,
         "image": image,
         "tokens": tokens | {"exist": facts.prepared},
-        "prepare": planner.prepare(),
+        "preparations": [planner.preparation(job) for job in preparations(spec, cleaned=facts.cleaned, prepared=facts.prepared)],
         "train": planner.train(),
         "legs": [planner.leg(leg, cost, checkpoints.get(leg.name)) for leg, cost in zip(spec.legs, facts.costs.legs, strict=True)],
     }

@@ -15,7 +15,7 @@ from data_prep.identify import Identified, identify_each
 from data_prep.spec import DataSpec
 from infra.edge.transient import transient_cause
 from infra.run.expected import COUNT, fitting
-from infra.run.layout import index_key, tokens_prefix, uri
+from infra.run.layout import corpus_card_key, index_key, tokens_prefix, uri
 from infra.run.stored import Unreadable, read_json
 
 _READ_OF_INDEX: Json = {"splits": {"train": {"tokens": COUNT}}}
@@ -31,6 +31,8 @@ class DataSet:
     """Its fingerprint, and what that was computed from."""
     written: datetime.datetime | None
     """When its tokens were completed; None when they are not."""
+    cleaned: bool = True
+    """Whether the text that its tokens are made of is there: the source's own, or a finished corpus (data.corpus)."""
     training_tokens: int | None = None
     """How many they are; None when that is not known, or not asked for: it decides epochs and shares of a mixture."""
 
@@ -65,7 +67,8 @@ def _data_set(name: str, identified: Identified, bucket: str, s3: Any, *, count:
     key = index_key(identified.fingerprint)
     written = _written(s3, bucket, key)
     tokens = _training_tokens(s3, bucket, key) if count and written is not None else None
-    return DataSet(name=name, identified=identified, written=written, training_tokens=tokens)
+    cleaned = not identified.corpus or written is not None or _written(s3, bucket, corpus_card_key(identified.corpus)) is not None
+    return DataSet(name=name, identified=identified, written=written, cleaned=cleaned, training_tokens=tokens)
 
 
 def _written(s3: Any, bucket: str, key: str) -> datetime.datetime | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from contracts.config import Json
+from infra.run.job_requests import preparations
 from infra.run.run_spec import Leg, RunSpec
 from infra.sagemaker.prices import PriceOf
 from training.spec import tokens_per_step, total_steps
@@ -34,7 +35,7 @@ class Estimate:
     """The whole run."""
 
     prepare_max_usd: float | None
-    """Prepare data at its time limit; nothing when the tokens exist."""
+    """Prepare corpus and Prepare data at their time limits; nothing when the tokens exist."""
     usd_per_hour: dict[str, float]
     """Instance type -> price of one instance, as used; the report uses the same."""
     legs: tuple[LegEstimate, ...]
@@ -53,22 +54,24 @@ class Estimate:
         return {"usd": self.usd, "usd_per_hour": self.usd_per_hour, "prepare_max_usd": self.prepare_max_usd, "legs": legs}
 
 
-def estimate(spec: RunSpec, price: PriceOf, *, prepared: bool, done_steps: int = 0) -> Estimate:
+def estimate(spec: RunSpec, price: PriceOf, *, cleaned: bool = False, prepared: bool, done_steps: int = 0) -> Estimate:
     """Hours from the expected tokens/s, dollars from the prices; what preparation leaves of the budget is shared equally by the legs.
 
     Spot is counted at the on-demand price: what it saves is not known beforehand. A leg without an expected speed counts
-    with its time limit.
+    with its time limit. ``cleaned`` and ``prepared``: see job_requests.preparations.
     """
-    data, compute = spec.data, spec.compute
-    prepare_price = 0.0 if prepared else price("processing", data.instance_type)
-    prepare = None if prepare_price is None else round(prepare_price * data.instance_count * data.max_runtime_seconds / 3600, 2)
+    compute, jobs = spec.compute, preparations(spec, cleaned=cleaned, prepared=prepared)
+    found = {job.instance_type: price("processing", job.instance_type) for job in jobs}
+    priced = {kind: value for kind, value in found.items() if value is not None}
+    prepare = None
+    if len(priced) == len(found):
+        prepare = round(sum(priced[job.instance_type] * job.instance_count * job.max_runtime_seconds / 3600 for job in jobs), 2)
     used = {kind: price("training", kind) for kind in map(compute.instance_type_of, compute.capacity)}
     prices = {kind: value for kind, value in used.items() if value is not None}
     dearest = max(prices.values()) * compute.instance_count if len(prices) == len(used) else None
     share = None if prepare is None else round((spec.budget.max_usd - prepare) / len(spec.legs), 2)
     legs = tuple(_leg(spec, leg, dearest, share, done_steps) for leg in spec.legs)
-    listed = prices if prepared or prepare_price is None else prices | {data.instance_type: prepare_price}
-    return Estimate(prepare_max_usd=prepare, usd_per_hour=listed, legs=legs)
+    return Estimate(prepare_max_usd=prepare, usd_per_hour=prices | priced, legs=legs)
 
 
 def _leg(spec: RunSpec, leg: Leg, per_hour: float | None, share: float | None, done_steps: int) -> LegEstimate:

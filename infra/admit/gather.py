@@ -106,6 +106,11 @@ class Facts:
         return complete(self.data_sets)
 
     @property
+    def cleaned(self) -> bool:
+        """Whether every corpus that is to be read exists (data.corpus)."""
+        return all(one.cleaned for one in self.data_sets or ())
+
+    @property
     def fingerprint(self) -> str | None:
         """Of all data sets together."""
         return mixture_fingerprint([one.tokens("") for one in self.data_sets]) if self.data_sets else None
@@ -132,7 +137,7 @@ def gather(
         spec = dataclasses.replace(spec, data=resolve_uris(spec.data, deployed.bucket))
         found = look("Data", lambda: _data_sets(spec.data, deployed, clients.s3))
     sets, refused = (None, found) if isinstance(found, str) else (found, None)
-    prepared = complete(sets)
+    prepared, cleaned = complete(sets), all(one.cleaned for one in sets or ())
     types = look("Instance types", lambda: [_types(clients.sagemaker, use) for use in ("Training", "Processing")]) or (None, None)
     return Facts(
         spec=spec,
@@ -148,8 +153,12 @@ def gather(
         else None,
         token=look("Hub token", lambda: secret_has_value(clients.secrets, deployed.secret_arn)) if deployed is not None else None,
         training_plans=look("Capacity", lambda: _training_plans(spec, clients.sagemaker)),
-        quotas=look("Quotas", lambda: quota_statuses(quota_requests(spec, prepared=prepared), clients.quotas, clients.sagemaker)),
-        costs=estimate(spec, clients.price, prepared=prepared, done_steps=earlier.done_steps if earlier is not None else 0),
+        quotas=look(
+            "Quotas", lambda: quota_statuses(quota_requests(spec, cleaned=cleaned, prepared=prepared), clients.quotas, clients.sagemaker)
+        ),
+        costs=estimate(
+            spec, clients.price, cleaned=cleaned, prepared=prepared, done_steps=earlier.done_steps if earlier is not None else 0
+        ),
     )
 
 

@@ -11,11 +11,13 @@ from contracts.mixture import SourceTokens
 from infra.admit.estimate import LegEstimate
 from infra.run.deployment import Deployment
 from infra.run.job_requests import (
+    JOB_STAGES,
+    Preparation,
     Tokens,
     checkpoint_channel,
     execution_digest,
     job_name,
-    prepare_request,
+    preparation_request,
     training_leg,
     training_request,
     training_source,
@@ -50,20 +52,23 @@ class Planner:
     token: bool
     """Whether a Hugging Face token is set."""
 
-    def prepare(self) -> Json:
-        """Prepare data: its request and its first attempt."""
-        data, compute = self.spec.data, self.spec.compute
-        source = self._source("on_demand", data.instance_type, "processing", data.instance_count)
+    def preparation(self, job: Preparation) -> Json:
+        """Prepare corpus or Prepare data: its request and its first attempt."""
+        compute = self.spec.compute
+        source = self._source("on_demand", job.instance_type, "processing", job.instance_count)
         limits = Limits(
             max_attempts=compute.max_attempts,
-            max_runtime_seconds=data.max_runtime_seconds,
+            max_runtime_seconds=job.max_runtime_seconds,
             # Its whole time limit is in the estimate; the attempts together may use that much.
-            max_usd=None if source.usd_per_hour is None else source.usd_per_hour * data.max_runtime_seconds / 3600,
+            max_usd=None if source.usd_per_hour is None else source.usd_per_hour * job.max_runtime_seconds / 3600,
             max_wait_seconds=compute.max_capacity_wait_seconds,
         )
         return {
-            "job": job_name("prepare", self.layout.run_id, self.execution_arn),
-            "request": prepare_request(self.spec, self.layout, self.deployment, token=self.token),
+            "stage": job.stage,
+            "image": job.image,
+            "record": job.record,
+            "job": job_name(JOB_STAGES[job.stage], self.layout.run_id, self.execution_arn),
+            "request": preparation_request(job, self.spec.data, self.layout, self.deployment, token=self.token),
             **_attempts(limits, (source,)),
         }
 

@@ -150,7 +150,7 @@ class Observer:
             self._prepare_note = self._prepare_progress() or self._prepare_note
         elif not self._prepared:
             self._prepare_note = self._prepared = self._prepared_words()
-        return dataclasses.replace(stage, note=self._prepare_note)
+        return dataclasses.replace(stage, note=self._prepare_note or stage.note)
 
     def _prepared_words(self) -> str:
         """Documents and tokens of the finished data set, from its index, which is written last; the log may lag behind."""

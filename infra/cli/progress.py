@@ -15,7 +15,7 @@ StageState = Literal["waiting", "running", "done", "skipped", "failed", "refused
 STAGES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("Admit", ("Admit",), "Admit"),
     ("Build image", ("Image exists?", "Build image"), "Build image"),
-    ("Prepare data", ("Data exists?", "Prepare data"), "Prepare data"),
+    ("Prepare data", ("Data exists?", "Prepare corpus", "Prepare data"), "Prepare data"),
     ("Train", ("Train legs",), "Train legs"),
     ("Report", ("Report",), "Report"),
 )
@@ -122,6 +122,8 @@ def read_stages(events: Iterable[Mapping[str, Any]], status: str, error: str = "
                 views[name] = dataclasses.replace(views[name], state="running", started=when)
             if entered in working:
                 worked.add(name)
+            if name == "Prepare data":
+                views[name] = dataclasses.replace(views[name], note="cleaning the corpus" if entered == "Prepare corpus" else "")
         elif entered == "Explain" and current is not None:
             if current != "Admit" or status in ENDED:  # whether Admit failed or refused is known at the execution's end
                 views[current] = dataclasses.replace(views[current], state=ended, ended=when)

@@ -19,7 +19,7 @@ HANDLERS = ("infra/*/handler.py",)
 """Entry points of the functions; the zip holds them and what they import from our packages."""
 LAMBDA_DATA = ("infra/report/assets/*",)
 """Files that the functions read at run time."""
-CONTEXT_FILES = (".dockerignore", "container/**/*", "contracts/**/*", "data_prep/**/*", "training/**/*")
+CONTEXT_FILES = (".dockerignore", "container/**/*", "contracts/**/*", "corpus/**/*", "data_prep/**/*", "training/**/*")
 """The image build context."""
 
 _CACHES = frozenset({"__pycache__", ".DS_Store"})

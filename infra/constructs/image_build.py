@@ -1,4 +1,4 @@
-"""Image build: the build context as an asset, its hash as the image tag, and the CodeBuild project that builds both images."""
+"""Image build: the build context as an asset, its hash as the image tag, and the CodeBuild project that builds its images."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ImageBuild(Construct):
             role=role.without_policy_updates(),
             encryption_key=shared.key,
             timeout=cdk.Duration.hours(BUILD_HOURS),
-            description="Builds data_prep and training images of one build context",
+            description="Builds the images of one build context",
             source=codebuild.Source.s3(bucket=self.context.bucket, path=self.context.s3_object_key),
             build_spec=codebuild.BuildSpec.from_source_filename("container/buildspec.yml"),
             environment=codebuild.BuildEnvironment(

@@ -7,6 +7,7 @@ execution's final output.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from contracts.config import to_json
@@ -195,16 +196,19 @@ def _stages(facts: RunFacts, figures: list[LegFigures]) -> list[Json]:
     build, job = facts.image.get("build") or {}, facts.data.get("job") or {}
     rows: list[tuple[str, str, float | None]] = [("Admit", "done" if facts.run else "not reached", _between(facts.started, facts.admitted))]
     rows.append(("Build image", _made(facts.image, "built"), job_seconds(build, "")))
-    rows.append(("Prepare data", _made(facts.data, "prepared"), job_seconds(job, "Processing")))
+    if facts.run.get("corpora"):
+        cleaning = facts.data.get("corpus_job") or {}
+        made = "done" if cleaning else _made({**facts.data, "prepared": False}, "prepared")
+        rows.append(("Prepare corpus", made, job_seconds(cleaning, "Processing")))
+    prepared = "not reached" if failed_in == "Prepare corpus" else "done" if job else _made(facts.data, "prepared")
+    rows.append(("Prepare data", prepared, job_seconds(job, "Processing")))
     trained = sum(leg.finished for leg in figures)
     state = "done" if figures and trained == len(figures) else (f"{trained} of {len(figures)} legs" if figures else "not reached")
     rows.append(("Train", state if any(leg.steps for leg in figures) else "not reached", sum(leg.train_seconds for leg in figures) or None))
     rows.append(("Report", "done", _between(facts.now, facts.read)))
     ended = facts.outcome if facts.outcome in ("stopped", "timed out", "refused") else "failed"
-    return [
-        {"name": n, "state": ended if failed_in and n.lower().startswith(failed_in.lower().split()[0]) else s, "seconds": t}
-        for n, s, t in rows
-    ]
+    named = failed_in if failed_in.startswith("Prepare") else failed_in.partition(" ")[0]
+    return [{"name": n, "state": ended if named and n.lower().startswith(named.lower()) else s, "seconds": t} for n, s, t in rows]
 
 
 def _between(start: float | None, end: float | None) -> float | None:
@@ -248,7 +252,7 @@ def _data(facts: RunFacts) -> Json:
         "fingerprint": (facts.run.get("tokens") or {}).get("fingerprint"),
         "tokens": None if sources else (facts.run.get("tokens") or {}).get("uri"),
         "sources": sources,
-        "shards": _shards(next(iter(facts.indexes.values()), {}), counted=not sources),
+        "shards": _shards(next(iter(facts.indexes.values()), {}), counted=not sources) + _cleaned(facts.indexes),
     }
 
 
@@ -284,6 +288,19 @@ def _shards(index: Json, *, counted: bool) -> list[list[Any]]:
             if isinstance(content.get(key), int):
                 rows.append([f"{split.capitalize()} {title}", f"{content[key]:,}"])
     return [row for row in rows if row[1] is not None]
+
+
+def _cleaned(indexes: Mapping[str, Json]) -> list[list[Any]]:
+    """What each step of data.corpus took out of each source, from the indexes."""
+    rows: list[list[Any]] = []
+    for source, index in indexes.items():
+        for step in (index.get("corpus") or {}).get("steps") or ():
+            if not (isinstance(step.get("read"), int) and isinstance(step.get("kept"), int)):
+                continue
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in (step.get("dropped") or {}).items() if isinstance(count, int))
+            taken = f"{step['read'] - step['kept']:,} of {step['read']:,} documents taken out" + (f" ({reasons})" if reasons else "")
+            rows.append([f"{source} cleaned: ".lstrip().capitalize() + str(step.get("name")).replace("_", " "), taken])
+    return rows
 
 
 def _lineage(facts: RunFacts) -> Json:

@@ -54,14 +54,16 @@ RESULT: Expected = {
 }
 INDEX: Expected = {
     "tokenizer": {"vocab_size": COUNT, "sha256": TEXT},
+    "corpus": {"read": COUNT, "documents": COUNT, "steps": [{"name": TEXT, "read": COUNT, "kept": COUNT, "dropped": Each(COUNT)}]},
     "splits": Each({"documents": COUNT, "tokens": COUNT, "text_bytes": COUNT, "unigram_entropy_nats": AMOUNT}),
 }
+PROCESSING_JOB: Expected = {"ProcessingResources": {"ClusterConfig": {"InstanceType": TEXT, "InstanceCount": COUNT}}}
 EVENT: Expected = {
     "run_id": TEXT,
     "outcome": TEXT,
     "execution_arn": TEXT,
     "image": {"build": OBJECT, "training": TEXT, "uri": TEXT},
-    "data": {"job": {"ProcessingResources": {"ClusterConfig": {"InstanceType": TEXT, "InstanceCount": COUNT}}}},
+    "data": {"job": PROCESSING_JOB, "corpus_job": PROCESSING_JOB},
     "explanation": dict.fromkeys(("stage", "class", "sentence", "retry", "runbook", "log_group", "log_stream"), TEXT),
 }
 EVENT_LEG: Expected = {"name": TEXT, "outcome": TEXT}

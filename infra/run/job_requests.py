@@ -29,6 +29,8 @@ DIGEST_DIGITS = 6
 JOB_WORDS = MAX_JOB_NAME - ATTEMPT_DIGITS - DIGEST_DIGITS - 1  # letters of run and stage that a job's name holds
 FILE_MODE_BYTES = 50 << 30  # up to here copying the shards first costs less than FastFile's random reads
 DEPLOYMENT_TAG = "pretrain:deployment"
+JOB_STAGES = {"Prepare corpus": "corpus", "Prepare data": "prepare"}
+"""State -> the word for it in the names of its jobs."""
 HUGGING_FACE_ENV = "HF_TOKEN_SECRET_ARN"
 
 
@@ -48,25 +50,69 @@ def execution_digest(stage: str, run_id: str, execution: str) -> str:
     return hashlib.sha256(f"{execution}/{run_id}/{stage}".encode()).hexdigest()[:DIGEST_DIGITS]
 
 
-def prepare_request(spec: RunSpec, layout: RunLayout, deployment: Deployment, *, token: bool) -> Json:
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """A processing job that a run may need before its training."""
+
+    stage: str
+    """The state that runs it."""
+    image: str
+    """Target of the Dockerfile; its program is ``python -m <image>.job``."""
+    record: str
+    """Where the report finds its description."""
+    instance_type: str
+    instance_count: int
+    volume_size_gb: int
+    max_runtime_seconds: int
+    path: str
+    """Its settings, in the input."""
+
+
+def preparations(spec: RunSpec, *, cleaned: bool = False, prepared: bool = False) -> tuple[Preparation, ...]:
+    """The processing jobs that the run needs, in order.
+
+    Args:
+        cleaned: every corpus that data.corpus asks for is complete.
+        prepared: the tokens exist, so that nothing before them is needed.
+    """
+    if prepared:
+        return ()
+    data, corpus = spec.data, spec.data.corpus
+    found = []
+    if corpus is not None and not cleaned:
+        found.append(
+            Preparation(
+                stage="Prepare corpus", image="corpus", record="corpus_job", instance_type=corpus.instance_type, instance_count=1,
+                volume_size_gb=corpus.volume_size_gb, max_runtime_seconds=corpus.max_runtime_seconds, path="data.corpus",
+            )
+        )  # fmt: skip
+    found.append(
+        Preparation(
+            stage="Prepare data", image="data_prep", record="job", instance_type=data.instance_type, instance_count=data.instance_count,
+            volume_size_gb=data.volume_size_gb, max_runtime_seconds=data.max_runtime_seconds, path="data",
+        )
+    )  # fmt: skip
+    return tuple(found)
+
+
+def preparation_request(job: Preparation, data: DataSpec, layout: RunLayout, deployment: Deployment, *, token: bool) -> Json:
     """CreateProcessingJob without job name and image. ``token``: a Hugging Face token is set; the job gets its secret's ARN."""
-    data = spec.data
     environment = {"PYTHONUNBUFFERED": "1"}
     if token and needs_hugging_face(data):
         environment[HUGGING_FACE_ENV] = deployment.secret_arn
     return {
         "RoleArn": deployment.prepare_role_arn,
-        "AppSpecification": {"ContainerEntrypoint": ["python", "-m", "data_prep.job"]},
+        "AppSpecification": {"ContainerEntrypoint": ["python", "-m", f"{job.image}.job"]},
         "ProcessingInputs": [_run_input(layout, deployment)],
         "ProcessingResources": {
             "ClusterConfig": {
-                "InstanceType": data.instance_type,
-                "InstanceCount": data.instance_count,
-                "VolumeSizeInGB": data.volume_size_gb,
-                **({} if has_nvme(data.instance_type) else {"VolumeKmsKeyId": deployment.key_arn}),
+                "InstanceType": job.instance_type,
+                "InstanceCount": job.instance_count,
+                "VolumeSizeInGB": job.volume_size_gb,
+                **({} if has_nvme(job.instance_type) else {"VolumeKmsKeyId": deployment.key_arn}),
             }
         },
-        "StoppingCondition": {"MaxRuntimeInSeconds": data.max_runtime_seconds},
+        "StoppingCondition": {"MaxRuntimeInSeconds": job.max_runtime_seconds},
         "Environment": environment,
         # The job reads hf:// sources and Secrets Manager, so it cannot be isolated from the network.
         "NetworkConfig": {"EnableNetworkIsolation": False, **_vpc(deployment)},

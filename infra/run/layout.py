@@ -1,6 +1,7 @@
 """Every S3 key of the project, in one place. Lifecycle rules and permissions follow these prefixes. Pure.
 
 source/...                                        text that people upload
+corpus/<fingerprint>/documents/...                cleaned text (data.corpus); corpus/<fingerprint>/corpus.json is written last
 tokens/<fingerprint>/{train,validation}/...       token shards; tokens/<fingerprint>/index.json is written last
 runs/<run>/{run.json,lock.json,report.html,report.json}
 runs/<run>/executions/{<execution>.json,<execution>/report.html,<execution>/report.json}
@@ -19,8 +20,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from contracts.corpus_card import CORPUS_CARD
 from contracts.files import ATTEMPTS, INDEX_FILE, RUN_FILE
 
+CORPUS_PREFIX = "corpus/"
 TOKENS_PREFIX = "tokens/"
 RUNS_PREFIX = "runs/"
 JOBS_PREFIX = "jobs/"
@@ -32,6 +35,16 @@ REPORT_JSON = "report.json"
 def explanation_key(layout: RunLayout, execution: str) -> str:
     """Why an execution ended that could not say so itself (infra/triage/unreported.py); beside the run's report."""
     return f"{layout.prefix}ended-{execution}.json"
+
+
+def corpus_prefix(fingerprint: str) -> str:
+    """Folder of one cleaned corpus."""
+    return f"{CORPUS_PREFIX}{fingerprint}/"
+
+
+def corpus_card_key(fingerprint: str) -> str:
+    """The corpus's card: present exactly when it is complete."""
+    return corpus_prefix(fingerprint) + CORPUS_CARD
 
 
 def tokens_prefix(fingerprint: str) -> str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from infra.run.job_requests import preparations
 from infra.run.run_spec import RunSpec
 from infra.sagemaker.instances_in_use import Use
 from infra.sagemaker.quotas import QuotaRequest, Scope
 
 
-def quota_requests(spec: RunSpec, *, prepared: bool) -> list[QuotaRequest]:
-    """The instances that the run's jobs need at once, by quota; ``prepared``: the tokens exist, so no processing job runs."""
-    data, compute = spec.data, spec.compute
+def quota_requests(spec: RunSpec, *, cleaned: bool = False, prepared: bool) -> list[QuotaRequest]:
+    """The instances that the run's jobs need at once, by quota; ``cleaned`` and ``prepared``: see job_requests.preparations."""
+    compute = spec.compute
     found: list[QuotaRequest] = []
-    if not prepared:
-        found += _of_job("data", "processing job", data.instance_type, data.instance_count, data.max_runtime_seconds)
+    for job in preparations(spec, cleaned=cleaned, prepared=prepared):
+        found += _of_job(job.path, "processing job", job.instance_type, job.instance_count, job.max_runtime_seconds)
     for source in compute.capacity:
         use: Use = "spot training job" if source.kind == "spot" else "training job"
         kind, count = compute.instance_type_of(source), compute.instance_count

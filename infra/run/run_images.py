@@ -11,5 +11,5 @@ from infra.run.run_spec import RunSpec
 
 def targets(spec: RunSpec) -> tuple[str, ...]:
     """Targets of the Dockerfile, in the order of the jobs."""
-    del spec  # every run needs these two
-    return ("data_prep", "training")
+    corpus = ("corpus",) if any(source.corpus is not None for source in spec.data.source_specs.values()) else ()
+    return ("data_prep", *corpus, "training")

@@ -28,12 +28,15 @@ from local_aws.corpus import corpus_files
 from local_aws.images.buildah import DEFAULT_FOLDER, Buildah, BuildahError, Built
 
 ROOT = Path(__file__).resolve().parents[2]
-CONTEXT = ("container", "contracts", "data_prep", "training")
+CONTEXT = ("container", "contracts", "corpus", "data_prep", "training")
 MEBIBYTE = 1 << 20
 STEPS = 3
 WITHOUT_WHEEL = ("rouge-score", "sqlitedict", "word2number")
 """Built from their archives in the evaluate image; pure Python."""
-OTHER_PYTHONS = ("3.12", "3.13")  # of the data_prep base and of AWS's training base; the Debian base here has 3.11
+OTHER_PYTHONS = {
+    "3.12": ("data_prep", "corpus"),
+    "3.13": ("training", "evaluate"),
+}  # of the images' bases on AWS; the Debian base here has 3.11
 
 
 @dataclass(kw_only=True)
@@ -68,9 +71,9 @@ class ImageCheck:
         Raises:
             BuildahError: the first check that fails, in one sentence.
         """
-        for python in OTHER_PYTHONS:
+        for python, targets in OTHER_PYTHONS.items():
             with self._timed(f"locks on Python {python}"):
-                self._resolve_locks(python)
+                self._resolve_locks(python, [target for target in targets if target in self.targets])
         self.buildah.require_tools(install=True)
         with self._timed("base"):
             self.buildah.require_base()
@@ -92,9 +95,9 @@ class ImageCheck:
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
-    def _resolve_locks(self, python: str) -> None:
+    def _resolve_locks(self, python: str, targets: Sequence[str]) -> None:
         """Every locked package but three has a wheel with a known hash for the Python of AWS's bases, which this machine lacks."""
-        for target in self.targets:
+        for target in targets:
             command = [sys.executable, "-m", "uv", "pip", "install", "--dry-run", "--quiet", "--target", str(self.folder / "nothing")]
             command += ["--python-version", python, "--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:"]
             command += [part for package in WITHOUT_WHEEL if target == "evaluate" for part in ("--no-binary", package)]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from corpus import write_corpus
+from bench_corpus import write_corpus
 
 from contracts.shard_index import SPLITS, read_index
 from data_prep.encode import Assembler, Encoder, FastokensEncoder

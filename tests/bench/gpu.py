@@ -140,7 +140,7 @@ def middle(runs: list[Row]) -> Row:
 
 def tokens_channel(folder: Path) -> Path:
     """A tokens channel of text that every Python has; made once."""
-    from corpus import package_files
+    from bench_corpus import package_files
     from leg_corpus import write_channel
 
     channel = folder / "tokens"

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from corpus import documents
+from bench_corpus import documents
 
 from contracts.shard_index import FORMAT_VERSION, Shard, ShardIndex, Split, Splits, TokenizerFacts, index_bytes, read_index
 from data_prep.shards import ShardWriter, open_tokens

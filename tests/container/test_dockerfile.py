@@ -13,8 +13,9 @@ from local_aws.images.dockerfile import DockerfileError, Stage, read_dockerfile
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "container/Dockerfile"
-TARGETS = ("data_prep", "training")
+TARGETS = ("data_prep", "corpus", "training")
 """Those with a base image of their own; ``evaluate`` lies over training's."""
+OWN_CODE = {"data_prep": set(), "corpus": {"corpus"}, "training": {"training"}}
 
 
 @pytest.fixture(params=TARGETS)
@@ -78,7 +79,7 @@ def test_changing_hash_is_an_argument_of_the_label_alone(stage: Stage):
 
 def test_image_holds_the_code_its_job_imports(stage: Stage):
     copied = {source for sources, target in stage.copies() if target.startswith("/opt/program/") for source in sources}
-    assert copied == ({"contracts", "data_prep"} if stage.name == "data_prep" else {"contracts", "data_prep", "training"})
+    assert copied == {"contracts", "data_prep"} | OWN_CODE[stage.name]
 
 
 def test_working_directory_and_module_path_are_the_program_folder(stage: Stage):

@@ -154,6 +154,7 @@ def test_buildspec_builds_checks_pushes_and_the_second_time_skips(context: Path,
     assert exported == {
         "DATA_PREP_IMAGE": f"{REPOSITORY}@{images['data_prep-abc']}",
         "TRAINING_IMAGE": f"{REPOSITORY}@{images['training-abc']}",
+        "CORPUS_IMAGE": "",
         "EVALUATE_IMAGE": "",  # nobody asked for it
     }
     assert any("are not executed" in line for line in log), "a snapshot must say that it is one"

@@ -18,6 +18,7 @@ BELOW_CDK = (*JOBS, "infra.sagemaker", "infra.run", "infra.edge", *STAGES)
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "contracts": (),
     "data_prep": ("contracts",),
+    "corpus": ("contracts", "data_prep"),
     "training": ("contracts", "data_prep"),
     "container": ("contracts",),
     "infra.sagemaker": JOBS,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from contracts.config import Bounds, Pattern, Problem, one_or_more
-from data_prep.spec import COMMIT, SOURCE
+from data_prep.places import COMMIT, SOURCE
 
 HUB_DATASET = Pattern(
     rf"hf://datasets/[\w.-]+/[\w.-]+@{COMMIT}", 'a dataset on the hub at a commit: "hf://datasets/OWNER/NAME@COMMIT", 40 hex digits'

@@ -14,6 +14,7 @@ from contracts.mixture import MAX_SOURCES, SourceTokens
 from infra.admit.estimate import estimate
 from infra.admit.plan import Planner
 from infra.run.deployment import TriageDeployment
+from infra.run.job_requests import preparations
 from infra.run.layout import RunLayout
 from infra.run.run_spec import MAX_LEGS, RunSpec
 from infra.triage.attempts import Limits, Source, decide, read_attempt, write_attempt
@@ -47,7 +48,8 @@ def largest_spec() -> RunSpec:
         {"name": f"{'s' * 22}{i:02}", "source": f"source/{'t' * 200}{i}/", "weight": i + 1, "curriculum": [{"from_step": 9, "weight": 1}]}
         for i in range(MAX_SOURCES)
     ]
-    return spec({"run_id": RUN_ID, "data": {"sources": sources}, "legs": legs, "compute": compute, "budget": {"max_usd": 1e9}})
+    data = {"sources": sources, "corpus": {"near_duplicates": {}}}
+    return spec({"run_id": RUN_ID, "data": data, "legs": legs, "compute": compute, "budget": {"max_usd": 1e9}})
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +74,9 @@ def plan() -> Json:
             "sources": {item.name: {"uri": f"s3://{'b' * 63}/source/{'t' * 200}", "objects": 10**6, "bytes": 10**15} for item in tokens},
             "quotas": [{"quota": "q" * 80, "request": "u" * 120}] * 20,
         },
-        "image": dict.fromkeys(("tag", "data_prep", "training"), "u" * 160) | {"exists": True},
+        "image": dict.fromkeys(("tag", "data_prep", "corpus", "training"), "u" * 160) | {"exists": True},
         "tokens": {"uri": place, "fingerprint": "f" * 32, "exist": True},
-        "prepare": planner.prepare(),
+        "preparations": [planner.preparation(job) for job in preparations(chosen)],
         "train": planner.train(),
         "legs": [planner.leg(leg, cost, checkpoint) for leg, cost in zip(chosen.legs, costs.legs, strict=True)],
     }

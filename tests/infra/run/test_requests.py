@@ -9,9 +9,28 @@ from admission_values import DEPLOYMENT, spec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.config import Json
 from contracts.mixture import SourceTokens
-from infra.run.job_requests import ATTEMPT_DIGITS, MAX_JOB_NAME, Tokens, job_name, prepare_request, training_request, training_source
+from infra.run.deployment import Deployment
+from infra.run.job_requests import (
+    ATTEMPT_DIGITS,
+    MAX_JOB_NAME,
+    Tokens,
+    job_name,
+    preparation_request,
+    preparations,
+    training_request,
+    training_source,
+)
 from infra.run.layout import RunLayout
+from infra.run.run_images import targets
+from infra.run.run_spec import RunSpec
+
+
+def preparing_request(chosen: RunSpec, layout: RunLayout, deployment: Deployment, *, token: bool) -> Json:
+    """CreateProcessingJob of Prepare data."""
+    (job,) = preparations(chosen)
+    return preparation_request(job, chosen.data, layout, deployment, token=token)
 
 
 @given(
@@ -55,7 +74,7 @@ def test_large_token_sets_are_streamed_and_a_file_system_replaces_s3() -> None:
     request = training_request(chosen, layout, LUSTRE, tokens)
     assert request["InputDataConfig"][1]["DataSource"]["FileSystemDataSource"]["DirectoryPath"] == "/mnt/tokens/f"
     assert request["VpcConfig"] == {"Subnets": ["subnet-b"], "SecurityGroupIds": ["sg-1"]}  # the file system's zone only
-    assert prepare_request(chosen, layout, LUSTRE, token=False)["NetworkConfig"]["VpcConfig"]["Subnets"] == ["subnet-a", "subnet-b"]
+    assert preparing_request(chosen, layout, LUSTRE, token=False)["NetworkConfig"]["VpcConfig"]["Subnets"] == ["subnet-a", "subnet-b"]
 
 
 def test_each_source_of_a_mixture_has_its_channel_on_a_file_system_too() -> None:
@@ -76,7 +95,7 @@ def test_tags_of_the_settings_are_the_jobs_too_and_never_replace_the_deployments
     wanted = {"cost-center": "42", "pretrain:deployment": "pretrain", "pretrain:run": "r"}
     requests = (
         training_request(spec(), RunLayout("r"), tagged, Tokens(sources=SHARDS, bytes=10)),
-        prepare_request(spec(), RunLayout("r"), tagged, token=False),
+        preparing_request(spec(), RunLayout("r"), tagged, token=False),
     )
     for request in requests:
         assert {tag["Key"]: tag["Value"] for tag in request["Tags"]} == wanted
@@ -90,12 +109,23 @@ def test_the_check_of_the_hosts_is_asked_for_by_setting_only() -> None:
 
 
 def test_the_token_reaches_the_job_as_an_arn_and_only_when_it_is_set() -> None:
-    with_token = prepare_request(spec(), RunLayout("r"), DEPLOYMENT, token=True)
+    with_token = preparing_request(spec(), RunLayout("r"), DEPLOYMENT, token=True)
     assert with_token["Environment"]["HF_TOKEN_SECRET_ARN"] == DEPLOYMENT.secret_arn
-    assert "HF_TOKEN_SECRET_ARN" not in prepare_request(spec(), RunLayout("r"), DEPLOYMENT, token=False)["Environment"]
+    assert "HF_TOKEN_SECRET_ARN" not in preparing_request(spec(), RunLayout("r"), DEPLOYMENT, token=False)["Environment"]
 
 
 def test_a_spot_source_waits_at_least_as_long_as_it_runs() -> None:
     chosen = spec({"compute": {"capacity": [{"kind": "spot"}], "max_pending_seconds": 3600}})
     stopping = training_source(chosen, chosen.compute.capacity[0], DEPLOYMENT)["StoppingCondition"]
     assert stopping["MaxWaitTimeInSeconds"] == stopping["MaxRuntimeInSeconds"] + 3600
+
+
+def test_a_corpus_is_cleaned_on_one_instance_of_its_own_before_the_tokens() -> None:
+    chosen = spec({"data": {"corpus": {"near_duplicates": {}, "instance_type": "ml.m7i.4xlarge"}, "instance_count": 4}})
+    first, then = preparations(chosen)
+    requests = [preparation_request(job, chosen.data, RunLayout("r"), DEPLOYMENT, token=False) for job in (first, then)]
+    assert [request["AppSpecification"]["ContainerEntrypoint"][-1] for request in requests] == ["corpus.job", "data_prep.job"]
+    clusters = [request["ProcessingResources"]["ClusterConfig"] for request in requests]
+    assert [(cluster["InstanceType"], cluster["InstanceCount"]) for cluster in clusters] == [("ml.m7i.4xlarge", 1), ("ml.c7i.8xlarge", 4)]
+    assert preparations(chosen, cleaned=True) == (then,) and preparations(chosen, prepared=True) == ()
+    assert targets(chosen) == ("data_prep", "corpus", "training") and targets(spec()) == ("data_prep", "training")

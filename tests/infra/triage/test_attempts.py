@@ -11,6 +11,7 @@ import pytest
 
 import container.failure_classes
 import contracts.failure
+import corpus.failure_classes
 import data_prep.failure_classes
 import infra.admit.admission
 import infra.edge.transient
@@ -208,6 +209,7 @@ def classes() -> set[str]:
 
     modules = {
         container.failure_classes.__name__,
+        corpus.failure_classes.__name__,
         contracts.failure.__name__,
         data_prep.failure_classes.__name__,
         training.failure_classes.__name__,

@@ -363,11 +363,11 @@ CODE_FAULTS = (
     ),
     Mutation(
         name="preparation request: FastFile",
-        code=_request("prepare_request", lambda r: r["ProcessingInputs"][0]["S3Input"].update(S3InputMode="FastFile")),
+        code=_request("preparation_request", lambda r: r["ProcessingInputs"][0]["S3Input"].update(S3InputMode="FastFile")),
     ),
     Mutation(
         name="preparation request: a training type",
-        code=_request("prepare_request", lambda r: r["ProcessingResources"]["ClusterConfig"].update(InstanceType="ml.p5.48xlarge")),
+        code=_request("preparation_request", lambda r: r["ProcessingResources"]["ClusterConfig"].update(InstanceType="ml.p5.48xlarge")),
     ),
     Mutation(name="requests: a key for NVMe storage", code=lambda: mock.patch("infra.run.job_requests.has_nvme", lambda kind: False)),
     Mutation(name="requests: job names of 80 characters", code=lambda: mock.patch("infra.run.job_requests.JOB_WORDS", 80)),

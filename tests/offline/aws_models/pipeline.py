@@ -23,7 +23,7 @@ from aws_models.synthesis import Synthesis
 from aws_models.world import World
 from container.build import TARGETS
 from infra.edge.function import forget_clients
-from infra.run.layout import index_key, split_uri
+from infra.run.layout import corpus_card_key, index_key, split_uri
 
 Json = Any
 QUOTAS = ("training job", "spot training job", "training warm pool", "processing job")
@@ -71,6 +71,8 @@ class Scenario:
     """Whether the data set exists already."""
     tokens_of: tuple[str, ...] = ()
     """Sources of a mixture whose tokens are there."""
+    corpus: bool = False
+    """Whether the corpus does that it is made of."""
     world: Callable[[World], None] = lambda world: None
     """Further changes to the account."""
     name: str = "run-2026-11-22"
@@ -142,22 +144,26 @@ class Pipeline:
             world.put(self.bucket, f"source/{folder}/part-0.jsonl.gz", "text")
         if scenario.image:
             world.image_tags = {f"{name}-{self.image_tag}": f"sha256:{name.encode().hex():0<64}" for name in TARGETS}
-        for name, fingerprint in self._fingerprints(scenario, world).items() if scenario.tokens or scenario.tokens_of else ():
+        for name, found in self._identified(scenario, world).items():
             if scenario.tokens or name in scenario.tokens_of:
-                world.put(self.bucket, index_key(fingerprint), "{}")
+                world.put(self.bucket, index_key(found.fingerprint), "{}")
+            if scenario.corpus:
+                world.put(self.bucket, corpus_card_key(found.corpus), "{}")
         scenario.world(world)
         return world
 
-    def _fingerprints(self, scenario: Scenario, world: World) -> dict[str, str]:
-        """The name of each source's data set, from the same code that Admit runs."""
+    def _identified(self, scenario: Scenario, world: World) -> dict[str, Any]:
+        """The names of each source's data set and corpus, from the same code that Admit runs."""
+        if not (scenario.tokens or scenario.tokens_of or scenario.corpus):
+            return {}
         from data_prep.identify import identify_each, resolve_uris
         from infra.run.run_spec import resolve
 
         recipe = json.loads(self._environment("admit")["DEPLOYMENT"])["default_recipe"]
         spec = resolve(scenario.input, default_recipe=recipe)
-        found = identify_each(resolve_uris(spec.data, self.bucket), world.client("s3"))
+        found = dict(identify_each(resolve_uris(spec.data, self.bucket), world.client("s3")))
         world.calls.clear()
-        return {name: identified.fingerprint for name, identified in found.items()}
+        return found
 
     def _environment(self, handler: str) -> dict[str, str]:
         function = next(f for f in self.functions.values() if f".{handler}." in f.properties["Handler"])

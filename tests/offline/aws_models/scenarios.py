@@ -21,6 +21,7 @@ MIXED = [{"name": "api", "source": "source/botocore/", "weight": 3}, {"name": "o
 MIXTURE = LOCAL | {"data": {"sources": MIXED}}
 PLAN = "arn:aws:sagemaker:us-east-1:111111111111:training-plan/reserved"
 LOST = Failure("Lambda.Unknown", "the function's process ended", seconds=1)
+CLEANED = {**LOCAL, "data": {"corpus": {"gopher_repetition": True}}}
 SPOT = {"capacity": [{"kind": "spot"}, {"kind": "on_demand"}]}
 
 
@@ -132,6 +133,25 @@ def _successes() -> dict[str, Path]:
         "preparation's task fails although its job completed": Path(
             scenario=Scenario(input=LOCAL, tasks={"Prepare data": [Job(status="Completed", raised=True)]}),
             visits=("Triage preparation", "Train legs"),
+        ),
+        "a corpus is cleaned first": Path(
+            scenario=Scenario(input=CLEANED, image=False),
+            visits=("Build image", "Prepare corpus", "Next preparation", "Prepare data", "Announce"),
+        ),
+        "the corpus is there already": Path(
+            scenario=Scenario(input=CLEANED, corpus=True), visits=("Prepare data",), avoids=("Prepare corpus", "Build image")
+        ),
+        "corpus and data are there": Path(scenario=Scenario(input=CLEANED, tokens=True), avoids=("Prepare corpus", "Prepare data")),
+        "cleaning fails once and is done again": Path(
+            scenario=Scenario(
+                input=CLEANED,
+                tasks={"Prepare corpus": [Job(status="Failed", reason="WorkerLost (retry): a worker was killed", seconds=60)]},
+            ),
+            visits=("Triage preparation", "Wait to prepare", "Prepare data"),
+        ),
+        "cleaning's task fails although its job completed": Path(
+            scenario=Scenario(input=CLEANED, tasks={"Prepare corpus": [Job(status="Completed", raised=True)]}),
+            visits=("Triage preparation", "Prepare data"),
         ),
         "a run with the longest name": Path(scenario=Scenario(input=LOCAL, name="long-" + "x" * 75)),
         "the announcement cannot be sent": Path(
@@ -275,6 +295,13 @@ def _job_failures() -> dict[str, Path]:
             Scenario(input=LOCAL, tasks={"Prepare data": [Job(status="Failed", reason="CorruptSource (stop): part-0 is no gzip")]}),
             "CorruptSource",
             "part-0",
+        ),
+        "cleaning leaves nothing": failed(
+            Scenario(input=CLEANED, tasks={"Prepare corpus": [Job(status="Failed", reason="NothingLeft (stop): none of 24 is left")]}),
+            "NothingLeft",
+            "none of 24",
+            visits=("Prepare corpus",),
+            avoids=("Prepare data",),
         ),
         "preparation is stopped at its time limit, and no money is left": failed(
             Scenario(input={"recipe": "local"}, tasks={"Prepare data": [Job(status="Stopped", raised=False, seconds=90_000)]}),
