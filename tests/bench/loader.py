@@ -11,9 +11,9 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -22,6 +22,8 @@ from bench_corpus import documents
 from contracts.shard_index import FORMAT_VERSION, Shard, ShardIndex, Split, Splits, TokenizerFacts, index_bytes, read_index
 from data_prep.shards import ShardWriter, open_tokens
 from training.loader import ShardLoader
+from training.loader_state import write_state
+from training.mixture_order import Mixture, Position, Stage
 from training.token_shards import TokenShards
 
 ROOT = Path(__file__).parents[2]
@@ -30,16 +32,18 @@ LENGTH = 8192
 BATCH = 8
 TOKENS = 16 << 20
 RESUME_TOKEN = 10**9
+WEIGHTS = (50, 20, 15, 10, 5)
+"""Of the mixture's five sources."""
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 SECONDS = 1.0
 BOS, EOS, VOCABULARY = 128_000, 128_001, 128_256
 
 
-def prepare_ours(folder: Path) -> np.ndarray[Any, Any]:
+def prepare_ours(folder: Path, tokens: int = TOKENS) -> np.ndarray[Any, Any]:
     """Shards of documents of about 500 tokens; the ids are drawn once, the same for every loader."""
     rng = np.random.default_rng(1)
     writer = ShardWriter(folder / "train/part-00000-000")
-    while writer.tokens < TOKENS:
+    while writer.tokens < tokens:
         document = rng.integers(0, BOS, int(rng.integers(50, 1000)), dtype=np.uint32)
         document[0], document[-1] = BOS, EOS
         writer.add(document, np.array([len(document)], np.uint64))
@@ -74,19 +78,27 @@ def sparse_shard(folder: Path) -> None:
     )
 
 
-def rate(samples: Callable[[], Iterator[Any]]) -> float:
-    """Median Mtok/s over rounds of about a second; the first round warms up."""
+class Rate(NamedTuple):
+    """Mtok/s."""
+
+    wall: float
+    cpu: float
+    """Per second of this process's CPU time: what the machine would give if nothing else ran on it."""
+
+
+def rate(samples: Callable[[], Iterator[Any]]) -> Rate:
+    """Median over rounds of about a second; the first round warms up."""
     found = []
     for _ in range(ROUNDS + 1):
-        count, started = 0, time.perf_counter()
+        count, started, cpu = 0, time.perf_counter(), time.process_time()
         while (spent := time.perf_counter() - started) < SECONDS:
             for sample in samples():
                 count += int(sample.size if isinstance(sample, np.ndarray) else sample.numel())
                 if time.perf_counter() - started >= SECONDS:
                     break
         spent = time.perf_counter() - started
-        found.append(count / spent / 1e6)
-    return statistics.median(found[1:])
+        found.append(Rate(count / spent / 1e6, count / (time.process_time() - cpu) / 1e6))
+    return Rate(*(statistics.median(column) for column in zip(*found[1:], strict=True)))
 
 
 def raw(folder: Path) -> Callable[[], Iterator[Any]]:
@@ -101,9 +113,20 @@ def raw(folder: Path) -> Callable[[], Iterator[Any]]:
     return samples
 
 
-def batches(folder: Path) -> Callable[[], Iterator[Any]]:
+def one_source(folder: Path) -> ShardLoader.Config:
     """Our complete batches: shuffled, labels masked at borders, positions."""
-    config = ShardLoader.Config(tokens_dir=str(folder), emit_positions=True, check="sizes")
+    return ShardLoader.Config(tokens_dir=str(folder), emit_positions=True, check="sizes")
+
+
+def mixed(folders: Sequence[Path]) -> ShardLoader.Config:
+    """The same of five sources."""
+    named = {f"source-{number}": str(folder) for number, folder in enumerate(folders)}
+    mixture = Mixture(folders=named, stages=(Stage(first=0, weights=WEIGHTS),))
+    return ShardLoader.Config(mixture=mixture, emit_positions=True, check="sizes")
+
+
+def batches(config: ShardLoader.Config) -> Callable[[], Iterator[Any]]:
+    """What a training step takes."""
     made = iter(config.build(dp_world_size=1, dp_rank=0, tokenizer=None, seq_len=LENGTH, local_batch_size=BATCH))
 
     def samples() -> Iterator[Any]:
@@ -177,14 +200,26 @@ def on_the_fly(folder: Path) -> Callable[[], Iterator[Any]]:
     return lambda: (inputs["input"] for inputs, _ in endless)
 
 
-def resume_ms(folder: Path) -> float:
-    """From a loaded state to the first batch at token 10^9, median of fresh loaders; the map of the shard included."""
-    config = ShardLoader.Config(tokens_dir=str(folder), check="sizes", emit_positions=True)
+def state_at(config: ShardLoader.Config, token: int) -> dict[str, Any]:
+    """What a checkpoint near this token holds, with a mixture at the end of a whole number of its periods."""
+    places = token // LENGTH // 8 * 8
+    if config.mixture is None:
+        return {"cursor": places}
+    weights = config.mixture.stages[0].weights
+    periods = places // sum(weights) // 2 * 2
+    counts = tuple(weight * periods for weight in weights)
+    position = Position(place=sum(counts), cursors=counts, weights=weights, counts=counts)
+    return write_state(position, tuple(config.mixture.folders))
+
+
+def resume_ms(config: ShardLoader.Config) -> float:
+    """From a loaded state to the first batch at token 10^9, median of fresh loaders; the map of the shards included."""
+    state = state_at(config, RESUME_TOKEN)
     found = []
     for _ in range(21):
         loader = config.build(dp_world_size=8, dp_rank=3, tokenizer=None, seq_len=LENGTH, local_batch_size=1)
         started = time.perf_counter()
-        loader.load_state_dict({"cursor": RESUME_TOKEN // LENGTH // 8 * 8})
+        loader.load_state_dict(state)
         next(iter(loader))
         found.append(1000 * (time.perf_counter() - started))
     return statistics.median(found)
@@ -198,26 +233,34 @@ def main() -> None:
         stream = prepare_ours(folder / "ours")
         np.save(folder / "stream.npy", stream)
         sparse_shard(folder / "sparse")
+        parts = [folder / f"part-{number}" for number in range(len(WEIGHTS))]
+        for part in parts:
+            prepare_ours(part, TOKENS // len(WEIGHTS))
         found = {
             "ours, raw windows": rate(raw(folder / "ours")),
             "litdata TokensLoader": rate(litdata(folder, folder / "stream.npy")),
             "MDS": rate(mds(folder, stream)),
             "torchtitan, on the fly": rate(on_the_fly(folder)),
-            "ours, complete batches": rate(batches(folder / "ours")),
+            "ours, complete batches": rate(batches(one_source(folder / "ours"))),
+            "ours, of five sources": rate(batches(mixed(parts))),
         }
-        resumed = resume_ms(folder / "sparse")
+        resumed = resume_ms(one_source(folder / "sparse"))
+        resumed_mixture = resume_ms(mixed([folder / "sparse"] * len(WEIGHTS)))
     finally:
         shutil.rmtree(folder)
     print(f"\n{TOKENS / 1e6:.0f} M tokens, sequences of {LENGTH}, one process; load {os.getloadavg()[0]:.1f} at the end\n")
     for name, value in found.items():
-        print(f"{name:28}{value:10.1f} Mtok/s")
+        print(f"{name:28}{value.wall:10.1f} Mtok/s{value.cpu:10.1f} by CPU time")
     print(f"{'resume at token 10^9':28}{resumed:10.2f} ms")
+    print(f"{'the same, five sources':28}{resumed_mixture:10.2f} ms")
     result = {
         "bench": "loader",
-        "ratio_litdata_raw": round(found["ours, raw windows"] / found["litdata TokensLoader"], 2),
-        "batch_mtok_s": round(found["ours, complete batches"], 1),
+        "ratio_litdata_raw": round(found["ours, raw windows"].wall / found["litdata TokensLoader"].wall, 2),
+        "batch_mtok_s": round(found["ours, complete batches"].wall, 1),
+        "mixture_mtok_s": round(found["ours, of five sources"].wall, 1),
         "resume_ms": round(resumed, 3),
-        "mtok_s": {name: round(value, 2) for name, value in found.items()},
+        "mixture_resume_ms": round(resumed_mixture, 3),
+        "mtok_s": {name: [round(one, 2) for one in value] for name, value in found.items()},
     }
     print(json.dumps(result))
 
