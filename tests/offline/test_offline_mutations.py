@@ -26,6 +26,7 @@ TRIED = (
     "a run with the longest name fails",
     "Triage is throttled for a moment",
     "Triage is lost, and the job had said why it failed",
+    "taken over before the first attempt",
 )
 
 

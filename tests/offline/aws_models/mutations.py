@@ -277,6 +277,10 @@ def _drop(key: str) -> Change:
 MACHINE_FAULTS = (
     Mutation(name="Prepare data: Catch dropped", definition=state("Prepare data", _drop("Catch"))),
     Mutation(name="Train: Catch dropped", definition=state("Train", _drop("Catch"))),
+    Mutation(
+        name="Attempt confirmed?: whoever owns the run",
+        definition=state("Attempt confirmed?", lambda s: s["Choices"][0].update(Condition="{% true %}")),
+    ),
     Mutation(name="Triage: Catch dropped", definition=state("Triage", _drop("Catch"))),
     Mutation(name="Report: TransientFault not retried", definition=state("Report", lambda s: s["Retry"][0]["ErrorEquals"].pop(0))),
     Mutation(name="Train legs: Catch dropped", definition=state("Train legs", _drop("Catch"))),
