@@ -152,7 +152,7 @@ def triage_role(
     log_group_arn: str,
     *,
     build_log_group_arn: str,
-    topic_arn: str,
+    topic_arns: Sequence[str],
     report_function_arn: str,
     stops_jobs: bool,
 ) -> iam.Role:
@@ -184,7 +184,7 @@ def triage_role(
             allow("lambda:InvokeFunction", on=report_function_arn),
             _tell(scope),
             _key_through_s3(scope, shared, "kms:Decrypt", "kms:GenerateDataKey"),
-            allow("sns:Publish", on=topic_arn),
+            allow("sns:Publish", on=topic_arns),
             allow("kms:Decrypt", "kms:GenerateDataKey", on=shared.key.key_arn, when=_through(scope, "sns")),
         ],
     )
@@ -407,6 +407,15 @@ def machine_role(
             allow(*trace, on="*", because=NO_RESOURCES),
         ],
     )  # fmt: skip
+
+
+def chat_role(scope: Construct) -> iam.Role:
+    """Amazon Q in a chat channel: what the graph beside an alarm needs, of the Describe*, Get* and List* that its guide grants."""
+    looks = ("DescribeAlarms", "DescribeAlarmHistory", "GetMetricData", "GetMetricStatistics", "GetMetricWidgetImage", "ListMetrics")
+    reads = allow(
+        *(f"cloudwatch:{look}" for look in looks), on="*", because="alarms and metrics of any name may be shown; none are changed"
+    )
+    return new_role(scope, "ChatRole", "chatbot.amazonaws.com", [reads], from_this_account=False)
 
 
 def schedule_role(scope: Construct, machine_arn: str, lost_arn: str) -> iam.Role:

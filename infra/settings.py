@@ -28,6 +28,7 @@ TRACKING_SERVER = Pattern(
 POLICY_ARN = Pattern(r"arn:aws[a-z-]*:iam::(\d{12}|aws):policy/.+", "the ARN of an IAM policy")
 ROLE_PATH = Pattern(r"/([!-.0-~]+/)*", 'a path such as "/ml-platform/"')
 BUCKET = Pattern(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "a bucket name")
+SLACK_ID = Pattern(r"[0-9A-Z]{1,255}", 'an id of Slack such as "T0123ABCD" or "C0123ABCD"')
 EMAIL = Pattern(r"[^@\s]+@[^@\s]+\.[^@\s]+", "an email address")
 EXPRESSION = Pattern(r"(cron|rate|at)\(.+\)", 'a schedule expression such as "cron(0 6 ? * MON *)" or "rate(1 day)"')
 
@@ -119,6 +120,16 @@ class FsxSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChatSettings:
+    """A Slack channel, through Amazon Q Developer in chat applications. The workspace must be authorised there once, in its console."""
+
+    slack_workspace_id: Annotated[str, SLACK_ID]
+    """Id of the workspace, as that console shows it."""
+    slack_channel_id: Annotated[str, SLACK_ID]
+    """Id of the channel: the end of its link. In a private channel Amazon Q must be a member."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AlarmSettings:
     """When people are told."""
 
@@ -177,6 +188,8 @@ class Settings:
     """Schedules that start runs."""
     emails: tuple[Annotated[str, EMAIL], ...] = ()
     """Subscribers of the topic; each confirms by a link that AWS sends."""
+    chat: ChatSettings | None = None
+    """A Slack channel that shows the runs' ends, retries and alarms."""
     source_buckets: tuple[Annotated[str, BUCKET], ...] = ()
     """Other buckets that runs may read text from; their owners grant it too when they are another account's."""
     alarms: AlarmSettings = dataclasses.field(default_factory=AlarmSettings)

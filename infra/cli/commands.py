@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import functools
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from contracts.config import suggestion
+from infra.cli import clean as cleaning
 from infra.cli import compare as comparing
 from infra.cli.again import settings_of
 from infra.cli.empty import buckets_to_empty, empty_buckets, refuse_while_runs_are_active, versions
@@ -332,6 +334,24 @@ def empty(target: Target, yes: Annotated[bool, typer.Option("--yes", "-y", help=
             typer.echo(f"{name}: {count:,} deleted")
 
 
+@on_target
+def clean(target: Target, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False, as_json: AsJson = False) -> None:
+    """Show what costs storage and what of it can go without loss (old checkpoints, tokens of no run); ask, then delete that."""
+    now = dt.datetime.now(dt.UTC)
+    found = cleaning.look(target, now)
+    if not as_json:
+        cleaning.show(found, output())
+    deleted = 0
+    if found.can_go and (yes or (not as_json and typer.confirm(cleaning.question(found)))):
+        deleted = cleaning.delete(target, found, dt.datetime.now(dt.UTC))
+    if as_json:
+        _echo({**cleaning.as_value(found), "deleted_bytes": deleted})
+    elif deleted:
+        typer.echo(f"{deleted / 1e9:,.2f} GB deleted; the bucket keeps their versions for a while")
+    elif not found.can_go:
+        typer.echo("Nothing can go without loss.")
+
+
 EXAMPLES = {
     "doctor": (doctor, "pretrain doctor llama3_8b"),
     "plan": (plan, "pretrain plan llama3_8b --set training.steps=2000"),
@@ -343,6 +363,7 @@ EXAMPLES = {
     "compare": (compare, "pretrain compare evening morning"),
     "report": (report, "pretrain report evening --open"),
     "images": (images, "pretrain images"),
+    "clean": (clean, "pretrain clean --json"),
     "empty": (empty, "pretrain empty --environment trial"),
     "export": (export, "pretrain export ./model --run evening"),
 }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import locale
 import os
 import sys
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
@@ -19,9 +20,12 @@ MARKS = {
     "waiting": ("·", "dim"), "running": (" ", ""), "done": ("✓", "green"), "skipped": ("✓", "dim green"),
     "failed": ("✗", "bold red"), "refused": ("✗", "bold red"), "stopped": ("■", "yellow"),
 }  # fmt: skip
+ASCII_MARKS = {"waiting": ".", "running": " ", "done": "+", "skipped": "+", "failed": "x", "refused": "x", "stopped": "#"}
 BAR_WIDTH = 16
 NARROW_BAR_WIDTH = 8
 PIPE_WIDTH = 1000
+TABLE_WIDTH = 80
+"""Columns that the table of legs needs."""
 
 
 def duration(seconds: float | None) -> str:
@@ -51,21 +55,27 @@ def say(console: Console, text: str, *, style: str = "", indent: int = 0) -> Non
         console.print(" " * indent + text, highlight=False, markup=False, soft_wrap=True)
 
 
+def ascii_only(console: Console) -> bool:
+    """Whether the terminal shows ASCII only: its encoding says so, or the locale is C, in which Python writes UTF-8 all the same."""
+    return console.options.ascii_only or locale.setlocale(locale.LC_CTYPE) in ("C", "POSIX")
+
+
 class LiveScreen:
     """Renders views; one spinner for all of them, so that its animation is continuous."""
 
-    def __init__(self) -> None:
-        self._spinner = Spinner("dots")
+    def __init__(self, *, ascii_only: bool = False) -> None:
+        self._ascii = ascii_only
+        self._spinner = Spinner("line" if ascii_only else "dots")
 
     def render(self, view: RunView) -> RenderableType:
-        """The whole screen, 80 columns and up."""
+        """The whole screen: a table of legs from 80 columns on, below that a sentence for each."""
         parts: list[RenderableType] = [
             Text.assemble(("run ", "dim"), (view.run_id, "bold"), ("  " + _state_word(view), _state_style(view)))
         ]
         parts.append(self._stages(view))
         shown = [leg for leg in view.legs if leg.step]
         if shown:
-            parts.append(_legs(shown, len(view.legs) > 1))
+            parts.append(_Legs(shown, len(view.legs) > 1, self._ascii))
         if view.sentence:
             parts.append(Text(view.sentence, style="yellow" if view.status == "ABORTED" else "red"))
         return Group(*parts)
@@ -78,6 +88,7 @@ class LiveScreen:
         table.add_column(ratio=1)
         for stage in view.stages:
             mark, style = MARKS[stage.state]
+            mark = ASCII_MARKS[stage.state] if self._ascii else mark
             table.add_row(
                 self._spinner if stage.state == "running" and not view.ended else Text(mark, style=style),
                 Text(stage.name, style="dim" if stage.state == "waiting" else ""),
@@ -87,7 +98,27 @@ class LiveScreen:
         return table
 
 
-def _legs(legs: list[LegView], several: bool) -> Table:
+class _Legs:
+    """The legs, as wide as the terminal allows."""
+
+    def __init__(self, legs: list[LegView], several: bool, ascii_only: bool) -> None:
+        self._legs, self._several, self._ascii = legs, several, ascii_only
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if options.max_width >= TABLE_WIDTH:
+            yield _legs(self._legs, self._several, self._ascii)
+        else:  # a table would cut its figures
+            yield from (Text(_leg_line(leg, validated=True) + (f", ${leg.usd:,.2f}" if leg.usd is not None else "")) for leg in self._legs)
+
+
+def _bar(leg: LegView, width: int, ascii_only: bool) -> RenderableType:
+    if not ascii_only:
+        return ProgressBar(total=max(1, leg.steps), completed=leg.step, width=width)
+    done = min(width, width * leg.step // max(1, leg.steps))
+    return Text("#" * done + "-" * (width - done))
+
+
+def _legs(legs: list[LegView], several: bool, ascii_only: bool) -> Table:
     """One row a leg; with several legs narrow enough for 80 columns."""
     gap = 1 if several else 2
     table = Table(box=None, padding=(0, gap, 0, 0), show_edge=False, header_style="dim", pad_edge=False)
@@ -97,7 +128,7 @@ def _legs(legs: list[LegView], several: bool) -> Table:
         table.add_column(title, no_wrap=True, justify="left" if title == "progress" else "right")
     for leg in legs:
         cells: list[RenderableType] = [
-            ProgressBar(total=max(1, leg.steps), completed=leg.step, width=NARROW_BAR_WIDTH if several else BAR_WIDTH),
+            _bar(leg, NARROW_BAR_WIDTH if several else BAR_WIDTH, ascii_only),
             f"{leg.step / max(1, leg.steps):.0%}" if several else f"{leg.step}/{leg.steps}",
             _number(leg.loss, 3),
             _number(leg.validation_loss, 3),

@@ -23,7 +23,7 @@ from rich.live import Live
 from infra.cli.exits import CommandError, Exit
 from infra.cli.observe import Observer
 from infra.cli.progress import RunView
-from infra.cli.screen import LiveScreen, PlainLines
+from infra.cli.screen import LiveScreen, PlainLines, ascii_only
 
 EMBEDDED_SECONDS = 1.0
 AWS_SECONDS = 5.0  # GetExecutionHistory allows 20 calls a second per account; five seconds leave room for many watchers
@@ -59,7 +59,7 @@ def watch(
     """
     if plain or not console.is_terminal or console.is_dumb_terminal:  # a dumb terminal would show a live screen at its end only
         return _follow(observer, every, pause, _plain_show(console), lambda text: console.print(text, highlight=False, soft_wrap=True))
-    screen = LiveScreen()
+    screen = LiveScreen(ascii_only=ascii_only(console))
     with Live(console=console, refresh_per_second=8, transient=False) as live:
         return _follow(
             observer, every, pause, lambda view: live.update(screen.render(view)), lambda text: live.console.print(text, style="yellow")

@@ -31,6 +31,7 @@ class Functions(Construct):
         training_role: iam.Role,
         network: dict[str, Any],
         topic_arn: str,
+        chat_topic_arn: str | None,
     ) -> None:
         super().__init__(scope, construct_id)
         logs = {name: function_log(self, name, settings) for name in ("Admit", "Triage", "Report")}
@@ -84,7 +85,7 @@ class Functions(Construct):
                 shared,
                 logs["Triage"].log_group_arn,
                 build_log_group_arn=build.log_group.log_group_arn,
-                topic_arn=topic_arn,
+                topic_arns=[topic_arn, *([chat_topic_arn] if chat_topic_arn else [])],
                 report_function_arn=self.report.function_arn,
                 stops_jobs=polls,
             ),
@@ -94,6 +95,7 @@ class Functions(Construct):
                 name=settings.name,
                 bucket=shared.bucket.bucket_name,
                 topic_arn=topic_arn,
+                chat_topic_arn=chat_topic_arn,
                 report_function=self.report.function_arn,
                 stops_jobs=polls,
                 runbook=settings.runbook_url,

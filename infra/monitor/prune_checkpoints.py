@@ -47,7 +47,7 @@ def prune_checkpoints(s3: Any, bucket: str, days: int | None, now: datetime.date
             continue
         folders = sorted((f for attempt, objects in attempts.items() for f in folders_of(objects, attempt)), key=lambda f: f.age_order)
         for folder in no_longer_kept(s3, bucket, folders, days, now):
-            _delete(s3, bucket, folder, pruned)
+            delete_checkpoint(s3, bucket, folder, pruned)
     return pruned
 
 
@@ -87,7 +87,7 @@ def _checkpoints_by_leg(s3: Any, bucket: str) -> dict[str, dict[str, list[Json]]
     return legs
 
 
-def _delete(s3: Any, bucket: str, folder: StepFolder, pruned: Pruned) -> None:
+def delete_checkpoint(s3: Any, bucket: str, folder: StepFolder, pruned: Pruned) -> None:
     """Delete a checkpoint, its manifest first: a half-deleted one is none. When that cannot be deleted the rest stays."""
     others = sorted(folder.files.keys() - {CHECKPOINT_MANIFEST})
     first = [CHECKPOINT_MANIFEST] if CHECKPOINT_MANIFEST in folder.files else []

@@ -62,6 +62,8 @@ class TriageDeployment:
     """Data bucket."""
     topic_arn: str
     """Topic of messages."""
+    chat_topic_arn: str | None = None
+    """Topic of messages in the format of Amazon Q Developer in chat applications, where there is one."""
     report_function: str
     """ARN of the function Report, for executions that ended before their state of that name."""
     stops_jobs: bool = False

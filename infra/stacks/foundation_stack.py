@@ -15,6 +15,7 @@ from aws_cdk import aws_sns_subscriptions as subscriptions
 from constructs import Construct
 
 from infra.constructs.acknowledge import acknowledge
+from infra.constructs.chat import Chat
 from infra.roles import Shared
 from infra.run.layout import JOBS_PREFIX, RUNS_PREFIX
 from infra.settings import Settings
@@ -64,6 +65,10 @@ class FoundationStack(cdk.Stack):
                     conditions={"StringEquals": {"aws:SourceAccount": self.account}},
                 )
             )
+        self.chat_topic_arn: str | None = None
+        if settings.chat is not None:
+            chat = Chat(self, "Chat", name=settings.name, settings=settings.chat, alarms=self.topic, key=self.key)
+            self.chat_topic_arn = chat.topic.topic_arn
         self.shared = Shared(
             bucket=self.bucket,
             bucket_arn=self.export_value(self.bucket.bucket_arn),

@@ -65,6 +65,7 @@ class PipelineStack(cdk.Stack):
             training_role=self.training_role,
             network=network,
             topic_arn=foundation.topic.topic_arn,
+            chat_topic_arn=foundation.chat_topic_arn,
         )
         self.machine = self._machine(settings, foundation, retention)
         detail = {"stateMachineArn": [self.machine.state_machine_arn], "status": list(ended.STATUSES)}

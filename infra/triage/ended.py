@@ -10,7 +10,7 @@ import datetime
 import json
 
 from contracts.config import Json
-from infra.edge.run_events import send
+from infra.edge.run_events import send, show
 from infra.run.deployment import TriageDeployment
 from infra.run.layout import RunLayout, uri
 from infra.run.run_event import RunEvent, State, event_id
@@ -34,7 +34,9 @@ def execution_ended(event: Json, clients: Clients, deployment: TriageDeployment)
     first = clients.states.get_execution_history(executionArn=arn, maxResults=FIRST_EVENTS)["events"]
     run_id = admitted_run(first) or run_id_of(input_of(execution), str(execution["name"]))
     explained = explain_unreported(execution, run_id, clients, deployment) if execution["status"] != "SUCCEEDED" else {}
-    send(clients.events, run_event(execution, run_id, explained, deployment))
+    told = run_event(execution, run_id, explained, deployment)
+    send(clients.events, told)
+    show(clients.sns, deployment.chat_topic_arn, told, deployment.runbook)
     return explained
 
 

@@ -17,7 +17,7 @@ import random
 from contracts.config import Json
 from infra.edge import log
 from infra.edge.function import Container, lambda_function
-from infra.edge.run_events import send
+from infra.edge.run_events import send, show
 from infra.run.deployment import TriageDeployment
 from infra.run.run_event import RunEvent, event_id
 from infra.triage import ended, unreported
@@ -42,7 +42,9 @@ def handler(event: Json, container: Container[TriageDeployment]) -> Json:
         return explained
     decided = triage(event, clients, container.deployment, jitter=random.random())
     if decided["again"]:
-        send(container.client("events"), _retrying(event, decided, container.deployment))
+        told = _retrying(event, decided, container.deployment)
+        send(container.client("events"), told)
+        show(container.client("sns"), container.deployment.chat_topic_arn, told, container.deployment.runbook)
     return decided
 
 

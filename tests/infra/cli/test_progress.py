@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 from cli_aws import BEGAN, entered
@@ -117,6 +121,42 @@ def test_live_screen_fits_and_cuts_no_figure(width, legs):
     assert sum("5.123" in line for line in lines) == legs
     if legs:
         assert all(word in console.file.getvalue() for word in ("8,950", "41.2%", "1 h 40 min", "15.82"))
+
+
+def rendered(console: Console, legs: int, **options: bool) -> str:
+    console.print(LiveScreen(**options).render(view(legs)))
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 60, 79])
+@pytest.mark.parametrize("legs", [1, 4])
+def test_narrow_terminal_wraps_and_cuts_no_figure(width, legs):
+    text = rendered(Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None), legs)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width and "\u2026" not in text
+    words = " ".join(text.split())
+    assert all(words.count(word) == legs for word in ("5.123", "8,950", "41.2%", "1 h 40 min left", "$15.82")), text
+
+
+def test_no_color_is_obeyed(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    text = rendered(Console(width=80, file=io.StringIO(), force_terminal=True, color_system="truecolor"), 1)
+    codes = [code for sequence in re.findall(r"\x1b\[([\d;]*)m", text) for code in sequence.split(";")]
+    assert not [code for code in codes if code.isdigit() and (30 <= int(code) <= 49 or 90 <= int(code) <= 107)]
+    assert "5.123" in text and "41.2%" in text
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_terminal_without_utf8_sees_ascii_only(width):
+    text = rendered(Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None), 4, ascii_only=True)
+    assert text.isascii() and "+  Admit" in text and ("###-----" in text) == (width >= 80)
+
+
+def test_c_locale_counts_as_ascii_whatever_python_writes():
+    code = "from rich.console import Console; from infra.cli.screen import ascii_only; print(ascii_only(Console()))"
+    for name, wanted in (("C", "True"), ("C.UTF-8", "False")):
+        environment = {**os.environ, "LC_ALL": name, "PYTHONUTF8": "1"}
+        found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert found.stdout.strip() == wanted
 
 
 def test_plain_lines_say_each_change_once():

@@ -12,7 +12,8 @@ import jsonschema
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from infra.edge.run_events import send
+from infra.edge.run_events import send, show
+from infra.run.chat_message import TITLES, chat_message
 from infra.run.run_event import MAX_SENTENCE_BYTES, STATES, RunEvent, detail, entry, event_id, schema
 
 PROJECT = Path(__file__).parents[3]
@@ -71,3 +72,36 @@ def test_a_lost_event_is_logged_and_fails_nothing(answer, words, capsys):
     send(Refusing(answer), EVENT)
     line = json.loads(capsys.readouterr().out)
     assert line["level"] == "WARNING" and line["state"] == "TRAINED" and words in line["error"]
+
+
+def test_a_chat_message_has_the_form_of_custom_notifications_within_slacks_limits():
+    """Amazon Q drops every other text on the topic without notice."""
+    failed = dataclasses.replace(
+        EVENT, state="FAILED", sentence="LossDiverged (stop): " + "x" * 9000, failure_class="LossDiverged", report="s3://b/r"
+    )
+    message = chat_message(failed, "https://wiki.example/runbook")
+    assert (message["version"], message["source"], message["id"]) == ("1.0", "custom", failed.event_id)
+    assert set(message) == {"version", "source", "id", "content", "metadata"}
+    content = message["content"]
+    assert (
+        content["textType"] == "client-markdown"
+        and content["title"] == "Failed: evening (pretrain)"
+        and len(content["description"]) == 2900
+    )
+    assert content["nextSteps"] == [
+        "https://wiki.example/runbook#lossdiverged", "`pretrain report evening`", "`pretrain start --again evening`",
+    ]  # fmt: skip
+    assert message["metadata"]["threadId"] == "evening" and message["metadata"]["relatedResources"] == [ARN, "s3://b/r"]
+    assert all(isinstance(value, str) for value in message["metadata"]["additionalContext"].values())
+    assert set(TITLES) == set(STATES)
+
+
+def test_a_message_that_the_channel_does_not_take_is_logged_and_none_is_sent_without_a_channel(capsys):
+    class Topic:
+        def publish(self, **given: Any) -> None:
+            raise ClientError({"Error": {"Code": "KMSAccessDenied", "Message": "no key"}}, "Publish")
+
+    show(Topic(), None, EVENT, "x")
+    assert capsys.readouterr().out == ""
+    show(Topic(), "arn:topic", EVENT, "x")
+    assert "no key" in json.loads(capsys.readouterr().out)["error"]

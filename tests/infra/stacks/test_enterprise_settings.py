@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ BLOCK: Json = {
     "role_path": "/ml-platform/",
     "tags": {"cost-center": "42"},
     "job_log_retention_days": 30,
+    "chat": {"slack_workspace_id": "T0123ABCD", "slack_channel_id": "C0123ABCD"},
     "mlflow_tracking_server_arn": "arn:aws:sagemaker:us-west-2:111122223333:mlflow-tracking-server/team",
 }
 TRACKER = "arn:aws:sagemaker:us-west-2:111122223333:mlflow-tracking-server/team"
@@ -139,3 +141,23 @@ def test_none_of_it_is_there_without_the_settings(default: Synthesised) -> None:
 def test_settings_that_cannot_work_are_refused(change: Json, words: str) -> None:
     with pytest.raises(SpecError, match=words):
         load_settings({"x": BLOCK | change}, "x")
+
+
+def test_a_slack_channel_shows_both_topics_and_may_read_metrics_and_nothing_else(enterprise: Synthesised) -> None:
+    (channel,) = of(enterprise, "AWS::Chatbot::SlackChannelConfiguration")
+    assert (channel["SlackWorkspaceId"], channel["SlackChannelId"]) == ("T0123ABCD", "C0123ABCD")
+    assert len(channel["SnsTopicArns"]) == 2 == len(of(enterprise, "AWS::SNS::Topic"))
+    (guardrail,) = channel["GuardrailPolicies"]
+    assert str(guardrail).endswith("CloudWatchReadOnlyAccess']]}")  # without one it would be AdministratorAccess
+    resources = enterprise.template("foundation").to_json()["Resources"].items()
+    (role,) = [it["Properties"] for name, it in resources if it["Type"] == "AWS::IAM::Role" and "ChatRole" in name]
+    allowed = [action for policy in role["Policies"] for one in policy["PolicyDocument"]["Statement"] for action in one["Action"]]
+    assert allowed and all(re.match(r"cloudwatch:(Describe|Get|List)\w+$", action) for action in allowed)
+    published = next(one for one in statements(enterprise, "TriageRole") if one["Action"] == "sns:Publish")
+    assert len(published["Resource"]) == 2
+
+
+def test_without_the_setting_there_is_no_channel() -> None:
+    assert load_settings({"plain": {}}, "plain").chat is None
+    with pytest.raises(SpecError, match="an id of Slack"):
+        load_settings({"bad": {"chat": {"slack_workspace_id": "my-team", "slack_channel_id": "C1"}}}, "bad")
