@@ -11,7 +11,15 @@ STAGES: dict[str, tuple[str, ...]] = {
     "Admit": ("Admit", "Go ahead?"),
     "Build image": ("Image exists?", "Build image", "Build later?", "Wait to build"),
     "Prepare data": (
-        *("Data exists?", "Confirm preparation", "Preparation confirmed?", "Prepare data", "Prepared?"),
+        *(
+            "Data exists?",
+            "Next preparation",
+            "Prepare corpus",
+            "Confirm preparation",
+            "Preparation confirmed?",
+            "Prepare data",
+            "Prepared?",
+        ),
         *("Triage preparation", "Prepare again?", "Wait to prepare"),
     ),
     "Train": (

@@ -152,11 +152,14 @@ def test_one_empty_period_resets_no_alarm(default: Synthesised) -> None:
         assert alarm["DatapointsToAlarm"] == alarm["EvaluationPeriods"] - 1 >= 1
 
 
-def test_the_end_of_an_execution_that_did_not_succeed_calls_triage(default: Synthesised) -> None:
+def test_the_end_of_every_execution_calls_triage(default: Synthesised) -> None:
     template = default.template("pipeline")
     (rule,) = [r for r in resources(template, "AWS::Events::Rule") if r["EventPattern"]["source"] == ["aws.states"]]
     ((machine, _),) = template.find_resources("AWS::StepFunctions::StateMachine").items()
-    assert rule["EventPattern"]["detail"] == {"stateMachineArn": [{"Ref": machine}], "status": ["FAILED", "TIMED_OUT", "ABORTED"]}
+    assert rule["EventPattern"]["detail"] == {
+        "stateMachineArn": [{"Ref": machine}],
+        "status": ["SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED"],
+    }
     (function,) = template.find_resources("AWS::Lambda::Function", {"Properties": {"Handler": "infra.triage.handler.handler"}})
     assert [target["Arn"] for target in rule["Targets"]] == [{"Fn::GetAtt": [function, "Arn"]}]
 
