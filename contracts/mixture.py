@@ -47,7 +47,8 @@ class MixedSource:
     name: Annotated[str, SOURCE_NAME]
     """Names the source in metrics and report; two sources have two names."""
     weight: Weight | None = None
-    """Its share of the tokens, relative to the sum of all weights. Give exactly one of ``weight`` and ``epochs``."""
+    """Its share of the tokens, relative to the sum of all weights; at every sample of the run it is less than one sample from it.
+    A run that is continued may have other weights: they count from its checkpoint on. Give exactly one of ``weight`` and ``epochs``."""
     epochs: Annotated[float, Bounds(0, 1e6)] | None = None
     """How many passes over it the whole run makes; the sources with weights share the rest. Where every source has ``epochs``, they
     are relative: the shares follow from the sizes, and the run's steps decide how many passes it comes to."""

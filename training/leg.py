@@ -33,6 +33,7 @@ def train_leg(job: LegJob) -> None:
         logger.setLevel(logging.WARNING)
     begin = time.time()
     tokens = job_tokens(job)
+    _say_what_is_not_validated(job, tokens)
     note_part = _startup_notes(job)
     note_part("ranks")
     trainer = trainer_config(job, tokens).build()
@@ -45,6 +46,18 @@ def train_leg(job: LegJob) -> None:
         trainer.close()
     if together:
         dist.destroy_process_group()
+
+
+def _say_what_is_not_validated(job: LegJob, tokens: Tokens) -> None:
+    """Of a mixture; the one source of another run is told of in the plan."""
+    validated = tokens.validated(job.spec.sequence_length)
+    for source in tokens.sources:
+        if tokens.is_mixture and source not in validated:
+            held_out = source.index.splits["validation"].tokens
+            logger.info(
+                f"Source {source.name} has no validation loss: its {held_out:,} held-out tokens do not fill a sample of "
+                f"{job.spec.sequence_length:,}; raise validation_share, or give it more text"
+            )
 
 
 def finish(job: LegJob, trainer: LegTrainer, tokens: Tokens, begin: float) -> bool:

@@ -30,7 +30,7 @@ from training.token_shards import SplitName, TokenShards
 BLOCK_BYTES = 8 << 20  # what one request of FastFile or a spinning disk reads well (8-64 MiB)
 GROUP_BLOCKS = 8  # 64 MiB of shards in use at a time: stays in the page cache, mixes thousands of documents
 LOOK_AHEAD = 256  # places of a source's order computed at once: about a millisecond every 256 samples
-FIRST_ONES = 16  # a source's first places are computed one by one, so that a resume does not wait for that millisecond
+ONES = 16  # as many places computed one by one take as long: so a resume's first ones, and of many ranks each one's places, are
 VALIDATION_SEED = 0  # every validation reads the same samples in the same order, whatever the run's seed
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
@@ -48,17 +48,18 @@ class Source:
             block_samples=max(1, BLOCK_BYTES // (shards.sequence_length * item_bytes)),
             group_blocks=GROUP_BLOCKS,
         )
-        self._ones = FIRST_ONES
+        self._ones = ONES
+        self._last = 0
         self._from = 0
         self._ahead: list[int] = []
 
     def sample(self, cursor: int) -> int:
         """The sample at this place of the source's order."""
-        offset = cursor - self._from
+        offset, gap, self._last = cursor - self._from, cursor - self._last, cursor
         if 0 <= offset < len(self._ahead):
             return self._ahead[offset]
-        if self._ones:
-            self._ones -= 1
+        if self._ones or gap > ONES:
+            self._ones = max(0, self._ones - 1)
             return self.order.one(cursor)
         self._from, self._ahead = cursor, self.order.at(cursor, LOOK_AHEAD).tolist()
         return self._ahead[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from small_shards import write_shards
 from contracts.config import merge
 from training.failure_classes import BadInput, CheckpointMismatch, CorruptShard, TokensMismatch
 from training.leg_job import LegJob, read_job
-from training.loader import ShardLoader, source_seed
+from training.loader import ShardLoader, Source, source_seed
 from training.mixture_order import Mixture, Stage
 from training.token_shards import TokenShards
 from training.tokens import job_mixture, job_tokens
@@ -97,6 +98,14 @@ def test_each_source_is_read_in_its_own_order_epoch_by_epoch(folders):
     seen = one.seen()
     assert seen["books"] == {"share": 0.1, "epochs": 4.0}
     assert seen["tiny"] == {"share": 0.1, "epochs": 28.0}
+
+
+@given(gaps=st.lists(st.sampled_from((1, 1, 1, 3, 40, 300)), min_size=1, max_size=80))
+@settings(max_examples=30, deadline=None)
+def test_places_near_and_far_are_those_of_the_order(folders, gaps):
+    source = Source(TokenShards(folders["web"], "train", LENGTH), seed=3)
+    cursors = list(itertools.accumulate(gaps))
+    assert [source.sample(cursor) for cursor in cursors] == [source.order.one(cursor) for cursor in cursors]
 
 
 def test_sixteen_sources_one_of_them_a_millionth(tmp_path: Path):
