@@ -134,6 +134,23 @@ def samples_of(tokens: int, sequence_length: int) -> int:
     return -(-(tokens - 1) // sequence_length) if tokens else 0
 
 
+def require_sequences(sources: Sequence[MixedSource], tokens: Sequence[int | None], sequence_length: int) -> None:
+    """Every source fills a sequence: of a shorter one each sample would be the same text and padding.
+
+    Args:
+        sources: the mixture.
+        tokens: training tokens of each source; None where that is not known yet.
+        sequence_length: tokens of a sample.
+
+    Raises:
+        MixtureError: one does not.
+    """
+    for source, count in zip(sources, tokens, strict=True):
+        if count is not None and count <= sequence_length:
+            fix = "add text to it, leave it out of data.sources, or lower training.sequence_length"
+            raise MixtureError(f"source {source.name} holds {count:,} training tokens, not one sequence of {sequence_length:,}; {fix}")
+
+
 def stages(sources: Sequence[MixedSource], available: Sequence[int | None], *, steps: int, samples_per_step: int) -> tuple[Stage, ...]:
     """What every source contributes to a run, stage by stage; what begins after the last step is left out.
 
@@ -142,17 +159,14 @@ def stages(sources: Sequence[MixedSource], available: Sequence[int | None], *, s
 
     Args:
         sources: at least one, without ``mixture_problems``.
-        available: samples of one pass over each source; None where that is not known yet, which a source with epochs needs.
+        available: samples of one pass over each source, at least one; None where that is not known yet, which a source with epochs needs.
         steps: the run's last step.
         samples_per_step: samples of one step over all ranks.
 
     Raises:
-        MixtureError: the sources' epochs are more than the run's steps, or leave a rest that nothing fills; a source is empty.
+        MixtureError: the sources' epochs are more than the run's steps, or leave a rest that nothing fills.
     """
     total = steps * samples_per_step
-    empty = [source.name for source, size in zip(sources, available, strict=True) if size == 0]
-    if empty:
-        raise MixtureError(f"no training token was made of {', '.join(empty)}; add text to it, or leave it out of data.sources")
     fixed = _epoch_shares(sources, available, total)
     begins = [step for step in first_steps(sources) if step <= max(1, steps)]
     owed = [Fraction(0)] * len(sources)

@@ -164,6 +164,9 @@ def _finish(
     splits = {split: gather(split, records, [packed[packing.name] for packing in groups[split]]) for split in SPLITS}
     if splits["train"].tokens == 0:
         raise BadInput(f"{job.listing.uri} holds no text to train on: {left_out(records)}")
+    if not splits["validation"].tokens and job.spec.validation_share:
+        share = f"data.validation_share={job.spec.validation_share:g}"
+        job.say(f"no document was held out at {share}, so no validation loss can be measured on {job.listing.uri}; raise it, or add text")
     check_stored(job.out, splits.values())
     entropy = unigram_entropy(job.out, splits["validation"], manifest.tokenizer)
     parts = parts_bytes(part_facts([ranges_of(part) for part in plan], records, [group for split in SPLITS for group in groups[split]]))

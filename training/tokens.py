@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.config import SpecError
-from contracts.mixture import MixtureError, SourceTokens, read_mixture, read_tokens, samples_of, stages
+from contracts.mixture import MixtureError, SourceTokens, read_mixture, read_tokens, require_sequences, samples_of, stages
 from contracts.shard_index import ShardIndex, TokenizerFacts, read_index
 from training.failure_classes import BadInput, TokensMismatch
 from training.leg_job import LegJob
@@ -139,8 +139,10 @@ def job_mixture(job: LegJob, tokens: Tokens) -> Mixture | None:
     if [source.name for source in mixed] != names:
         raise BadInput(f"run.json mixes {', '.join(s.name for s in mixed)} and names the tokens of {', '.join(names)}; start the run again")
     length = job.spec.sequence_length
-    available = [samples_of(source.index.splits["train"].tokens, length) for source in tokens.sources]
+    sizes = [source.index.splits["train"].tokens for source in tokens.sources]
+    available = [samples_of(size, length) for size in sizes]
     try:
+        require_sequences(mixed, sizes, length)
         found = stages(mixed, available, steps=job.steps, samples_per_step=job.tokens_per_step // length)
     except MixtureError as error:
         raise BadInput(f"data.sources does not come to a mixture: {error}") from None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from contracts.config import Json
-from contracts.mixture import first_steps, samples_of, stages
+from contracts.mixture import first_steps, require_sequences, samples_of, stages
 from data_prep.spec import DataSpec
 from training.spec import TrainingSpec, tokens_per_step, total_steps
 
@@ -52,6 +52,7 @@ def leg_mixture(
     sizes = [None if tokens is None else samples_of(tokens, length) for tokens in training_tokens]
     if not sources or any(source.epochs is not None and size is None for source, size in zip(sources, sizes, strict=True)):
         return None
+    require_sequences(sources, training_tokens, length)
     samples_per_step = tokens_per_step(training, hosts) // length
     made = stages(sources, sizes, steps=total_steps(training, hosts), samples_per_step=samples_per_step)
     found = []

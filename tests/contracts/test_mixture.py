@@ -19,6 +19,7 @@ from contracts.mixture import (
     mixture_problems,
     read_mixture,
     read_tokens,
+    require_sequences,
     samples_of,
     stages,
 )
@@ -123,8 +124,9 @@ def test_a_curriculum_changes_weights_from_its_step_on() -> None:
 def test_what_cannot_be_mixed_is_one_sentence() -> None:
     with pytest.raises(MixtureError, match=r"the epochs asked for are 500 samples \(a 500\), and the run has 400; ask for fewer epochs"):
         stages([source("a", epochs=5), source("b", 1)], [100, 100], steps=100, samples_per_step=4)
-    with pytest.raises(MixtureError, match="no training token was made of b; add text"):
-        stages([source("a", 1), source("b", 1)], [100, 0], steps=1, samples_per_step=4)
+    with pytest.raises(MixtureError, match="source b holds 256 training tokens, not one sequence of 256; add text"):
+        require_sequences([source("a", 1), source("b", 1)], [257, 256], 256)
+    require_sequences([source("a", 1), source("b", 1)], [257, None], 256)
 
 
 @pytest.mark.parametrize(

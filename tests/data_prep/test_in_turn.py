@@ -145,7 +145,9 @@ def make(data: DataSpec, out: Path, gates: Path) -> tuple[dict[str, Path], list[
 
 
 def test_only_what_is_new_is_prepared(mixed: MakeData, texts: Path, tmp_path: Path, gates: Path) -> None:
+    (texts / "books" / "a.jsonl").write_bytes(jsonl(["one document"]))
     folders, said = make(mixed("code", "books", validation_share=0.1), tmp_path, gates)
+    assert sum(line.startswith("no document was held out at data.validation_share=0.1") for line in said) == 1
     before = {name: every_file(folder) for name, folder in folders.items()}
     assert [line.split(":")[0] for line in said if line.startswith("source ")] == ["source code (1 of 2)", "source books (2 of 2)"]
     own = {"include": ["a.jsonl"], "weight": 4}

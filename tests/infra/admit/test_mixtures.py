@@ -114,7 +114,7 @@ def test_epochs_beyond_the_steps_are_refused_where_the_size_is_known() -> None:
     legs = [{"name": "short", "training": {"steps": 40}}, {"name": "long", "training": {"steps": 900}}]
     assert problems(value | {"legs": legs}, found)[0].startswith("data.sources: leg short: the epochs asked for are 860 samples")
     prepared(found, {"web": 0}, value)
-    assert "no training token was made of web" in problems(value, found)[0]
+    assert "source web holds 0 training tokens, not one sequence of 256" in problems(value, found)[0]
 
 
 @pytest.mark.parametrize(
