@@ -61,14 +61,13 @@ def provenance(
         tag: hash of the build context.
         folder: the build context.
         training_base_image: base of the training image in place of the Dockerfile's; empty takes that.
-        metadata: what buildx wrote about the build; names the bases' digests where BuildKit recorded them.
+        metadata: what buildx wrote about the build; names the base's digest where BuildKit recorded it.
         builder: the environment; CodeBuild's variables name the build.
         times: when the build began and ended, epoch seconds.
     """
     files = [folder / "container/Dockerfile", folder / f"container/requirements-{target}.txt"]
     locked = [{"uri": f"file:{path.relative_to(folder)}", "digest": {"sha256": _sha256(path)}} for path in files if path.exists()]
-    bases = base_images.bases(folder, training_base_image)
-    named = [_image(base_images.pinned(reference, folder)) for reference in bases.values()]
+    base = base_images.pinned(base_images.base_of(target, folder, training_base_image), folder)
     return {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [{"name": repository, "digest": {"sha256": digest.removeprefix("sha256:")}}],
@@ -77,7 +76,7 @@ def provenance(
             "buildDefinition": {
                 "buildType": "urn:pretrain:container-build:1",
                 "externalParameters": {"target": target, "context": tag},
-                "resolvedDependencies": [*locked, *named, *_recorded(metadata)],
+                "resolvedDependencies": [*locked, _image(base), *_recorded(metadata)],
             },
             "runDetails": {
                 "builder": {"id": builder.get("CODEBUILD_BUILD_ARN") or LOCAL_BUILDER},
@@ -92,7 +91,7 @@ def provenance(
 
 
 def _recorded(metadata: Json) -> list[Json]:
-    """The bases as BuildKit resolved them (buildx.build.provenance of the metadata file, in either version of SLSA)."""
+    """The base as BuildKit resolved it (buildx.build.provenance of the metadata file, in either version of SLSA)."""
     found = metadata.get("buildx.build.provenance") or {}
     materials = found.get("materials") or (found.get("buildDefinition") or {}).get("resolvedDependencies") or []
     return [{"uri": item["uri"], "digest": item["digest"]} for item in materials if item.get("uri") and item.get("digest")]

@@ -13,12 +13,21 @@ LOCK = "container/base-images.lock"
 # BuildKit in a container of its own, because docker's built-in builder can neither export a cache to a registry nor push
 # without loading. The mirror on public ECR has no pull limit; the builder does not end up in an image.
 BUILDKIT_IMAGE = "public.ecr.aws/vend/moby/buildkit:buildx-stable-1"
+_STAGE = re.compile(r"^FROM (\S+) AS (\w+)$", re.MULTILINE)
 _DECLARED = re.compile(r"^ARG (\w+_BASE_IMAGE)=(\S+)$", re.MULTILINE)
 
 
 def declared_bases(folder: Path) -> dict[str, str]:
     """Argument -> reference of every base image that the Dockerfile declares."""
     return dict(_DECLARED.findall((folder / "container/Dockerfile").read_text()))
+
+
+def base_of(target: str, folder: Path, training_base_image: str) -> str:
+    """Reference of the image that a target of the Dockerfile starts from, through the targets between them."""
+    parents = {name: parent for parent, name in _STAGE.findall((folder / "container/Dockerfile").read_text())}
+    while target in parents:
+        target = parents[target]
+    return bases(folder, training_base_image)[target.strip("${}")]
 
 
 def unpinned(folder: Path, training_base_image: str) -> list[str]:

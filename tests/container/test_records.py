@@ -25,6 +25,7 @@ PACKAGES = [
 
 def made(folder: Path, **changes: Any) -> Any:
     given: dict[str, Any] = {
+        "target": "training",
         "repository": "123456789012.dkr.ecr.us-west-2.amazonaws.com/pretrain",
         "digest": DIGEST,
         "tag": "abc123",
@@ -34,7 +35,7 @@ def made(folder: Path, **changes: Any) -> Any:
         "builder": {},
         "times": (0.0, 60.0),
     }
-    return provenance("training", **(given | changes))
+    return provenance(**(given | changes))
 
 
 def dependencies(statement: Any) -> dict[str, Any]:
@@ -63,9 +64,12 @@ def test_provenance_names_image_build_lock_and_bases() -> None:
     found = dependencies(statement)
     lock = ROOT / "container/requirements-training.txt"
     assert found["file:container/requirements-training.txt"] == {"sha256": hashlib.sha256(lock.read_bytes()).hexdigest()}
-    for reference in base_images.declared_bases(ROOT).values():
-        name, _, digest = reference.partition("@sha256:")
-        assert found[f"docker://{name}"] == ({"sha256": digest} if digest else None)
+    declared = base_images.declared_bases(ROOT)
+    assert [uri for uri in found if uri.startswith("docker://")] == [f"docker://{declared['TRAINING_BASE_IMAGE']}"]  # known by its tag
+    named, _, digest = declared["DATA_PREP_BASE_IMAGE"].partition("@sha256:")
+    assert dependencies(made(ROOT, target="data_prep"))[f"docker://{named}"] == {"sha256": digest}
+    given = "example/base:1@sha256:" + "b" * 64
+    assert dependencies(made(ROOT, target="evaluate", training_base_image=given))["docker://example/base:1"] == {"sha256": "b" * 64}
     details = statement["predicate"]["runDetails"]
     assert (details["builder"]["id"], details["metadata"]["invocationId"]) == ("arn:build", "build:1")
     assert details["metadata"]["finishedOn"] == "1970-01-01T00:01:00Z"

@@ -55,13 +55,19 @@ def _with(account: Account, run: str, *faults: Fault) -> Ended:
 
 
 def every_second_call_throttled(account: Account) -> Iterator[Row]:
-    """Every second call of a function and of the state machine is throttled."""
-    callers = ("function", "state machine")
-    faults = [Fault(id="", on="*", caller=caller, error="throttled", every=2, times=-1) for caller in callers]  # type: ignore[arg-type]
+    """Every second call of a function, every second invocation and message of the state machine, and its first training job, throttled."""
+    # One count for all calls of the machine would hit the same call of every attempt: an attempt makes an even number of them.
+    faults = [
+        Fault(id="", on="*", caller="function", error="throttled", every=2, times=-1),
+        *(Fault(id="", on=operation, caller="state machine", error="throttled", every=2, times=-1) for operation in ("Invoke", "Publish")),
+        Fault(id="", on="CreateTrainingJob", caller="state machine", error="throttled"),
+    ]
     ended = _with(account, "throttled-calls", *faults)
     succeeded(ended)
+    (said,) = ended.verdicts
+    expect_words(said, "Throttled: SageMaker's API did not answer", "attempt 2 on on_demand ml.c7i.large in ")
     yield Row(
-        injected="every second API call of each function and of the state machine throttled",
+        injected="every second API call of each function, every second invocation and message, and the first CreateTrainingJob throttled",
         happened="asked again; trained and reported",
         attempts=len(account.training_jobs("throttled-calls")),
         lost="nothing",
