@@ -267,7 +267,7 @@ def _sources(facts: RunFacts) -> list[Json]:
         listed = admitted.get(name) or {}
         found.append(
             {
-                **{key: source.get(key) for key in ("name", "weight", "epochs", "curriculum")},
+                **{key: source.get(key) for key in ("name", "weight", "epochs", "curriculum", "include")},
                 "uri": listed.get("uri") or source.get("source"),
                 "objects": listed.get("objects"),
                 "bytes": listed.get("bytes"),

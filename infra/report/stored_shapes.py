@@ -22,6 +22,7 @@ SOURCE: Expected = {
     "source": TEXT,
     "weight": AMOUNT,
     "epochs": AMOUNT,
+    "include": [TEXT],
     "curriculum": [{"from_step": COUNT, "weight": AMOUNT}],
 }
 LISTED: Expected = {"uri": TEXT, "objects": COUNT, "bytes": COUNT}

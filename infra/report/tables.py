@@ -221,7 +221,8 @@ def _sources(sources: list[Json]) -> str:
     rows = []
     for source in sources:
         numbers = [f"{source[key]:,}" if isinstance(source[key], int) else "" for key in counts]
-        cells = [escape(item) for item in (source["uri"], _asked(source), *numbers, source["tokens"])]
+        place = " ".join([source["uri"] or "", *(source["include"] or ())])
+        cells = [escape(item) for item in (place, _asked(source), *numbers, source["tokens"])]
         rows.append(row(escape(source["name"]), cells, number=False))
     return table(rows, "".join(f"<th scope=col>{title}</th>" for title in titles)) if rows else ""
 

@@ -14,7 +14,7 @@ from infra.report.read import read_run
 from infra.report.tables import data
 
 SOURCES = [
-    {"name": "web", "source": "source/web/", "weight": 3, "curriculum": [{"from_step": 51, "weight": 1}]},
+    {"name": "web", "source": "source/web/", "weight": 3, "include": ["*.gz"], "curriculum": [{"from_step": 51, "weight": 1}]},
     {"name": "a-b", "source": "source/other/", "epochs": 2},
 ]
 
@@ -62,7 +62,7 @@ def test_each_source_of_a_mixture_is_a_row() -> None:
     assert "weight 3.0, from step 51 1.0" in page
     assert "2 epochs" in page
     assert "1,234,567" in page
-    assert "s3://bucket/source/&lt;web&gt;/" in page
+    assert "s3://bucket/source/&lt;web&gt;/ *.gz" in page
     assert page.count("<tr>") == 1 + 2 + 2  # head, sources, vocabulary and hash of the tokenizer
 
 
