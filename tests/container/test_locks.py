@@ -86,10 +86,15 @@ def test_image_lock_is_for_linux_alone(lock: Lock):
 
 @pytest.mark.parametrize("lock", [lock for lock in LOCKS if lock.constraint], ids=by_path)
 def test_lock_is_complete_for_this_python(lock: Lock):
-    """Every requirement of every locked package is locked too, by the packages' own metadata as installed here."""
+    """Every requirement of every locked package is locked too, by the packages' own metadata as far as they are installed here.
+
+    The corpus and evaluate images hold packages that this environment does not; their locks come from one resolution with hashes.
+    """
     found = pins(lock)
+    installed = {canonicalize_name(package.name) for package in importlib.metadata.distributions()}
+    assert len(installed & found.keys()) > 0.2 * len(found)
     missing = []
-    for name in found:
+    for name in installed & found.keys():
         for text in importlib.metadata.requires(name) or []:
             requirement = Requirement(text)
             if requirement.marker is not None and not requirement.marker.evaluate(environment("3.11")):
