@@ -196,6 +196,8 @@ def test_a_day_of_an_operator(shell: Shell, embedded_aws: EmbeddedStacks) -> Non
     rows = {row["run"]: row for row in shell.json("list", "--limit", "50")}
     assert (rows["day"]["status"], rows["day"]["executions"], rows["night"]["status"]) == ("trained", 4, "trained")
     assert rows["day"]["usd"] == pytest.approx(report["cost"]["total_usd"], abs=1e-6)
+    stored = {row["name"]: row for row in shell.json("clean")["runs"]}  # without --yes it deletes nothing
+    assert stored["day"]["checkpoints"] > 0 and stored["night"]["export"] > 0 and not stored["day"]["active"]
     told = ["ADMITTED", "REFUSED", "STOPPED", "REFUSED", "ADMITTED", "TRAINED"]
     assert until(lambda: (found := events.states_of("day")) and "TRAINED" in found and found, "the event of the end") == told
     trained = next(one for one in events.received if (one["run_id"], one["state"]) == ("day", "TRAINED"))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from infra.cli.commands import NAMES, AsJson, recipes
+from infra.cli.options import NAMES, AsJson, echo, recipes
 from infra.cli.screen import output, say
 from infra.cli.where import checkout
 
@@ -30,7 +29,7 @@ def run(
 
     view = local.run(output(stderr=as_json), checkout(), recipe=recipe, settings=settings or [], run_id=run_id, plain=plain)
     if as_json:
-        _echo({"run_id": view.run_id, "execution_arn": view.execution_arn, "status": view.status, "output": view.output})
+        echo({"run_id": view.run_id, "execution_arn": view.execution_arn, "status": view.status, "output": view.output})
 
 
 @local_app.command("up", epilog="Example: pretrain local up --port 4570")
@@ -43,7 +42,7 @@ def up(
 
     target = local.up(output(stderr=as_json), checkout(), port)
     if as_json:
-        _echo({"endpoint": target.endpoint, "region": target.region, "outputs": target.outputs})
+        echo({"endpoint": target.endpoint, "region": target.region, "outputs": target.outputs})
 
 
 @local_app.command("status", epilog="Example: pretrain local status")
@@ -53,7 +52,7 @@ def status(as_json: AsJson = False) -> None:
     from local_aws import embedded
 
     if as_json:
-        _echo(dataclasses.asdict(embedded.status(checkout())))
+        echo(dataclasses.asdict(embedded.status(checkout())))
     else:
         local.show_status(output(), checkout())
 
@@ -65,7 +64,7 @@ def down(as_json: AsJson = False) -> None:
 
     ended = embedded.down(checkout())
     if as_json:
-        _echo({"was_running": ended})
+        echo({"was_running": ended})
     else:
         words = "is down" if ended else "was not running"
         say(output(), f"The embedded AWS {words}; its state stays under .local/ until pretrain local clean.")
@@ -78,10 +77,6 @@ def clean(as_json: AsJson = False) -> None:
 
     embedded.clean(checkout())
     if as_json:
-        _echo({"deleted": True})
+        echo({"deleted": True})
     else:
         say(output(), "The embedded AWS is down and its state is deleted.")
-
-
-def _echo(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2))

@@ -50,15 +50,14 @@ def _stop(account: Account, run: str) -> None:
 
 
 def _report(account: Account, run: str) -> Json:
-    """The report of a run that was stopped, once it is there."""
+    """The report of a run that was stopped, once it is there; one that the stopped execution was still writing comes before it."""
     key = f"runs/{run}/report.json"
 
     def look() -> Json | None:
-        return json.loads(account.read(key)) if key in account.keys("") else None
+        found = json.loads(account.read(key)) if key in account.keys("") else {}
+        return found if found.get("outcome") == "stopped" else None
 
-    found = account.until(look, f"the report of {run}", every=0.5)
-    expect(f"the outcome of {run}", found["outcome"], "stopped")
-    return found
+    return account.until(look, f"the report of the stopped run {run}", every=0.5)
 
 
 def _stopped_stage(found: Json) -> list[str]:
@@ -121,12 +120,14 @@ def stopped_while_preparing(account: Account) -> Iterator[Row]:
     (job,) = account.processing_jobs(run)
     expect("the job", job["ProcessingJobStatus"], "Stopped")
     expect("jobs in the report", [one["status"] for one in found["preparations"]], ["Stopped"])
+    fingerprint = json.loads(account.read(f"runs/{run}/run.json"))["tokens"]["fingerprint"]
+    whole = f"tokens/{fingerprint}/index.json" in account.keys("")  # a small data set may be whole within the job's grace
     seconds = _again(account, run)
-    expect("the data set", len(account.processing_jobs(run)), 2)
+    expect("processing jobs", len(account.processing_jobs(run)), 1 if whole else 2)
     yield Row(
         injected="`pretrain stop` during data preparation; `start --again`",
         happened="the processing job ended Stopped; report: stopped in Prepare data, its dollars; then prepared and trained",
-        attempts=2,
+        attempts=len(account.processing_jobs(run)) + len(account.training_jobs(run)),
         lost="nothing: the data set is whole, all steps trained" if len(account.metrics(run)) == STEPS else "steps",
         seconds=seconds,
     )

@@ -15,7 +15,7 @@ from small_s3 import SmallS3
 from typer.testing import CliRunner
 
 from contracts.config import parse
-from infra.cli import commands, watch, where
+from infra.cli import commands, storage_commands, watch, where
 from infra.cli.commands import EXAMPLES
 from infra.cli.exits import CommandError
 from infra.cli.find_run import find_run
@@ -368,7 +368,7 @@ def test_every_command_has_json():
 
 
 def test_nothing_to_empty_is_json_too(aws, pretrain, monkeypatch):
-    monkeypatch.setattr(commands, "buckets_to_empty", lambda target: [])
+    monkeypatch.setattr(storage_commands, "buckets_to_empty", lambda target: [])
     assert json.loads(pretrain("empty", "--json").out) == {"deleted": {}}
 
 

@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from infra.cli import commands, where
+from infra.cli import storage_commands, where
 from infra.cli.empty import buckets_to_empty, empty_buckets
 from infra.cli.local import target_of
 
@@ -65,7 +65,7 @@ def test_versioned_buckets_are_emptied_to_the_last_marker(local):
 def test_buckets_of_the_deployed_template_are_found_by_their_deletion_policy(local, pretrain, embedded_aws, monkeypatch):
     assert embedded_aws.bucket in buckets_to_empty(local) and len(buckets_to_empty(local)) == 2
     emptied = []
-    monkeypatch.setattr(commands, "empty_buckets", lambda target, buckets: emptied.append(buckets) or {})
+    monkeypatch.setattr(storage_commands, "empty_buckets", lambda target, buckets: emptied.append(buckets) or {})
     refused = pretrain("empty")  # nobody answers the question
     assert refused.code != 0 and emptied == []
     template = local.client("cloudformation").get_template(StackName="pretrain-foundation")["TemplateBody"]
