@@ -68,7 +68,7 @@ def test_the_resolved_run_holds_the_choice():
     ("training", "compute", "said"),
     [
         ({"fit_memory": ["local_batch_size"]}, {}, "training.fit_memory: local_batch_size needs global_batch_size"),
-        ({"fit_memory": ["activation_checkpointing"]}, {"instance_type": "ml.x9.large"}, "fit_memory: the memory of ml.x9.large is not known"),
+        ({"fit_memory": ["activation_checkpointing"]}, {"instance_type": "ml.x9.large"}, "the memory of ml.x9.large is not known"),
         ({"fit_memory": ["activation_checkpointing"], "sequence_length": 8192, "local_batch_size": 64}, {}, "a step needs"),
         ({"fit_memory": ["batch"]}, {}, "fit_memory"),
         ({"fit_memory": ["local_batch_size"], "global_batch_size": 12}, {}, "training.global_batch_size: 12 is not a multiple of the 8"),
