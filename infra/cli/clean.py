@@ -54,10 +54,12 @@ class Stored:
 
 @dataclass(kw_only=True)
 class Inventory:
-    """Everything under runs/ and tokens/, and what of it can go."""
+    """Everything in the data bucket, and what of it can go."""
 
     runs: dict[str, Stored] = field(default_factory=dict)
     tokens: dict[str, Stored] = field(default_factory=dict)
+    others: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Bytes of the bucket's other folders, which are only shown: texts that people uploaded, and what AWS's services left."""
     checkpoints: list[tuple[str, StepFolder]] = field(default_factory=list)
     """Run and checkpoint of those that can go."""
     token_sets: list[str] = field(default_factory=list)
@@ -81,22 +83,24 @@ def look(target: Target, now: dt.datetime) -> Inventory:
     s3, bucket, found = target.client("s3"), target.bucket, Inventory()
     active, young = _running(target, now)
     legs: dict[str, dict[str, list[Json]]] = defaultdict(lambda: defaultdict(list))
-    for item in _objects(s3, bucket, RUNS_PREFIX):
+    for item in _objects(s3, bucket, ""):
         parts = item["Key"].split("/")
-        run = found.runs.setdefault(parts[1], Stored(name=parts[1], active=parts[1] in active))
-        kind = parts[5] if len(parts) > 6 and parts[3] == ATTEMPTS and parts[5] in (CHECKPOINTS, EXPORT) else "other"
-        run.kinds[kind] += item["Size"]
-        if kind == CHECKPOINTS:
-            legs["/".join(parts[:3]) + "/"]["/".join(parts[:5]) + "/"].append(item)
+        if len(parts) > 2 and f"{parts[0]}/" == TOKENS_PREFIX:
+            found.tokens.setdefault(parts[1], Stored(name=parts[1])).kinds["tokens"] += item["Size"]
+        elif len(parts) > 2 and f"{parts[0]}/" == RUNS_PREFIX:
+            run = found.runs.setdefault(parts[1], Stored(name=parts[1], active=parts[1] in active))
+            kind = parts[5] if len(parts) > 6 and parts[3] == ATTEMPTS and parts[5] in (CHECKPOINTS, EXPORT) else "other"
+            run.kinds[kind] += item["Size"]
+            if kind == CHECKPOINTS:
+                legs["/".join(parts[:3]) + "/"]["/".join(parts[:5]) + "/"].append(item)
+        else:
+            found.others[parts[0]] += item["Size"]
     for leg, attempts in legs.items():
         run = found.runs[leg.split("/")[1]]
         if not run.active:
             for folder in _older(s3, bucket, [f for attempt, objects in attempts.items() for f in folders_of(objects, attempt)]):
                 found.checkpoints.append((run.name, folder))
                 run.can_go += _size(folder)
-    for item in _objects(s3, bucket, TOKENS_PREFIX):
-        name = item["Key"].split("/")[1]
-        found.tokens.setdefault(name, Stored(name=name)).kinds["tokens"] += item["Size"]
     found.kept_tokens = f"run {young} has just started and may use any of them" if young else None
     named = _named_tokens(s3, bucket, found)
     for name, tokens in found.tokens.items():
@@ -192,10 +196,11 @@ def as_value(found: Inventory) -> Json:
         sizes = {**one.kinds, "bytes": one.bytes, "can_go_bytes": one.can_go}
         return {"name": one.name, **sizes, "usd_a_month": round(usd_a_month(one.bytes), 4), "active": one.active}
 
-    total = sum(one.bytes for one in (*found.runs.values(), *found.tokens.values()))
+    total = sum(one.bytes for one in (*found.runs.values(), *found.tokens.values())) + sum(found.others.values())
     return {
         "runs": [row(one) for one in found.runs.values()],
         "tokens": [row(one) for one in found.tokens.values()],
+        "others": dict(found.others),
         "bytes": total,
         "usd_a_month": round(usd_a_month(total), 4),
         "can_go_bytes": found.can_go,
@@ -215,6 +220,8 @@ def show(found: Inventory, console: Console) -> None:
         goes = "active" if one.active else _gb(one.can_go) if one.can_go else "-"
         name = f"{TOKENS_PREFIX}{one.name}" if tokens else one.name
         table.add_row(Text(name), *parts, f"{usd_a_month(one.bytes):,.2f}", goes)
+    for name, size in sorted(found.others.items(), key=lambda item: -item[1]):
+        table.add_row(Text(f"{name}/"), "", "", _gb(size), f"{usd_a_month(size):,.2f}", "-")
     console.print(table)
     if found.kept_tokens:
         console.print(f"No tokens can go now: {found.kept_tokens}.", highlight=False, soft_wrap=True)

@@ -52,6 +52,7 @@ def deployed(*busy: str) -> Deployed:
     for name in (USED, FREE):
         for file in ("index.json", "train/0.tokens"):
             s3.put(f"tokens/{name}/{file}", "x" * 1000)
+    s3.put("source/text/a.jsonl", "x" * 700)
     return aws
 
 
@@ -97,9 +98,11 @@ def test_it_asks_and_shows_first(monkeypatch, pretrain):
     before = dict(aws.s3.objects)
     asked = pretrain("clean", columns=120)
     assert "Delete 4 checkpoints older than their leg's newest whole one and 1 token sets of no run" in asked.out
-    assert "evening" in asked.out and f"tokens/{FREE}" in asked.out and aws.s3.objects == before
+    assert "evening" in asked.out and "source/" in asked.out and f"tokens/{FREE}" in asked.out and aws.s3.objects == before
     told = json.loads(pretrain("clean", "--json").out)
-    assert aws.s3.objects == before and told["deleted_bytes"] == 0 < told["can_go_bytes"] < told["bytes"]
+    assert (
+        told["others"] == {"source": 700} and aws.s3.objects == before and told["deleted_bytes"] == 0 < told["can_go_bytes"] < told["bytes"]
+    )
     assert json.loads(pretrain("clean", "--json", "--yes").out)["deleted_bytes"] == told["can_go_bytes"]
     assert "Nothing can go without loss." in pretrain("clean").out
 
