@@ -10,6 +10,7 @@ own plugin sagemaker-mlflow does it. That plugin needs the mlflow package, which
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -84,8 +85,8 @@ def send(facts: RunFacts, server: TrackingServer, experiment: str) -> str:
     try:
         where = _experiment(server, experiment)
         for leg in legs:
-            run = _run(server, where, facts, leg)
-            for batch in _batches(leg):
+            run, last = _run(server, where, facts, leg)
+            for batch in _batches(leg, last):
                 if time.monotonic() > deadline:
                     left += len(batch)
                     continue
@@ -111,20 +112,20 @@ def _experiment(server: TrackingServer, name: str) -> str:
     return str(server.call("GET", "experiments/get-by-name", {"experiment_name": name})["experiment"]["experiment_id"])
 
 
-def _run(server: TrackingServer, experiment: str, facts: RunFacts, leg: LegFacts) -> str:
-    """The MLflow run of this leg, found by its tag or made, with the leg's settings."""
+def _run(server: TrackingServer, experiment: str, facts: RunFacts, leg: LegFacts) -> tuple[str, int]:
+    """The MLflow run of this leg, found by its tag or made, with the leg's settings; and the last step that it has."""
     name = f"{facts.run_id}/{leg.name}"
     wanted = {"experiment_ids": [experiment], "filter": f"tags.`{RUN_TAG}` = '{name}'", "max_results": 1}
     found = server.call("POST", "runs/search", wanted).get("runs") or []
     run = str(found[0]["info"]["run_id"]) if found else _made(server, experiment, name, facts, leg)
     settings = [{"key": key, "value": value[:PARAMETER_LENGTH]} for key, value in _flat(leg.training)]
     for first in range(0, len(settings), PARAMETERS_PER_CALL):
-        try:
+        # Refused when the run went on with another value, and the code differs between MLflow's stores: it keeps the first. After
+        # any other fault the metrics below fail as well, and are told.
+        with contextlib.suppress(TrackerError):
             server.call("POST", "runs/log-batch", {"run_id": run, "params": settings[first : first + PARAMETERS_PER_CALL]})
-        except TrackerError as error:
-            if "INVALID_PARAMETER_VALUE" not in str(error):  # a run continued with another value: MLflow keeps the first
-                raise
-    return run
+    had = ((found[0].get("data") or {}).get("metrics") or []) if found else []
+    return run, max((int(metric.get("step") or 0) for metric in had), default=0)
 
 
 def _made(server: TrackingServer, experiment: str, name: str, facts: RunFacts, leg: LegFacts) -> str:
@@ -143,12 +144,13 @@ def _made(server: TrackingServer, experiment: str, name: str, facts: RunFacts, l
     return str(server.call("POST", "runs/create", made)["run"]["info"]["run_id"])
 
 
-def _batches(leg: LegFacts) -> Iterator[list[Json]]:
+def _batches(leg: LegFacts, last: int) -> Iterator[list[Json]]:
+    """Values in step order, from the last step on that the server has: its batch may have been cut there."""
     values = [
         {"key": name, "value": value, "timestamp": _milliseconds(row.get("time", 0.0)), "step": int(row["step"])}
         for row in once_per_step(leg.rows)
         for name, value in row.items()
-        if name not in ("step", "time") and isinstance(value, (int, float))
+        if name not in ("step", "time") and isinstance(value, (int, float)) and row["step"] >= last
     ]
     for first in range(0, len(values), METRICS_PER_CALL):
         yield values[first : first + METRICS_PER_CALL]
