@@ -43,13 +43,13 @@ def read_state(state: dict[str, Any], names: tuple[str, ...]) -> Position:
     try:
         saved = json.loads(value if isinstance(value, str) else "")
         sources = saved["sources"]
-        rows = [tuple(int(sources[name][key]) for key in ("samples", "weight", "since")) for name in sorted(sources)]
+        saved_rows = {name: tuple(int(value[key]) for key in ("samples", "weight", "since")) for name, value in sources.items()}
         place = int(saved["samples"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         wrong = f"the checkpoint's loader state is {state!r}, expected one cursor"
         raise CheckpointMismatch(f"{wrong}; it was written by another loader") from None
-    if tuple(sorted(sources)) != names:
+    if saved_rows.keys() != set(names):
         other = ", ".join(sorted(sources))
         raise CheckpointMismatch(f"the checkpoint is of the sources {other}, and this run has {', '.join(names) or 'one'}; start a new run")
-    cursors, weights, counts = (tuple(column) for column in zip(*rows, strict=True))
+    cursors, weights, counts = (tuple(column) for column in zip(*(saved_rows[name] for name in names), strict=True))
     return Position(place=place, cursors=cursors, weights=weights if any(weights) else (), counts=counts)

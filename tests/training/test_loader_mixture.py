@@ -19,7 +19,7 @@ from contracts.config import merge
 from training.failure_classes import BadInput, CheckpointMismatch, CorruptShard, TokensMismatch
 from training.leg_job import LegJob, read_job
 from training.loader import ShardLoader, Source, source_seed
-from training.mixture_order import Mixture, Stage
+from training.mixture_order import Mixture, MixtureOrder, Stage
 from training.token_shards import TokenShards
 from training.tokens import job_mixture, job_tokens
 
@@ -144,7 +144,13 @@ def test_a_state_of_other_sources_is_refused(folders, tmp_path: Path):
         loader(mixture).load_state_dict(alone.state_dict())
     with pytest.raises(CheckpointMismatch, match="is of the sources books, code, and this run has one"):
         alone.load_state_dict(loader(fewer).state_dict())
-    for damaged in ({"cursor": "x"}, {"cursor": "{}"}, {"cursor": '{"samples": 1, "sources": {"web": {}}}'}, {"cursor": None}):
+    for damaged in (
+        {"cursor": "x"},
+        {"cursor": "{}"},
+        {"cursor": '{"samples": 1, "sources": {"web": {}}}'},
+        {"cursor": '{"samples": 1, "sources": []}'},
+        {"cursor": None},
+    ):
         with pytest.raises(CheckpointMismatch, match="expected one cursor"):
             loader(mixture).load_state_dict(damaged)
 
@@ -169,6 +175,10 @@ def test_run_json_becomes_folders_and_whole_weights_by_name(folders, tmp_path: P
     assert list(mixture.folders) == ["books", "code", "web"]
     # 24 steps of 4 samples: 14 of 96 are two passes over the books, the rest is 1 to 2, and from step 11 on all code; step 99 never comes.
     assert mixture.stages == (Stage(first=0, weights=(21, 41, 82)), Stage(first=40, weights=(7, 41, 0)))
+    order = MixtureOrder(mixture.stages)
+    ends = [position.cursors for _, position in itertools.islice(order.steps(order.start(), 4), 24)]
+    assert ends[9] == (6, 11, 23)  # of 5.83, 11.39, 22.78
+    assert ends[23] == (14, 59, 23)  # two passes over the books, to the sample
 
 
 @pytest.mark.parametrize("change", ["tokenizer", "type", "folder", "names", "epochs"])
