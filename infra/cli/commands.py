@@ -248,6 +248,6 @@ def _follow(target: Target, execution: str, *, plain: bool, as_json: bool = Fals
         console.print(f"\nNo longer watching; the run goes on. Stop it with: pretrain stop {name}", highlight=False)
         raise
     if not as_json:
-        show_outcome(view, console)
+        show_outcome(view, console, local=target.embedded)
     if view.status != "SUCCEEDED":
         raise typer.Exit(int(Exit.FAILED))

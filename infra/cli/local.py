@@ -141,7 +141,7 @@ def _step(console: Console, name: str, work: Callable[[], T], say: Callable[[T],
 
 
 def _finish(console: Console, target: Target, view: RunView, root: Path, seconds: float) -> None:
-    show_outcome(view, console)
+    show_outcome(view, console, local=True)
     folder = root / ".local" / "runs" / view.run_id
     page: Path | None = None
     with contextlib.suppress(CommandError):

@@ -60,14 +60,15 @@ def fetch_report(target: Target, run_id: str, folder: Path, execution: str | Non
     raise CommandError(f"run {run_id} has no report yet; it is written when the run ends (pretrain watch {run_id})", Exit.NOT_FOUND)
 
 
-def show_outcome(view: RunView, console: Console) -> None:
-    """What was trained, from the execution's output; why it failed, otherwise."""
+def show_outcome(view: RunView, console: Console, *, local: bool = False) -> None:
+    """What was trained, from the execution's output; why it failed, otherwise. ``local``: on the embedded AWS."""
     if view.status != "SUCCEEDED":
         what = "was refused" if view.refused else {"ABORTED": "was stopped", "TIMED_OUT": "took too long"}.get(view.status, "failed")
         style = "yellow" if view.status == "ABORTED" else "red"
         console.print(f"\n[bold {style}]The run {what}.[/] {escape(view.sentence or '')}", highlight=False, soft_wrap=True)
         if not view.refused:
-            console.print(f"Go on from its last checkpoint: pretrain start --again {view.run_id}", highlight=False, soft_wrap=True)
+            command = f"pretrain start --again {view.run_id}" + (" --local" if local else "")
+            console.print(f"Go on from its last checkpoint: {command}", highlight=False, soft_wrap=True)
         return
     console.print()
     say(console, str(view.output.get("headline", "The run succeeded.")), style="bold")

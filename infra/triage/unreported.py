@@ -56,9 +56,8 @@ def explain_unreported(execution: Json, run_id: str, clients: Clients, deploymen
     found = _explanation(execution, stage_of(last), clients, deployment)
     log.info(str(found["sentence"]), verdict=found["class"], action="explain", run_id=run_id, execution=arn)
     lines = (found["sentence"], f"Run {run_id}, stage {found['stage']}", f"What to do: {found['runbook']}", f"Execution: {arn}")
-    clients.sns.publish(
-        TopicArn=deployment.topic_arn, Subject=f"{execution['status'].capitalize()}: {run_id}"[:MAX_SUBJECT], Message="\n".join(lines)
-    )
+    subject = f"{OUTCOMES.get(execution['status'], 'failed').capitalize()}: {run_id}"[:MAX_SUBJECT]
+    clients.sns.publish(TopicArn=deployment.topic_arn, Subject=subject, Message="\n".join(lines))
     report = _report_event(execution, run_id, found, clients.states)
     clients.functions.invoke(FunctionName=deployment.report_function, InvocationType="Event", Payload=json.dumps(report).encode())
     # Last: a crash before it sends message and report twice, another order would lose them.

@@ -42,8 +42,8 @@ def test_one_message_for_each_and_none_for_what_explained_itself(ended):
     assert not any(isinstance(outcome, Failure) for outcome in ended.outcomes.values()) and ended.world.wrong == []
     subjects = [call.parameters["Subject"] for call in ended.world.calls if call.operation == "Publish"]
     assert subjects == [f"Failed: {RUN}"] * 3 + [
-        f"Aborted: {RUN}",
-        f"Timed_out: {RUN}",
+        f"Stopped: {RUN}",
+        f"Timed out: {RUN}",
         "Failed: large-input",
         "Failed: before-Admit-ended",
     ]

@@ -95,6 +95,14 @@ def test_watch_of_a_failed_run_exits_with_one_and_shows_the_jobs_sentence(aws, p
     assert "Train failed" in result.out and "LossDiverged (stop): the loss is NaN at step 7" in result.out
 
 
+def test_watch_of_a_stopped_run_says_so_and_how_to_go_on(aws, pretrain):
+    put_run(aws, run_json(), {})
+    aws.states.add("evening", "ABORTED", [*DONE[:4], {"type": "ExecutionAborted", "timestamp": BEGAN}], cause="pretrain stop by user/bob")
+    result = pretrain("watch", columns=200)
+    assert result.code == 1 and "Train stopped" in result.out and "failed" not in result.out
+    assert "The run was stopped. Stopped: pretrain stop by user/bob." in result.out and "pretrain start --again evening" in result.out
+
+
 def test_watch_outlives_a_lost_connection_and_says_so_once(aws, capsys):
     arn = finished(aws)
     observer, real = Observer(aws, arn), Observer.look
