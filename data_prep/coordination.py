@@ -19,7 +19,7 @@ from data_prep.store import Store
 T = TypeVar("T")
 HOSTS_PREFIX = WORK_PREFIX + "hosts/"
 POLL_SECONDS = 1.0
-REST = 9.0  # a look at the others takes a tenth of the time at most, however many parts a listing has
+REST = 9.0  # listings take a tenth of the time at most, however many parts they have
 HEARTBEAT_SECONDS = 10.0
 SILENCE_SECONDS = 300.0  # instances start minutes apart; after this without a sign, one is taken for lost
 
@@ -62,7 +62,6 @@ class Together:
         looked = float("-inf")
         said = False
         while True:
-            started = time.monotonic()
             if ready():
                 return
             if not lost:
@@ -71,10 +70,10 @@ class Together:
                 self._say(f"waiting for {what}")
                 said = True
             self.beat()
-            if started - looked >= HEARTBEAT_SECONDS:
-                looked = started
+            if time.monotonic() - looked >= HEARTBEAT_SECONDS:
+                looked = time.monotonic()
                 self._listen(lost)
-            time.sleep(max(POLL_SECONDS, REST * (time.monotonic() - started)))
+            time.sleep(POLL_SECONDS)
 
     def collect(
         self, prefix: str, keys: Collection[str], read: Callable[[str], T | None], what: str, numbers: Iterable[int]
@@ -85,9 +84,16 @@ class Together:
             InstanceLost: as for ``wait``.
         """
         found: dict[str, T] = {}
+        again = float("-inf")
 
         def ready() -> bool:
-            for key in sorted((self._out.sizes(prefix).keys() & set(keys)) - found.keys()):
+            nonlocal again
+            started = time.monotonic()
+            if started < again:
+                return False
+            listed = self._out.sizes(prefix).keys()
+            again = time.monotonic() + REST * (time.monotonic() - started)
+            for key in sorted((listed & set(keys)) - found.keys()):
                 note = read(key)
                 if note is not None:
                     found[key] = note

@@ -204,7 +204,7 @@ def simulated(root: Path, tokenizer: Path, count: int, deduplicate: str) -> dict
     ended: dict[int, float] = {}
 
     def instance(number: int) -> None:
-        scratch = root / f"scratch-{count}-{number}"
+        scratch = root / f"scratch-{deduplicate}-{count}-{number}"
         scratch.mkdir(parents=True)
         job = Job(
             spec=spec, listing=found.listing, fingerprint=found.fingerprint, source=LocalStore(source), out=stores[number],
