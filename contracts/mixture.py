@@ -111,6 +111,16 @@ class Stage:
     """Samples of each source: its share of ``samples``, rounded up or down; the sum is ``samples``."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LegSamples:
+    """How much a leg reads, over all ranks: all that its mixture depends on beside the sources."""
+
+    leg: str
+    steps: Annotated[int, Bounds(0, LAST_STEP)]
+    samples_per_step: Annotated[int, Bounds(1)]
+    sequence_length: Annotated[int, Bounds(1)]
+
+
 def mixture_problems(sources: Sequence[MixedSource]) -> Iterator[Problem]:
     """What is wrong with a mixture whatever the sources hold; paths are below the list of sources."""
     if len(sources) > MAX_SOURCES:
@@ -135,12 +145,7 @@ def samples_of(tokens: int, sequence_length: int) -> int:
 
 
 def require_sequences(sources: Sequence[MixedSource], tokens: Sequence[int | None], sequence_length: int) -> None:
-    """Every source fills a sequence: of a shorter one each sample would be the same text and padding.
-
-    Args:
-        sources: the mixture.
-        tokens: training tokens of each source; None where that is not known yet.
-        sequence_length: tokens of a sample.
+    """Every source fills a sequence with its training tokens (None: not known yet): of a shorter one each sample would be the same.
 
     Raises:
         MixtureError: one does not.
@@ -178,6 +183,31 @@ def stages(sources: Sequence[MixedSource], available: Sequence[int | None], *, s
         owed = [owed[i] + shares[i] * samples - counts[i] for i in range(len(sources))]
         found.append(Stage(from_step=step, first=(step - 1) * samples_per_step, samples=samples, shares=shares, counts=counts))
     return tuple(found)
+
+
+def leg_stages(sources: Sequence[MixedSource], tokens: Sequence[int | None], leg: LegSamples) -> tuple[Stage, ...] | None:
+    """``stages`` of a leg, from the sources' training tokens (None: not prepared yet); None while a size that epochs need is not known.
+
+    Raises:
+        MixtureError: the sources cannot be mixed so.
+    """
+    if any(source.epochs is not None and count is None for source, count in zip(sources, tokens, strict=True)):
+        return None
+    require_sequences(sources, tokens, leg.sequence_length)
+    sizes = [None if count is None else samples_of(count, leg.sequence_length) for count in tokens]
+    return stages(sources, sizes, steps=leg.steps, samples_per_step=leg.samples_per_step)
+
+
+def refusals(sources: Sequence[MixedSource], tokens: Sequence[int | None], legs: Sequence[LegSamples]) -> Iterator[str]:
+    """Why legs cannot be trained on the mixture, one sentence for all that share it."""
+    told: dict[str, list[str]] = {}
+    for leg in legs:
+        try:
+            leg_stages(sources, tokens, leg)
+        except MixtureError as error:
+            told.setdefault(str(error), []).append(leg.leg)
+    for sentence, names in told.items():
+        yield sentence if len(names) == len(legs) else f"leg {', '.join(names)}: {sentence}"
 
 
 def _epoch_shares(sources: Sequence[MixedSource], available: Sequence[int | None], total: int) -> list[Fraction]:
@@ -229,7 +259,8 @@ def _exact(number: float) -> Fraction:
 #
 # "data": {"sources": [{"name": "web", "weight": 3.0, "epochs": null, "curriculum": [], "source": "s3://...", ...}, ...], ...}
 # "tokens": {"fingerprint": of all together, "uri": of the first,
-#            "sources": [{"name": "web", "fingerprint": "...", "uri": "s3://bucket/tokens/.../"}, ...]}
+#            "sources": [{"name": "web", "fingerprint": "...", "uri": "s3://bucket/tokens/.../"}, ...],
+#            "legs": [{"leg": "main", "steps": 1000, "samples_per_step": 16, "sequence_length": 8192}]}
 #
 # Channels are tokens-web, tokens-code, ...; a run without mixture has the channel tokens, and neither list of sources.
 
@@ -248,6 +279,12 @@ def read_tokens(run: Json) -> tuple[SourceTokens, ...]:
     tokens = run.get("tokens") or {}
     found = tokens.get("sources") or [{"name": "", "fingerprint": tokens.get("fingerprint", ""), "uri": tokens.get("uri", "")}]
     return tuple(parse(SourceTokens, source, f"tokens.sources[{i}]") for i, source in enumerate(found))
+
+
+def read_legs(run: Json) -> tuple[LegSamples, ...]:
+    """How much each leg of a run with a mixture reads; empty without one."""
+    legs = (run.get("tokens") or {}).get("legs") or ()
+    return tuple(parse(LegSamples, leg, f"tokens.legs[{i}]") for i, leg in enumerate(legs))
 
 
 def mixture_fingerprint(tokens: Sequence[SourceTokens]) -> str:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from contracts.config import Json
 from contracts.corpus_card import CorpusCard
 from contracts.failure import BadInput
 from contracts.files import INDEX_FILE
-from contracts.mixture import SourceTokens
+from contracts.mixture import SourceTokens, read_legs, read_mixture, read_tokens, refusals
 from contracts.shard_index import ShardIndex
 from data_prep.coordination import Instances, Together
 from data_prep.corpus_reading import cleaned
@@ -87,6 +88,21 @@ def prepare_in_turn(data: DataSpec, admitted: Sequence[SourceTokens], here: Work
             index = prepare_source(specs[tokens.name], found[tokens.name], tokens.uri, here, tokens.name, shared, cards.get(tokens.name))
             if index is None and number < len(admitted):
                 _await_index(tokens.uri, here)
+
+
+def require_mixable(run: Json, here: Workplace) -> None:
+    """Every leg can be trained on the mixture, now that every source's size is known: cheaper here than on the training instances.
+
+    Raises:
+        BadInput: one cannot; the shards stay, and another mixture of them prepares nothing again.
+    """
+    sizes = []
+    for tokens in read_tokens(run):
+        index = read_finished(open_store(tokens.uri, here.client))
+        sizes.append(None if index is None else index.splits["train"].tokens)
+    sentences = list(refusals(read_mixture(run), sizes, read_legs(run)))
+    if sentences:
+        raise BadInput("data.sources: " + "; ".join(sentences))
 
 
 def prepare_source(

@@ -26,7 +26,7 @@ from contracts.shard_index import ShardIndex
 from data_prep.coordination import Instances
 from data_prep.copies import read_copies
 from data_prep.failure_classes import Interrupted, TokenizerUnusable
-from data_prep.in_turn import Workplace, prepare_in_turn, prepare_source
+from data_prep.in_turn import Workplace, prepare_in_turn, prepare_source, require_mixable
 from data_prep.make_copies import make_copies
 from data_prep.s3_store import s3_client
 from data_prep.source_access import identified
@@ -93,6 +93,8 @@ def _in_container() -> int:
     if copies is not None and here.instances.leads:
         make_copies(copies, here.client, _say)  # first: it takes seconds, and a name that is wrong shows before hours of work
     prepare_in_turn(spec, admitted, here, corpora)
+    if spec.sources and here.instances.leads:
+        require_mixable(run, here)
     return 0
 
 

@@ -10,14 +10,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from contracts.config import Json, Problem, suggestion
-from contracts.mixture import MixtureError
+from contracts.mixture import refusals
 from data_prep.spec import DataSpec
 from infra.admit.data_sets import DataSet
 from infra.admit.estimate import Estimate
 from infra.admit.gather import LOCAL, Facts, Topic
 from infra.run.compute import CapacitySource
 from infra.run.job_requests import preparations
-from infra.run.mixing import leg_mixture
+from infra.run.mixing import leg_samples
 from infra.run.run_spec import SINGLE_LEG, RunSpec
 from infra.sagemaker.instance_types import GIB, INSTANCE_TYPES, accelerators_of
 from infra.sagemaker.prices import no_price
@@ -79,15 +79,10 @@ def local_path_problems(data: DataSpec, bucket: str) -> Iterator[Problem]:
 
 def mixing_problems(spec: RunSpec, sets: tuple[DataSet, ...] | None) -> Iterator[Problem]:
     """Every leg can be trained on the mixture, as far as the sources' sizes are known: those of prepared ones."""
-    told: dict[str, list[str]] = {}
     sizes = [None] * len(spec.data.sources) if sets is None else [one.training_tokens for one in sets]
-    for leg in spec.legs:
-        try:
-            leg_mixture(spec.data, leg.training, spec.compute.instance_count, sizes)
-        except MixtureError as error:
-            told.setdefault(str(error), []).append(leg.name)
-    for sentence, legs in told.items():
-        yield Problem("data.sources", sentence if len(legs) == len(spec.legs) else f"leg {', '.join(legs)}: {sentence}")
+    if spec.data.sources:
+        legs = [leg_samples(leg.name, leg.training, spec.compute.instance_count) for leg in spec.legs]
+        yield from (Problem("data.sources", sentence) for sentence in refusals(spec.data.sources, sizes, legs))
 
 
 def offered(quotas: list[QuotaStatus], use: str) -> set[str]:

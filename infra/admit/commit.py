@@ -16,6 +16,7 @@ from infra.run import run_lock
 from infra.run.deployment import Deployment
 from infra.run.job_requests import needs_hugging_face, preparations
 from infra.run.layout import RunLayout, corpus_prefix, uri
+from infra.run.mixing import leg_samples
 from infra.run.run_jobs import UNDER_WAY, run_jobs
 from infra.run.run_record import Change, ExecutionRecord, write_record
 from infra.run.run_spec import MAX_DEPTH, RunSpec, as_input
@@ -106,7 +107,8 @@ def commit(facts: Facts, layout: RunLayout, execution: Execution, deployment: De
         "quotas": [quota.row(facts.region) for quota in facts.quotas],
         **({"sources": {one.name: one.admitted() for one in sets}} if spec.data.sources else {"source": sets[0].admitted()}),
     }
-    named = tokens | ({"sources": [to_json(source) for source in sources]} if spec.data.sources else {})
+    legs = [leg_samples(leg.name, leg.training, spec.compute.instance_count) for leg in spec.legs]
+    named = tokens | ({"sources": to_json(sources), "legs": to_json(legs)} if spec.data.sources else {})
     content = as_input(spec) | {"run_id": layout.run_id, "tokens": named, "image": {"tag": deployment.image_tag}, "admitted": admitted}
     if corpora := {one.name: one.identified.corpus for one in sets if one.identified.corpus and one.written is None}:
         content["corpora"] = {

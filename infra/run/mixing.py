@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from contracts.config import Json
-from contracts.mixture import first_steps, require_sequences, samples_of, stages
+from contracts.mixture import LegSamples, first_steps, leg_stages, samples_of
 from data_prep.spec import DataSpec
 from training.spec import TrainingSpec, tokens_per_step, total_steps
 
@@ -34,6 +34,13 @@ class SourceShare:
         }
 
 
+def leg_samples(name: str, training: TrainingSpec, hosts: int) -> LegSamples:
+    """How much a leg reads."""
+    length = training.sequence_length
+    per_step = tokens_per_step(training, hosts) // length
+    return LegSamples(leg=name, steps=total_steps(training, hosts), samples_per_step=per_step, sequence_length=length)
+
+
 def leg_mixture(
     data: DataSpec, training: TrainingSpec, hosts: int, training_tokens: Sequence[int | None]
 ) -> tuple[SourceShare, ...] | None:
@@ -49,15 +56,12 @@ def leg_mixture(
         MixtureError: the sources cannot be mixed so in the leg's steps.
     """
     sources, length = data.sources, training.sequence_length
-    sizes = [None if tokens is None else samples_of(tokens, length) for tokens in training_tokens]
-    if not sources or any(source.epochs is not None and size is None for source, size in zip(sources, sizes, strict=True)):
+    made = leg_stages(sources, training_tokens, leg_samples("", training, hosts)) if sources else None
+    if made is None:
         return None
-    require_sequences(sources, training_tokens, length)
-    samples_per_step = tokens_per_step(training, hosts) // length
-    made = stages(sources, sizes, steps=total_steps(training, hosts), samples_per_step=samples_per_step)
     found = []
     for i, source in enumerate(sources):
-        samples, size = sum(stage.counts[i] for stage in made), sizes[i]
+        samples, size = sum(stage.counts[i] for stage in made), samples_of(training_tokens[i] or 0, length)
         shares = tuple((stage.from_step, float(stage.shares[i])) for stage in made)
         epochs = samples / size if size else None
         found.append(SourceShare(name=source.name, shares=shares, tokens=samples * length, epochs=epochs))

@@ -20,7 +20,7 @@ from contracts.shard_index import read_index
 from data_prep.coordination import Instances
 from data_prep.failure_classes import SourceChanged
 from data_prep.identify import identify, identify_each
-from data_prep.in_turn import Workplace, prepare_in_turn
+from data_prep.in_turn import Workplace, prepare_in_turn, require_mixable
 from data_prep.local_store import LocalStore
 from data_prep.partition import make_plan
 from data_prep.sources import SourceEmpty, list_source
@@ -214,3 +214,24 @@ def test_a_failure_of_one_source_begins_with_its_name(mixed: MakeData, texts: Pa
     assert failure is not None
     assert (failure.name, failure.retry) == ("CorruptSource", "stop")
     assert (tmp_path / "tokens" / names_of(data)["code"] / "index.json").is_file()
+
+
+def test_a_mixture_that_cannot_be_trained_on_is_told_before_training_starts(mixed: MakeData, tmp_path: Path, gates: Path) -> None:
+    data = mixed("code", "books", books={"weight": None, "epochs": 2})
+    folders, _ = make(data, tmp_path, gates)
+    tokens = {name: read_index(folder).splits["train"].tokens for name, folder in folders.items()}
+    here = Workplace(gates_uri=str(gates), instances=Instances(), client=None, say=print)
+
+    def run(steps: int, length: int = 64) -> dict[str, Any]:
+        named = [to_json(item) for item in admitted(data, tmp_path)]
+        legs = [
+            {"leg": name, "steps": steps * times, "samples_per_step": 1, "sequence_length": length} for name, times in (("a", 1), ("b", 99))
+        ]
+        return {"data": to_json(data), "tokens": {"fingerprint": "all", "uri": named[0]["uri"], "sources": named, "legs": legs}}
+
+    need = 2 * -(-(tokens["books"] - 1) // 64)
+    require_mixable(run(need), here)
+    with pytest.raises(BadInput, match=rf"data\.sources: leg a: the epochs asked for are {need:,} samples \(books {need:,}\)"):
+        require_mixable(run(need - 1), here)
+    with pytest.raises(BadInput, match=r"data\.sources: source (code|books) holds [\d,]+ training tokens, not one sequence of 1,000,000;"):
+        require_mixable(run(need, 10**6), here)

@@ -16,7 +16,7 @@ from test_gather_check_commit import DEPLOYED, account
 
 from contracts.config import SpecError
 from contracts.failure import JobFailure
-from contracts.mixture import MAX_SOURCES, read_mixture, read_tokens
+from contracts.mixture import MAX_SOURCES, LegSamples, read_legs, read_mixture, read_tokens
 from infra.admit.admission import Refused, admit
 from infra.admit.checks import check
 from infra.admit.gather import Clients, gather
@@ -75,6 +75,7 @@ def test_each_source_is_a_channel_and_run_json_names_them() -> None:
     assert run["tokens"]["uri"] == tokens[0].uri
     assert run["tokens"]["fingerprint"] == plan["tokens"]["fingerprint"] not in {item.fingerprint for item in tokens}
     assert run["data"]["source"] is None
+    assert read_legs(run) == (LegSamples(leg="main", steps=100, samples_per_step=8, sequence_length=256),)
     assert [source["source"] for source in run["data"]["sources"]] == [f"s3://data/source/{name}/" for name in ("web", "code", "books")]
     assert run["admitted"]["sources"]["web"] == {"uri": "s3://data/source/web/", "objects": 1, "bytes": 11}
     assert plan["tokens"]["exist"] is False
