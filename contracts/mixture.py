@@ -104,7 +104,6 @@ class Stage:
     first: int
     """Its first sample among all of the run, from 0."""
     samples: int
-    """Its samples."""
     shares: tuple[Fraction, ...]
     """What was asked for; the sum is 1."""
     counts: tuple[int, ...]
@@ -261,8 +260,7 @@ def _exact(number: float) -> Fraction:
 # "tokens": {"fingerprint": of all together, "uri": of the first,
 #            "sources": [{"name": "web", "fingerprint": "...", "uri": "s3://bucket/tokens/.../"}, ...],
 #            "legs": [{"leg": "main", "steps": 1000, "samples_per_step": 16, "sequence_length": 8192}]}
-#
-# Channels are tokens-web, tokens-code, ...; a run without mixture has the channel tokens, and neither list of sources.
+# A run without mixture has neither list of sources.
 
 
 def read_mixture(run: Json) -> tuple[MixedSource, ...]:
