@@ -186,7 +186,9 @@ def test_instances_share_every_source(mixed: MakeData, texts: Path, tmp_path: Pa
     (tmp_path / "tokens" / "gates").symlink_to(gates)
     data = mixed("code", "books")
     tokens = admitted(data, tmp_path)
-    run = {"data": to_json(data), "tokens": {"fingerprint": "all", "uri": tokens[0].uri, "sources": [to_json(item) for item in tokens]}}
+    legs = [{"leg": "main", "steps": 9, "samples_per_step": 2, "sequence_length": 64}]
+    named = {"fingerprint": "all", "uri": tokens[0].uri, "sources": [to_json(item) for item in tokens], "legs": legs}
+    run = {"data": to_json(data), "tokens": named}
     jobs = []
     for host in ("algo-1", "algo-2"):
         base = tmp_path / host
