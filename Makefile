@@ -156,7 +156,7 @@ check-infra: .venv/.dev node_modules/.done ## Check stacks, state machine, calls
 
 # -- faults: fault injection in real executions
 .PHONY: faults
-faults: env ## Inject every fault and bad input on a separate embedded AWS, and report what happened (20 minutes)
+faults: env ## Inject every fault and bad input on a separate embedded AWS, and report what happened (half an hour)
 	@PYTHONPATH=. $(BIN)/python tests/faults/run.py $(ARGUMENTS)
 
 # -- data: benchmarks against other libraries
