@@ -92,8 +92,12 @@ class CheckpointManifest:
 
 def manifest_bytes(manifest: CheckpointManifest) -> bytes:
     """The manifest as it is stored, with its own checksum."""
-    content: Json = to_json(manifest)
-    return json.dumps(content | {_DIGEST: _digest(content)}, indent=1).encode() + b"\n"
+    return json.dumps(to_json(manifest) | {_DIGEST: manifest_checksum(manifest)}, indent=1).encode() + b"\n"
+
+
+def manifest_checksum(manifest: CheckpointManifest) -> str:
+    """The manifest's own checksum: it covers the checksums of all files, and so names the checkpoint."""
+    return _digest(to_json(manifest))
 
 
 def parse_manifest(body: bytes) -> CheckpointManifest:

@@ -62,6 +62,8 @@ class HubStore(Source):
         *,
         token: Callable[[], str | None] = hub_token,
         endpoint: str | None = None,
+        attempts: int = ATTEMPTS,
+        timeout: urllib3.Timeout = TIMEOUT,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.reference = reference
@@ -72,7 +74,8 @@ class HubStore(Source):
         self._prefix = f"{reference.path}/" if reference.path else ""
         self._files = f"{self._endpoint}/{kind}{reference.name}/resolve/{reference.commit}/"
         self._tree = f"{self._endpoint}/api/{reference.kind}/{reference.name}/tree/{reference.commit}"
-        self._pool = urllib3.PoolManager(timeout=TIMEOUT, retries=False)
+        self._pool = urllib3.PoolManager(timeout=timeout, retries=False)
+        self._attempts = attempts
         self._read_token, self._asked = token, False
         self._token: str | None = None
         self._sleep = sleep
@@ -159,7 +162,7 @@ class HubStore(Source):
                     raise _refused(response.status, what, self._token is not None)
                 why = f"HTTP {response.status}"
             self._sleep(wait)
-        raise StoreUnavailable(f"{what} could not be read after {ATTEMPTS} attempts ({why})")
+        raise StoreUnavailable(f"{what} could not be read after {self._attempts} attempts ({why})")
 
     def _get(self, url: str, headers: dict[str, str]) -> Any:
         trusted = True
@@ -174,7 +177,7 @@ class HubStore(Source):
         raise urllib3.exceptions.HTTPError(f"too many redirects from {url}")
 
     def _waits(self) -> Iterator[float]:
-        return (FIRST_WAIT_SECONDS * 2**attempt if attempt < ATTEMPTS - 1 else 0.0 for attempt in range(ATTEMPTS))
+        return (FIRST_WAIT_SECONDS * 2**attempt if attempt < self._attempts - 1 else 0.0 for attempt in range(self._attempts))
 
 
 def _refused(status: int, what: str, with_token: bool) -> Exception:

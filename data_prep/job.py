@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,12 +27,14 @@ from contracts.shard_index import ShardIndex
 from data_prep.coordination import Instances
 from data_prep.copies import read_copies
 from data_prep.failure_classes import Interrupted, TokenizerUnusable
+from data_prep.hub import open_repository
 from data_prep.in_turn import Workplace, prepare_in_turn, prepare_source, require_mixable
 from data_prep.make_copies import make_copies
 from data_prep.s3_store import s3_client
-from data_prep.source_access import identified
+from data_prep.source_access import identified, open_store
 from data_prep.spec import DataSpec
 from data_prep.verify import main as verify
+from data_prep.weights import checked, copy_weights, wanted
 
 GATES = "gates/"
 
@@ -92,9 +95,14 @@ def _in_container() -> int:
     copies = read_copies(run)
     if copies is not None and here.instances.leads:
         make_copies(copies, here.client, _say)  # first: it takes seconds, and a name that is wrong shows before hours of work
+    weights = wanted(run, open_repository, lambda place: open_store(place, here.client)) if here.instances.leads else []
+    fitting = [(copy, *checked(copy)) for copy in weights]  # before anything is tokenised, for the same reason
     prepare_in_turn(spec, admitted, here, corpora)
     if spec.sources and here.instances.leads:
         require_mixable(run, here)
+    for copy, objects, model in fitting:
+        with tempfile.TemporaryDirectory(prefix="weights-", ignore_cleanup_errors=True) as scratch:
+            copy_weights(copy, objects, model, Path(scratch), _say)
     return 0
 
 

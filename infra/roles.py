@@ -19,7 +19,7 @@ from constructs import Construct
 from contracts.files import ATTEMPTS, CHECKPOINTS, METRICS, RESULT_FILE
 from infra.constructs.policy import Conditions, Statement, allow, new_role
 from infra.monitor.published_metrics import NAMESPACE
-from infra.run.layout import CORPUS_PREFIX, IMAGES_PREFIX, JOBS_PREFIX, RUNS_PREFIX, TOKENS_PREFIX
+from infra.run.layout import CORPUS_PREFIX, IMAGES_PREFIX, JOBS_PREFIX, RUNS_PREFIX, TOKENS_PREFIX, WEIGHTS_PREFIX
 from infra.run.run_event import DETAIL_TYPE, SOURCE
 from infra.settings import BuildSettings
 
@@ -303,7 +303,7 @@ def _build_interfaces(scope: Construct, settings: BuildSettings) -> list[Stateme
 
 
 def prepare_role(scope: Construct, shared: Shared, source_buckets: Sequence[str], *, in_vpc: bool) -> iam.Role:
-    """Prepare corpus and Prepare data: read text, run.json and the token; write cleaned text and shards, and nothing else."""
+    """Prepare corpus and Prepare data: read text, run.json and the token; write cleaned text, shards and copies of models."""
     return new_role(
         scope,
         "PrepareRole",
@@ -319,6 +319,7 @@ def prepare_role(scope: Construct, shared: Shared, source_buckets: Sequence[str]
                 on=shared.objects(f"{CORPUS_PREFIX}*", f"{TOKENS_PREFIX}*"),
                 because=PREFIX,
             ),
+            allow("s3:PutObject", "s3:AbortMultipartUpload", on=shared.objects(f"{WEIGHTS_PREFIX}*"), because=PREFIX),
             _key_through_s3(scope, shared, "kms:Decrypt", "kms:GenerateDataKey"),
             allow("secretsmanager:GetSecretValue", on=shared.secret_arn),
             allow("kms:Decrypt", on=shared.key.key_arn, when=_through(scope, "secretsmanager")),
@@ -326,7 +327,7 @@ def prepare_role(scope: Construct, shared: Shared, source_buckets: Sequence[str]
     )
 
 
-def training_role(scope: Construct, shared: Shared, *, in_vpc: bool) -> iam.Role:
+def training_role(scope: Construct, shared: Shared, source_buckets: Sequence[str], *, in_vpc: bool) -> iam.Role:
     """Train: SageMaker itself reads the channels and syncs the checkpoints for the job; the isolated container calls nothing.
 
     It writes attempts' folders only: run.json, lock.json and the report lie two levels higher.
@@ -338,7 +339,8 @@ def training_role(scope: Construct, shared: Shared, *, in_vpc: bool) -> iam.Role
         "sagemaker.amazonaws.com",
         [
             *_job_basics(scope, shared, "/aws/sagemaker/TrainingJobs", in_vpc=in_vpc),
-            allow("s3:GetObject", on=shared.objects(f"{TOKENS_PREFIX}*", f"{RUNS_PREFIX}*"), because=PREFIX),
+            allow("s3:GetObject", on=shared.objects(f"{TOKENS_PREFIX}*", f"{RUNS_PREFIX}*", f"{WEIGHTS_PREFIX}*"), because=PREFIX),
+            *_read_sources(scope, source_buckets),  # weights to begin from
             allow("s3:PutObject", "s3:AbortMultipartUpload", on=shared.objects(attempts, f"{JOBS_PREFIX}*"), because=PREFIX),
             allow("s3:DeleteObject", on=shared.objects(attempts), because=PREFIX),
             # For a key in OutputDataConfig ("CreateTrainingJob API: execution role permissions"); S3 itself needs the other two.

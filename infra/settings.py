@@ -191,7 +191,8 @@ class Settings:
     chat: ChatSettings | None = None
     """A Slack channel that shows the runs' ends, retries and alarms."""
     source_buckets: tuple[Annotated[str, BUCKET], ...] = ()
-    """Other buckets that runs may read text from; their owners grant it too when they are another account's."""
+    """Other buckets that runs may read text and weights to begin from (`training.initial`) from; their owners grant it too when
+    they are another account's."""
     alarms: AlarmSettings = dataclasses.field(default_factory=AlarmSettings)
     """Thresholds."""
     refuse_missing_quotas: bool = False

@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPla
 from torch.futures import Future
 from torch.serialization import _get_layout
 
-from contracts.checkpoint_manifest import CheckpointManifest, DamagedManifest, parse_manifest
+from contracts.checkpoint_manifest import CheckpointManifest, DamagedManifest, manifest_checksum, parse_manifest
 from contracts.files import CHECKPOINT_MANIFEST, CHECKPOINT_METADATA, CHECKPOINT_SUMS
 
 ALLOWED: dict[tuple[str, str], Any] = {
@@ -59,6 +59,8 @@ class Checkpoint:
     metadata: dcp.Metadata
     sums: dict[tuple[str, int], str]
     """Part and offset -> 64-bit XXH3 of the tensor that lies there."""
+    checksum: str
+    """The manifest's own, which names the checkpoint."""
     index_bytes: int
     """Bytes of manifest and indexes, which every rank reads."""
 
@@ -85,7 +87,10 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     stored, listed = (_verified(folder, manifest, name) for name in (CHECKPOINT_METADATA, CHECKPOINT_SUMS))
     metadata = _metadata(stored)
     sums = _sums(listed, metadata, manifest)
-    return Checkpoint(folder=folder, manifest=manifest, metadata=metadata, sums=sums, index_bytes=len(body) + len(stored) + len(listed))
+    size = len(body) + len(stored) + len(listed)
+    return Checkpoint(
+        folder=folder, manifest=manifest, metadata=metadata, sums=sums, checksum=manifest_checksum(manifest), index_bytes=size
+    )
 
 
 def _verified(folder: Path, manifest: CheckpointManifest, name: str) -> bytes:

@@ -1,8 +1,9 @@
 """Checkpoints on top of torchtitan's manager: where a job goes on from, what it saves, what it keeps on its disk.
 
 A job goes on from one checkpoint, the channel ``checkpoint``, which Admit or Triage chose before the job was created; without
-that channel it starts afresh. What it saves lies in a folder of its own attempt (contracts/checkpoint_manifest.py), which was
-empty when it began. A damaged checkpoint ends the job in one sentence, and Triage takes the one before it.
+that channel it begins from the weights of the channel ``initial``, or by chance. What it saves lies in a folder of its own
+attempt (contracts/checkpoint_manifest.py), which was empty when it began. A damaged checkpoint ends the job in one sentence,
+and Triage takes the one before it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from training.failure_classes import CheckpointDamaged, CheckpointMismatch
 from training.fused_attention import keep_fused
 from training.leg_identity import mismatch
 from training.metrics import diverged
+from training.spec import ModelShape
+from training.weights_reader import load_weights
 
 _STEP = re.compile(r"step-(\d+)")
 
@@ -84,6 +87,10 @@ class LegCheckpoints(CheckpointManager):
         """Folder of the checkpoint to go on from; it does not exist when the job starts afresh."""
         compile_cache: str | None
         """Folder that this host's ranks compile to, kept in each checkpoint; None keeps nothing."""
+        weights: str
+        """Folder of the weights to begin from; it does not exist when the job begins by chance or from a checkpoint."""
+        shape: ModelShape
+        """The model's."""
 
     def __init__(self, config: Config, **rest: Any) -> None:
         keep_fused(rest["model_parts"])
@@ -91,9 +98,10 @@ class LegCheckpoints(CheckpointManager):
         self.leg = config.leg
         self.compile_cache = CacheKeeper(Path(config.compile_cache) if config.compile_cache else None)
         self.root = Path(self.folder)
-        self.source = Path(config.source)
+        self.source, self.weights, self.shape = Path(config.source), Path(config.weights), config.shape
         self.saved: list[Saved] = []
         self.restored: Restored | None = None
+        self.began_from_weights = False
         self.write_seconds: list[float] = []
         """From the start of each save of this attempt to its last file on disk."""
         self.on_held: Callable[[float], None] = lambda seconds: None
@@ -105,14 +113,18 @@ class LegCheckpoints(CheckpointManager):
 
     @torch.no_grad()
     def _load(self, step: int = -1) -> bool:
-        """Load the checkpoint of the channel; False when there is none.
+        """Load the checkpoint of the channel, else the weights of theirs; False when there is no checkpoint.
 
         Raises:
             CheckpointDamaged: a rank cannot read what it needs of it.
             CheckpointMismatch: it is of another model or data order.
+            WeightsUnusable: a rank cannot read what it needs of the weights.
         """
         if not self.source.is_dir():
-            logger.info("No checkpoint was given: training begins at step 1")
+            if self.weights.is_dir():
+                self._load_weights()
+            else:
+                logger.info("No checkpoint was given: training begins at step 1")
             return False
         begin = time.perf_counter()
         found = self._open()
@@ -129,6 +141,16 @@ class LegCheckpoints(CheckpointManager):
         GarbageCollection.collect("GC collection for checkpoint loading.")
         self._account(found, reader.bytes_read, time.perf_counter() - begin)
         return True
+
+    def _load_weights(self) -> None:
+        """The model's weights and nothing else: optimiser, schedule, step and cursor stay as they were made."""
+        begin, model = time.perf_counter(), self.states["model"]
+        state = model.state_dict()
+        bytes_read = load_weights(self.weights, self.shape, state)
+        model.load_state_dict(state)
+        self.began_from_weights = True
+        shares = ", ".join(f"{count:,}" for count in _by_host(bytes_read))
+        logger.info(f"Training begins from given weights, read in {time.perf_counter() - begin:.2f} s; each host's bytes: {shares}")
 
     def _open(self) -> Checkpoint:
         """The verified indexes, when every rank finds them so."""
@@ -148,7 +170,10 @@ class LegCheckpoints(CheckpointManager):
         return CheckpointDamaged(f"the checkpoint to go on from is passed over: {reason}")
 
     def _refuse_other_leg(self, found: Checkpoint) -> None:
-        difference = mismatch(found.manifest.leg, self.leg)
+        saved, start = found.manifest.leg, self.leg.get("initial")
+        if start and found.checksum == start.get("checksum"):  # another leg's, which this one was told to go on from
+            saved = {**saved, "initial": start}
+        difference = mismatch(saved, self.leg)
         if difference is not None:
             raise CheckpointMismatch(
                 f"checkpoint step-{found.manifest.step} does not belong to this leg: {difference}. "
@@ -157,10 +182,7 @@ class LegCheckpoints(CheckpointManager):
 
     def _account(self, found: Checkpoint, bytes_read: int, seconds: float) -> None:
         """Say what each host has read."""
-        ranks: list[int] = [0] * dist.get_world_size()
-        dist.all_gather_object(ranks, bytes_read)
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        hosts = tuple(sum(ranks[first : first + local]) for first in range(0, len(ranks), local))
+        hosts = _by_host(bytes_read)
         manifest = found.manifest
         self.restored = Restored(step=manifest.step, bytes=manifest.bytes, host_bytes=hosts, seconds=seconds)
         shares = ", ".join(f"{count:,}" for count in hosts)
@@ -268,6 +290,14 @@ class LegCheckpoints(CheckpointManager):
             if step < oldest_kept:
                 (path / CHECKPOINT_MANIFEST).unlink(missing_ok=True)
                 self.purge_queue.put(str(path))
+
+
+def _by_host(bytes_read: int) -> tuple[int, ...]:
+    """What the ranks of each host have read together. Collective."""
+    ranks: list[int] = [0] * dist.get_world_size()
+    dist.all_gather_object(ranks, bytes_read)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return tuple(sum(ranks[first : first + local]) for first in range(0, len(ranks), local))
 
 
 def _first_device(models: list[torch.nn.Module]) -> torch.device:

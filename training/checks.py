@@ -6,7 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
+from contracts.weights_folder import TOKENIZER_FILE
 from training.failure_classes import BadInput, CheckpointUnusable, DeviceFault, TokensMismatch
+from training.initial_weights import check_initial
 from training.leg_job import LegJob
 from training.token_shards import check_channel
 from training.tokens import Tokens, job_mixture, job_tokens
@@ -25,6 +27,7 @@ def check_job(job: LegJob) -> Tokens:
     check_tokens(job, tokens)
     for source in tokens.sources:
         check_channel(source.folder, level="edges")
+    check_initial(job, tokens.folder / TOKENIZER_FILE)
     if job.spec.device == "cuda":
         check_shared_memory()
         check_devices(job)

@@ -22,6 +22,7 @@ __all__ = [
     "Preempted",
     "TokensMismatch",
     "Unexpected",
+    "WeightsUnusable",
 ]  # fmt: skip
 
 
@@ -41,6 +42,10 @@ class CheckpointDamaged(JobFailure):
 
 class CheckpointUnusable(JobFailure):
     """No checkpoint can be read, or none can be written."""
+
+
+class WeightsUnusable(JobFailure):
+    """The weights that training should begin from (training.initial) are damaged, or of another model or tokenizer."""
 
 
 class LossDiverged(JobFailure):
@@ -86,6 +91,6 @@ class Preempted(JobFailure):
 
 
 FAILURE_CLASSES: tuple[type[JobFailure], ...] = (
-    BadInput, CorruptShard, TokensMismatch, CheckpointMismatch, CheckpointDamaged, CheckpointUnusable, LossDiverged,
-    OutOfMemory, DeviceFault, DriverTooOld, FabricSlow, CollectiveHang, HostLost, Preempted, Unexpected,
+    BadInput, CorruptShard, TokensMismatch, CheckpointMismatch, CheckpointDamaged, CheckpointUnusable, WeightsUnusable,
+    LossDiverged, OutOfMemory, DeviceFault, DriverTooOld, FabricSlow, CollectiveHang, HostLost, Preempted, Unexpected,
 )  # fmt: skip

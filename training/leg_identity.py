@@ -7,18 +7,29 @@ from typing import Any
 
 from contracts.config import Json, to_json
 from contracts.mixture import MixedSource, mixture_identity
-from training.spec import TrainingSpec, tokens_per_step, total_steps
+from training.spec import ModelShape, TrainingSpec, tokens_per_step, total_steps
 
-SECTIONS = ("model", "data", "optimizer")
+SECTIONS = ("model", "data", "optimizer", "initial")
+DEFAULT_FACTOR = 8.0
+"""ModelShape.rope_scaling_factor of checkpoints that do not name it."""
 
 
-def leg_identity(spec: TrainingSpec, fingerprint: str, hosts: int, mixture: Sequence[MixedSource] = ()) -> Json:
-    """``model``, ``data`` and ``optimizer`` of a leg on so many hosts; they must be equal for another job to go on from its checkpoint."""
+def leg_identity(
+    spec: TrainingSpec, fingerprint: str, hosts: int, mixture: Sequence[MixedSource] = (), *, initial: Json | None = None
+) -> Json:
+    """``model``, ``data``, ``optimizer`` and ``initial`` of a leg on so many hosts; they must be equal for another job to go on from
+    its checkpoint.
+
+    Args:
+        initial: what ``training.initial`` meant when Admit looked it up (``source``, ``kind``, ``uri``, ``checksum``); None for chance.
+    """
     other = {} if spec.optimizer.name == "adamw" else {"optimizer": {"name": spec.optimizer.name}}  # without the section: AdamW
+    if initial:
+        other["initial"] = dict(initial)
     mixed = {"mixture": mixture_identity(mixture, total_steps(spec, hosts))} if mixture else {}
     return {
         **other,
-        "model": to_json(spec.model),
+        "model": _model(spec.model),
         "data": {
             "fingerprint": fingerprint,
             "sequence_length": spec.sequence_length,
@@ -27,6 +38,10 @@ def leg_identity(spec: TrainingSpec, fingerprint: str, hosts: int, mixture: Sequ
             **mixed,
         },
     }
+
+
+def _model(shape: ModelShape) -> Json:
+    return {key: value for key, value in to_json(shape).items() if (key, value) != ("rope_scaling_factor", DEFAULT_FACTOR)}
 
 
 def differences(saved: Json, wanted: Json) -> list[tuple[str, Any, Any]]:

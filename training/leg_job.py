@@ -3,6 +3,7 @@
 /opt/ml/input/data/run/run.json              the resolved run
 /opt/ml/input/data/tokens/                   index.json, tokenizer files, train/, validation/; of a mixture tokens-<name>/ for each source
 /opt/ml/input/data/checkpoint/               the checkpoint to go on from; absent when the leg starts afresh
+/opt/ml/input/data/initial/                  the weights to begin from (training.initial), where there is no checkpoint yet
 /opt/ml/input/config/hyperparameters.json    {"run_id", "leg", "attempt"}
 /opt/ml/input/config/resourceconfig.json     hosts
 /opt/ml/checkpoints/                         synced with this attempt's folder in S3, which was empty
@@ -19,7 +20,7 @@ from typing import Any
 
 from contracts.config import Json, SpecError, parse
 from contracts.failure import base_dir
-from contracts.files import CHECKPOINT_CHANNEL
+from contracts.files import CHECKPOINT_CHANNEL, INITIAL_CHANNEL
 from training.cluster import Cluster, read_cluster
 from training.failure_classes import BadInput
 from training.spec import TrainingSpec, tokens_per_step, total_steps
@@ -52,6 +53,17 @@ class LegJob:
     def checkpoint(self) -> Path:
         """The checkpoint to go on from, when there is one."""
         return self.channels / CHECKPOINT_CHANNEL
+
+    @property
+    def initial(self) -> Path:
+        """The weights to begin from, where the leg has such and no checkpoint yet."""
+        return self.base / "input" / "data" / INITIAL_CHANNEL
+
+    @property
+    def start(self) -> Json | None:
+        """What ``training.initial`` meant when Admit looked it up: ``source``, ``kind``, ``uri``, ``checksum``; None: by chance."""
+        found = (self.run.get("initial") or {}).get(self.leg)
+        return found if isinstance(found, dict) else None
 
     @property
     def work(self) -> Path:

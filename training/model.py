@@ -19,17 +19,9 @@ from torchtitan.models.llama3.model import Llama3Model
 from torchtitan.protocols.model_spec import ModelSpec
 
 from contracts.config import Json
+from contracts.llama_config import LLAMA3_SCALING
 from training.fused_attention import SplittingAdapter
 from training.spec import Attention, ModelShape
-
-LLAMA3_ROPE_SCALING = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
-"""Llama-3.1's frequency scaling: the defaults of torchtitan's ComplexRoPE and of Hugging Face's Llama-3.1 config.json."""
 
 
 def model_spec(shape: ModelShape, *, attention: Attention = "causal", name: str = "leg") -> ModelSpec:
@@ -83,11 +75,13 @@ def _rope(shape: ModelShape) -> ComplexRoPE.Config:
         max_seq_len=shape.max_sequence_length,
         theta=shape.rope_theta,
         scaling="llama" if shape.rope_scaling == "llama3" else "none",
+        scaling_factor=shape.rope_scaling_factor,  # the other three are torchtitan's defaults: LLAMA3_SCALING
     )
 
 
 def hugging_face_config(shape: ModelShape, *, dtype: str, bos_id: int | None, eos_id: int | None) -> Json:
     """config.json of a LlamaForCausalLM with this shape."""
+    scaling = {"rope_type": "llama3", "factor": shape.rope_scaling_factor, **LLAMA3_SCALING}
     config: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -102,7 +96,7 @@ def hugging_face_config(shape: ModelShape, *, dtype: str, bos_id: int | None, eo
         "hidden_act": "silu",
         "max_position_embeddings": shape.max_sequence_length,
         "rope_theta": shape.rope_theta,
-        "rope_scaling": LLAMA3_ROPE_SCALING if shape.rope_scaling == "llama3" else None,
+        "rope_scaling": scaling if shape.rope_scaling == "llama3" else None,
         "tie_word_embeddings": shape.tie_embeddings,
         "attention_bias": False,
         "mlp_bias": False,

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 
+from contracts.config import Json
 from contracts.metric_line import SOURCE_METRICS, last_value, source_metric
 from training.leg_job import LegJob
 from training.memory import parameter_count
@@ -23,6 +24,7 @@ def model_card(job: LegJob, tokens: Tokens, *, rows: Sequence[dict[str, float]],
         "leg": f"{job.leg}, attempt {job.attempt}",
         "image": os.environ.get("IMAGE_URI", "unknown"),
         "source revision": str(job.run.get("image", {}).get("tag", "unknown")) + " (hash of the build context)",
+        "began from": _origin(job.start),
         "data fingerprint": job.fingerprint or tokens.sources[0].index.fingerprint,
         "text source": _text_source(job),
         "tokenizer (SHA-256)": tokens.tokenizer.sha256,
@@ -41,7 +43,7 @@ def model_card(job: LegJob, tokens: Tokens, *, rows: Sequence[dict[str, float]],
     front = "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [llama, pretrained, torchtitan]\n---\n"
     recipe = json.dumps({"optimizer": vars(job.spec.optimizer), "schedule": vars(job.spec.schedule)}, indent=1)
     return (
-        f"{front}\n# {job.run_id} / {job.leg}\n\nA Llama-3-like decoder, trained from scratch: {shape.layers} layers, width {shape.dim}, "
+        f"{front}\n# {job.run_id} / {job.leg}\n\nA Llama-3-like decoder, {_begun(job)}: {shape.layers} layers, width {shape.dim}, "
         f"{shape.heads} heads ({shape.kv_heads} for keys and values), context {shape.max_sequence_length}. "
         "It continues text; it was neither aligned nor evaluated beyond the figures below.\n\n"
         f"## Figures\n\n{_table(figures)}\n{_sources(job, tokens, rows)}## Lineage\n\n{_table(lineage)}\n"
@@ -75,6 +77,17 @@ def _sources(job: LegJob, tokens: Tokens, rows: Sequence[dict[str, float]]) -> s
         lines.append(f"| {' | '.join(cells)} |\n")
     head = "| source | text | training tokens | share of what was read | passes | validation loss (nats) | data fingerprint |\n"
     return f"## Sources\n\n{head}|---|---|---|---|---|---|---|\n{''.join(lines)}\nThe validation loss above is their plain mean.\n\n"
+
+
+def _begun(job: LegJob) -> str:
+    return "trained from scratch" if job.start is None else f"trained on from {job.start.get('source')}"
+
+
+def _origin(start: Json | None) -> str:
+    if start is None:
+        return "chance (training.seed)"
+    checksum = f", {start['checksum'][:16]}" if start.get("checksum") else ""
+    return f"{start.get('source')}: the {start.get('kind')} in {start.get('uri')}{checksum}"
 
 
 def _table(rows: dict[str, str]) -> str:

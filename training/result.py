@@ -71,6 +71,7 @@ def leg_result(
         "checkpoints": [asdict(saved) for saved in trainer.checkpointer.saved],
         "attempt": job.attempt,
         "resumed_from": trainer.resumed_from or None,
+        "initial": job.start,
         "restored": asdict(trainer.checkpointer.restored) if trainer.checkpointer.restored else None,
         "checkpoint_staging": asdict(trainer.staging),
         "sample": asdict(sample) if isinstance(sample, Sample) else None,

@@ -20,7 +20,7 @@ class ScheduleSpec:
     """Shape of the decay; ``sqrt`` is 1 - sqrt(progress), which suits a short one at the end (https://arxiv.org/abs/2405.18392)."""
     decay_steps: Annotated[int, one_or_more()] | None = None
     """Steps of the decay, the last ones; the rate stays at its peak before them (WSD). Null decays from the warmup on.
-    To cool down what a constant rate trained, execute its run again with more ``steps``, a ``decay`` and these."""
+    To cool down what a constant rate trained, name its checkpoint in ``training.initial`` of another run, with a ``decay`` and these."""
     min_lr_share: Annotated[float, Bounds(0.0, 1.0)] = 0.1
     """Learning rate of the last step over the peak."""
     total_steps: Annotated[int, one_or_more()] | None = None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from contracts.config import Bounds, Problem, one_or_more
+from training.initial import INITIAL, start_problems
 from training.schedule import ScheduleSpec, schedule_problems
 
 Attention = Literal["causal", "documents"]
@@ -38,7 +39,9 @@ class ModelShape:
     rope_theta: Annotated[float, Bounds(1.0)] = 500_000.0
     """Base of the rotary position embedding."""
     rope_scaling: Literal["none", "llama3"] = "none"
-    """``llama3`` is Llama-3.1's frequency scaling (factor 8, 1 and 4, original length 8192)."""
+    """``llama3`` is Llama-3.1's frequency scaling (low 1, high 4, original length 8192)."""
+    rope_scaling_factor: Annotated[float, Bounds(1.0, 1024.0)] = 8.0
+    """Factor of the ``llama3`` scaling: 8 in Llama 3.1, 32 in Llama 3.2."""
     tie_embeddings: bool = False
     """Share the embedding with the output layer."""
     norm_eps: Annotated[float, Bounds(0.0, 1.0)] = 1e-5
@@ -146,6 +149,10 @@ class TrainingSpec:
 
     model: ModelShape
     """The network."""
+    initial: Annotated[str, INITIAL, one_or_more(1024)] | None = None
+    """Where training begins; null initialises by chance. Weights (``hf://OWNER/NAME@COMMIT``, ``s3://BUCKET/FOLDER/`` with config.json
+    and safetensors, ``run:RUN/LEG`` for that leg's export) start with a fresh optimiser at step 0. ``run:RUN/LEG@STEP`` goes on from that
+    leg's checkpoint with its optimiser and data order, as a leg of its own: a cool-down; ``steps`` count from that training's first."""
     device: Literal["cuda", "cpu"] = "cuda"
     """``cpu`` (gloo) is for the embedded AWS and tests."""
     processes_per_host: Annotated[int, Bounds(1, 64)] = 8
@@ -287,6 +294,7 @@ def cluster_problems(spec: TrainingSpec, hosts: int) -> Iterator[Problem]:
         yield Problem("parallelism", f"{degrees} x shard={p.shard} is {fixed * p.shard}, but there are {devices} devices; set shard to -1")
         return
     yield from schedule_problems(spec.schedule, total_steps(spec, hosts))
+    yield from start_problems(spec.initial, total_steps(spec, hosts), spec.schedule.decay_steps)
     per_pass = spec.local_batch_size * data_parallel_ranks(spec, hosts)
     if spec.global_batch_size is not None and spec.global_batch_size % per_pass:
         yield Problem(

@@ -114,7 +114,7 @@ def leg_model_spec(spec: TrainingSpec, name: str = "leg") -> ModelSpec:
 def leg_json(job: LegJob) -> Json:
     """What a checkpoint is of, for its manifest; its identity must be equal for another job to go on from it."""
     who = {"run_id": job.run_id, "leg": job.leg, "attempt": job.attempt}
-    identity = leg_identity(job.spec, job.fingerprint, job.cluster.size, read_mixture(job.run))
+    identity = leg_identity(job.spec, job.fingerprint, job.cluster.size, read_mixture(job.run), initial=job.start)
     return {**identity, **who, "training": to_json(job.spec)}
 
 
@@ -166,6 +166,8 @@ def _checkpoints(job: LegJob) -> LegCheckpoints.Config:
         leg=leg_json(job),
         source=str(job.checkpoint),
         compile_cache=str(cache_folder(job)) if compiled_is_kept(job.spec) else None,
+        weights=str(job.initial),
+        shape=job.spec.model,
     )
 
 

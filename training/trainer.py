@@ -143,6 +143,8 @@ class LegTrainer(Trainer):
             self.metrics_processor.begin(self.step)
             record_crashes(Path(self.config.stop_file).parent)
             self.on_part("checkpoint")
+            if self.checkpointer.began_from_weights and self.config.validator.enable:
+                self.validator.validate(self.model_parts, self.step)  # the weights' own loss, before anything is learned
         elif self.watchdog.steps == 1:
             self.on_part("first_step")
         self.watchdog.beat(self.step)

@@ -15,8 +15,9 @@ from data_prep.spec import DataSpec
 from infra.admit.data_sets import DataSet
 from infra.admit.estimate import Estimate
 from infra.admit.gather import LOCAL, Facts, Topic
+from infra.admit.start_checks import Against, start_problems
 from infra.run.compute import CapacitySource
-from infra.run.job_requests import preparations
+from infra.run.job_requests import hub_references, preparations
 from infra.run.mixing import leg_samples
 from infra.run.run_spec import SINGLE_LEG, RunSpec
 from infra.sagemaker.instance_types import GIB, INSTANCE_TYPES, accelerators_of
@@ -51,6 +52,12 @@ def check(facts: Facts) -> list[Finding]:
     if facts.earlier is not None:
         note("Earlier run", facts.earlier.problems(facts.fingerprint))
     note("Data", mixing_problems(spec, facts.data_sets))
+    if facts.starts:
+        against = Against(
+            hosts=spec.compute.instance_count, run_id=facts.run_id, fingerprint=facts.fingerprint, sources=spec.data.sources,
+            tokenizer=facts.run_tokenizer,
+        )  # fmt: skip
+        note("Start", start_problems(spec, facts.starts, against))
     if facts.training_types is not None and facts.processing_types is not None:
         quotas = facts.quotas or []
         known = facts.training_types | offered(quotas, "training"), facts.processing_types | offered(quotas, "processing")
@@ -59,7 +66,7 @@ def check(facts: Facts) -> list[Finding]:
     note("Devices", device_problems(spec))
     note("Devices", network_problems(spec))
     if facts.deployed is not None and facts.token is not None and not facts.prepared:
-        note("Hub token", secret_problems(spec.data, facts.deployed.secret_arn, has_value=facts.token))
+        note("Hub token", secret_problems(spec, facts.deployed.secret_arn, has_value=facts.token))
     if facts.training_plans is not None:
         note("Capacity", training_plan_problems(spec, facts.training_plans))
     # A type that SageMaker does not have for this use has no quota and no price either: one sentence about it is enough.
@@ -144,16 +151,15 @@ def network_problems(spec: RunSpec) -> Iterator[Problem]:
             yield Problem(path, f"{spec.compute.instance_count} x {kind} cannot train together: the type has no EFA network; {fix}")
 
 
-def needs_token(data: DataSpec) -> list[str]:
-    """The gated repositories that the data settings name."""
-    hub = (value for value in data.uris.values() if value.startswith("hf://"))
-    names = dict.fromkeys(value.removeprefix("hf://").removeprefix("datasets/") for value in hub)
+def needs_token(spec: RunSpec) -> list[str]:
+    """The gated repositories that the run names."""
+    names = (value.removeprefix("hf://").removeprefix("datasets/") for value in hub_references(spec))
     return [name for name in names if name.startswith(GATED)]
 
 
-def secret_problems(data: DataSpec, secret_arn: str, *, has_value: bool) -> Iterator[Problem]:
+def secret_problems(spec: RunSpec, secret_arn: str, *, has_value: bool) -> Iterator[Problem]:
     """Something gated is named, so a token must be there. Whether it opens the repository, only the job can tell."""
-    gated = needs_token(data)
+    gated = needs_token(spec)
     if gated and not has_value:
         yield Problem(
             "data",

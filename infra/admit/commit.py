@@ -14,7 +14,7 @@ from infra.admit.gather import Clients, Facts
 from infra.admit.plan import Planner
 from infra.run import run_lock
 from infra.run.deployment import Deployment
-from infra.run.job_requests import needs_hugging_face, preparations
+from infra.run.job_requests import hub_references, preparations
 from infra.run.layout import RunLayout, corpus_prefix, uri
 from infra.run.mixing import leg_samples
 from infra.run.run_jobs import UNDER_WAY, run_jobs
@@ -115,6 +115,8 @@ def commit(facts: Facts, layout: RunLayout, execution: Execution, deployment: De
             name: {"fingerprint": fingerprint, "uri": uri(deployment.bucket, corpus_prefix(fingerprint))}
             for name, fingerprint in corpora.items()
         }
+    if facts.starts:
+        content["initial"] = {leg: start.record for leg, start in facts.starts.items()}
     body = json.dumps(content, indent=1).encode()
     if facts.earlier is None or not is_own(facts.earlier.previous, execution):  # else Admit is tried again after it had written run.json
         changes = facts.earlier.changes(spec) if facts.earlier is not None else ()
@@ -131,7 +133,7 @@ def commit(facts: Facts, layout: RunLayout, execution: Execution, deployment: De
         tokens=sources,
         source_bytes=sum(one.identified.listing.total_bytes for one in sets),
         imported=all(one.written is not None and datetime.datetime.now(datetime.UTC) - one.written > IMPORT_TIME for one in sets),
-        token=bool(facts.token) and needs_hugging_face(spec.data),
+        token=bool(facts.token) and bool(hub_references(spec)),
     )
     return {
         "run_id": layout.run_id,
@@ -142,5 +144,8 @@ def commit(facts: Facts, layout: RunLayout, execution: Execution, deployment: De
         "tokens": tokens | {"exist": facts.prepared},
         "preparations": [planner.preparation(job) for job in preparations(spec, cleaned=facts.cleaned, prepared=facts.prepared)],
         "train": planner.train(),
-        "legs": [planner.leg(leg, cost, checkpoints.get(leg.name)) for leg, cost in zip(spec.legs, facts.costs.legs, strict=True)],
+        "legs": [
+            planner.leg(leg, cost, checkpoints.get(leg.name), facts.starts.get(leg.name))
+            for leg, cost in zip(spec.legs, facts.costs.legs, strict=True)
+        ],
     }

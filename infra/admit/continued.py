@@ -31,6 +31,7 @@ INPUT_PATHS = {
     "data.tokens_per_step": "training.global_batch_size",
     "data.mixture": "data.sources",
     "optimizer.name": "training.optimizer.name",
+    "initial.source": "training.initial",
 }
 """Where the input says what a checkpoint depends on; the model lies under ``training.model``."""
 
@@ -85,7 +86,8 @@ class Continued:
     def _differences(self, leg: Leg, fingerprint: str | None) -> list[tuple[str, Any, Any]]:
         saved = self.saved[leg.name]
         known = fingerprint or str(saved.get("data", {}).get("fingerprint"))
-        found = differences(saved, leg_identity(leg.training, known, self.spec.compute.instance_count, self.spec.data.sources))
+        hosts, sources = self.spec.compute.instance_count, self.spec.data.sources
+        found = differences(saved, leg_identity(leg.training, known, hosts, sources, initial=_initial(saved, leg)))
         return [(path, *(_unequal(old, new) if path == "data.mixture" else (old, new))) for path, old, new in found]
 
     def _problem(self, path: str, old: str, new: str, legs: list[str]) -> Problem:
@@ -132,6 +134,13 @@ def continued(spec: RunSpec, layout: RunLayout, s3: Any, bucket: str) -> Continu
         saved={name: leg for name, (_, leg) in found.items()},
         checkpoints={name: uri(bucket, folder.prefix) for name, (folder, _) in found.items()},
     )
+
+
+def _initial(saved: Json, leg: Leg) -> Json | None:
+    """What the leg began from according to its checkpoint, under the name that this execution gives it."""
+    recorded: Json = saved.get("initial") or {}
+    named = leg.training.initial
+    return None if named is None and "source" not in recorded else {**recorded, "source": named}
 
 
 def _run_json(body: bytes) -> Json:

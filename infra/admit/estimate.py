@@ -8,6 +8,7 @@ from contracts.config import Json
 from infra.run.job_requests import preparations
 from infra.run.run_spec import Leg, RunSpec
 from infra.sagemaker.prices import PriceOf
+from training.initial import start_step
 from training.spec import tokens_per_step, total_steps
 
 LONGEST_SECONDS = 10**10  # 317 years: an expected speed near zero must not make an infinite number of seconds
@@ -20,7 +21,7 @@ class LegEstimate:
 
     name: str
     steps: int
-    """Of this execution: what an earlier one already trained is not counted again."""
+    """Of this execution: what an earlier one, or the checkpoint that the leg begins from, has behind it is not counted again."""
     tokens: int
     seconds: int
     """Expected, start included; the time limit when the recipe states no speed."""
@@ -76,7 +77,7 @@ def estimate(spec: RunSpec, price: PriceOf, *, cleaned: bool = False, prepared: 
 
 def _leg(spec: RunSpec, leg: Leg, per_hour: float | None, share: float | None, done_steps: int) -> LegEstimate:
     training, hosts = leg.training, spec.compute.instance_count
-    steps = max(total_steps(training, hosts) - done_steps, 0)
+    steps = max(total_steps(training, hosts) - max(done_steps, start_step(training.initial)), 0)
     tokens = steps * tokens_per_step(training, hosts)
     speed = training.expected_tokens_per_second_per_device
     seconds = spec.compute.max_runtime_seconds

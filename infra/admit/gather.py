@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -14,11 +14,14 @@ from botocore.exceptions import ClientError
 
 from contracts.config import Json
 from contracts.mixture import mixture_fingerprint
+from contracts.weights_folder import TOKENIZER_FILE
 from data_prep.identify import resolve_uris
+from data_prep.sources import s3_tokenizer_candidates
 from data_prep.spec import DataSpec
 from infra.admit.continued import Continued, continued
 from infra.admit.data_sets import DataSet, complete, data_sets
 from infra.admit.estimate import Estimate, estimate
+from infra.admit.start import Start, run_tokenizer, starts
 from infra.edge.transient import is_transient
 from infra.run.layout import RunLayout
 from infra.run.quota_requests import quota_requests
@@ -28,7 +31,7 @@ from infra.sagemaker.prices import PriceOf
 from infra.sagemaker.quotas import QuotaStatus, quota_statuses
 
 T = TypeVar("T")
-Topic = Literal["Instance types", "Earlier run", "Image", "Data", "Hub token", "Devices", "Capacity", "Quotas", "Budget"]
+Topic = Literal["Instance types", "Earlier run", "Start", "Image", "Data", "Hub token", "Devices", "Capacity", "Quotas", "Budget"]
 """What a look-up or a problem is about: a line of `doctor`."""
 LOCAL = ("/", "./", "file://")
 """How a path on one machine begins."""
@@ -87,6 +90,12 @@ class Facts:
     """The same for processing jobs."""
     earlier: Continued | None
     """The run's earlier execution."""
+    run_id: str | None
+    """None where it is not known yet."""
+    starts: Mapping[str, Start]
+    """Leg -> where it begins (``training.initial``); legs that begin by chance are not in it."""
+    run_tokenizer: bytes | None
+    """The run's tokenizer.json, read where a start is compared with it."""
     data_sets: tuple[DataSet, ...] | None
     """The data set of each source."""
     source_refused: str | None
@@ -102,8 +111,8 @@ class Facts:
 
     @property
     def prepared(self) -> bool:
-        """Whether the tokens of every source exist."""
-        return complete(self.data_sets)
+        """Whether data preparation has nothing to do: the tokens of every source exist, and so do the weights to begin from."""
+        return complete(self.data_sets) and all(start.copied for start in self.starts.values())
 
     @property
     def cleaned(self) -> bool:
@@ -137,7 +146,10 @@ def gather(
         spec = dataclasses.replace(spec, data=resolve_uris(spec.data, deployed.bucket))
         found = look("Data", lambda: _data_sets(spec.data, deployed, clients.s3))
     sets, refused = (None, found) if isinstance(found, str) else (found, None)
-    prepared, cleaned = complete(sets), all(one.cleaned for one in sets or ())
+    begun = look("Start", lambda: _starts(spec, earlier, deployed, clients.s3)) or {}
+    compared = any(start.tokenizer is not None for start in begun.values())
+    prepared = complete(sets) and all(start.copied for start in begun.values())
+    cleaned = all(one.cleaned for one in sets or ())
     types = look("Instance types", lambda: [_types(clients.sagemaker, use) for use in ("Training", "Processing")]) or (None, None)
     return Facts(
         spec=spec,
@@ -146,6 +158,9 @@ def gather(
         training_types=types[0],
         processing_types=types[1],
         earlier=earlier,
+        run_id=layout.run_id if layout is not None else None,
+        starts=begun,
+        run_tokenizer=look("Start", lambda: _tokenizer(spec.data, sets, deployed, clients.s3)) if compared else None,
         data_sets=sets,
         source_refused=refused,
         image=look("Image", lambda: image(clients.ecr, deployed, targets(spec)))
@@ -167,6 +182,20 @@ def _data_sets(data: DataSpec, deployed: Deployed, s3: Any) -> tuple[DataSet, ..
     if any(value.startswith(LOCAL) for value in data.uris.values()):
         return None
     return data_sets(data, deployed.bucket, s3)
+
+
+def _starts(spec: RunSpec, earlier: Continued | None, deployed: Deployed | None, s3: Any) -> dict[str, Start]:
+    saved = earlier.saved if earlier is not None else {}
+    return starts(spec, saved, s3, deployed.bucket) if deployed is not None else {}
+
+
+def _tokenizer(data: DataSpec, sets: tuple[DataSet, ...] | None, deployed: Deployed | None, s3: Any) -> bytes | None:
+    """The run's tokenizer.json, where it lies in S3 already: beside the tokens, or where the data settings name it."""
+    written = [one for one in sets or () if one.written is not None]
+    if deployed is not None and written:
+        return run_tokenizer([written[0].tokens(deployed.bucket).uri + TOKENIZER_FILE], s3)
+    named = data.tokenizer.uri or ""
+    return run_tokenizer(s3_tokenizer_candidates(named), s3) if named.startswith("s3://") else None
 
 
 def _types(sagemaker: Any, use: str) -> frozenset[str]:

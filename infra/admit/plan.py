@@ -9,6 +9,7 @@ from contracts.config import Json, to_json
 from contracts.files import COMPILE_CACHE_KEY
 from contracts.mixture import SourceTokens
 from infra.admit.estimate import LegEstimate
+from infra.admit.start import Start
 from infra.run.deployment import Deployment
 from infra.run.job_requests import (
     JOB_STAGES,
@@ -16,6 +17,7 @@ from infra.run.job_requests import (
     Tokens,
     checkpoint_channel,
     execution_digest,
+    initial_channel,
     job_name,
     preparation_request,
     training_leg,
@@ -68,7 +70,7 @@ class Planner:
             "image": job.image,
             "record": job.record,
             "job": job_name(JOB_STAGES[job.stage], self.layout.run_id, self.execution_arn),
-            "request": preparation_request(job, self.spec.data, self.layout, self.deployment, token=self.token),
+            "request": preparation_request(job, self.spec, self.layout, self.deployment, token=self.token),
             **_attempts(limits, (source,)),
         }
 
@@ -84,8 +86,12 @@ class Planner:
             "checkpoint": checkpoint_channel(),
         }
 
-    def leg(self, leg: Leg, cost: LegEstimate, checkpoint: str | None) -> Json:
-        """One leg: its part of the request, and its first attempt, which goes on from ``checkpoint`` when there is one."""
+    def leg(self, leg: Leg, cost: LegEstimate, checkpoint: str | None, start: Start | None = None) -> Json:
+        """One leg: its part of the request, and its first attempt, which goes on from ``checkpoint`` when there is one.
+
+        Until the leg has a checkpoint of its own its attempts begin from ``start``: another leg's checkpoint in the same channel, or
+        weights in a channel of theirs.
+        """
         compute = self.spec.compute
         sources = tuple(
             self._source(source.kind, compute.instance_type_of(source), "training", compute.instance_count) for source in compute.capacity
@@ -98,11 +104,14 @@ class Planner:
         )
         digest = execution_digest(leg.name, self.layout.run_id, self.execution_arn)
         stem = self.layout.attempt_stem(leg.name, self.execution_started, digest)
+        begun = start.uri if start is not None and start.kind == "checkpoint" else None
         return {
             "name": leg.name,
             "job": job_name(leg.name, self.layout.run_id, self.execution_arn),
             "request": training_leg(leg, self.layout, self.deployment, attempt_stem=stem),
-            **_attempts(limits, sources, checkpoint),
+            **_attempts(limits, sources, checkpoint or begun),
+            **({"start": begun} if begun is not None else {}),
+            **({"initial": initial_channel(start.uri)} if start is not None and begun is None else {}),
         }
 
     def _source(self, kind: str, instance_type: str, use: str, count: int) -> Source:

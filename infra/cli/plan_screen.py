@@ -59,7 +59,7 @@ def show_plan(plan: Preflight, console: Console) -> None:
         )
     console.print(table)
     show_mixture(spec, plan.data_sets, console)
-    for line in memory_lines(spec):
+    for line in (*memory_lines(spec), *(f"Leg {line}." for line in plan.begins)):
         say(console, line)
     prepare = "none, tokenised already" if plan.data_exists else _at_most(costs.prepare_max_usd)
     estimated = "not known (no price)" if costs.usd is None else f"${costs.usd:,.2f}"
@@ -123,6 +123,7 @@ def plan_value(plan: Preflight) -> dict[str, Any]:
         "refused_changes": list(plan.refused_changes),
         "run": as_input(spec),
         "estimate": plan.estimate.as_value(),
+        "begins": list(plan.begins),
         "skips": {"build_image": plan.image_exists, "prepare_data": plan.data_exists},
         "memory_gib_per_device": {leg.name: memory_gib(leg, spec.compute.instance_count) for leg in spec.legs},
         "data_parallel_ranks": ranks,

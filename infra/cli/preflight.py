@@ -19,6 +19,7 @@ from infra.admit.continued import continued
 from infra.admit.data_sets import DataSet
 from infra.admit.estimate import Estimate
 from infra.admit.gather import Clients, Deployed, Facts, Topic, gather
+from infra.admit.start import start_lines
 from infra.cli.exits import CommandError, Exit
 from infra.cli.images import base_image, build_variables
 from infra.cli.registry import Unknown, digest_of
@@ -46,7 +47,9 @@ class Check:
     """What to do about it; a command where one does it."""
 
 
-TOPICS: tuple[Topic, ...] = (*("Image", "Data", "Hub token", "Earlier run", "Instance types", "Devices", "Quotas", "Capacity", "Budget"),)
+TOPICS: tuple[Topic, ...] = (
+    *("Image", "Data", "Hub token", "Earlier run", "Start", "Instance types", "Devices", "Quotas", "Capacity", "Budget"),
+)
 """Order of the lines."""
 
 
@@ -63,6 +66,8 @@ class Preflight:
     """What each source makes, where it could be looked at."""
     changes: tuple[Change, ...] = ()
     """Settings of the run that exists already which this input changes."""
+    begins: tuple[str, ...] = ()
+    """Where legs begin that do not begin by chance."""
     refused_changes: tuple[str, ...] = ()
     """Which of them its checkpoints do not allow, each with its reason."""
 
@@ -110,6 +115,7 @@ def preflight(target: Target, spec: RunSpec) -> Preflight:
         image_exists=facts.image is not None and bool(facts.image["exists"]),
         data_exists=facts.prepared,
         data_sets=facts.data_sets,
+        begins=tuple(start_lines(facts.starts)),
         changes=facts.earlier.changes(facts.spec) if facts.earlier is not None else (),
         refused_changes=tuple(str(finding.problem) for finding in found if finding.topic == "Earlier run"),
     )
@@ -202,8 +208,10 @@ def _lines(topic: Topic, facts: Facts, found: list[Finding], missed: Check | Non
         )
     elif topic == "Data" and facts.data_sets is not None:
         yield from map(_data, facts.data_sets)
+    elif topic == "Start" and facts.starts:
+        yield _good("; ".join(start_lines(facts.starts)), topic)
     elif topic == "Hub token" and facts.token is not None:
-        gated = needs_token(facts.spec.data)
+        gated = needs_token(facts.spec)
         asked = f"; {' and '.join(gated)} ask for it" if gated else ""
         yield _good(f"set{asked}" if facts.token else "not set, and not needed by this run", topic)
     elif topic == "Capacity" and facts.training_plans is not None:

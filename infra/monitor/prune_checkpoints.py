@@ -5,24 +5,30 @@ ended attempts left, nobody else deletes; S3's lifecycle rules go by prefix, and
 So the monitor looks once a day at every leg that has no active job.
 
 Whole means: manifest.json is there, and every file that it lists, with its size. The newest whole checkpoint of a leg is never
-deleted, and nothing is deleted for a checkpoint's sake that is not whole.
+deleted, nothing is deleted for a checkpoint's sake that is not whole, and what another leg begins from (training.initial) stays
+until that leg has a whole checkpoint of its own.
 """
 
 from __future__ import annotations
 
 import datetime
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from contracts.checkpoint_manifest import CheckpointManifest
 from contracts.config import Json
-from contracts.files import ATTEMPTS, CHECKPOINT_MANIFEST, CHECKPOINTS
-from infra.run.layout import RUNS_PREFIX
+from contracts.files import ATTEMPTS, CHECKPOINT_MANIFEST, CHECKPOINTS, RUN_FILE
+from infra.run.expected import TEXT, Each, fitting
+from infra.run.layout import RUNS_PREFIX, split_uri
 from infra.run.leg_files import StepFolder, folders_of, manifest_of
+from infra.run.stored import Unreadable, read_json
 
+START_KEPT = datetime.timedelta(days=45)
+"""After Admit a leg may wait for capacity, and its first job may run for 28 days, SageMaker's limit. A new execution renews run.json."""
+_READ_OF_RUN = {"initial": Each({"kind": TEXT, "uri": TEXT})}
 KEEP_LATEST = 3  # TrainingSpec's default, for a manifest that does not say
 
 
@@ -42,13 +48,32 @@ def prune_checkpoints(s3: Any, bucket: str, days: int | None, now: datetime.date
     ``runs/<run>/<leg>/``) are left alone.
     """
     pruned = Pruned()
-    for leg, attempts in _checkpoints_by_leg(s3, bucket).items():
-        if leg in active:
-            continue
-        folders = sorted((f for attempt, objects in attempts.items() for f in folders_of(objects, attempt)), key=lambda f: f.age_order)
-        for folder in no_longer_kept(s3, bucket, folders, days, now):
-            delete_checkpoint(s3, bucket, folder, pruned)
+    legs, runs = _stored(s3, bucket)
+    begun_from = _begun_from(s3, bucket, runs, legs, now)
+    for leg, folders in legs.items():
+        for folder in no_longer_kept(s3, bucket, folders, days, now) if leg not in active else ():
+            if folder.prefix not in begun_from:
+                delete_checkpoint(s3, bucket, folder, pruned)
     return pruned
+
+
+def _begun_from(
+    s3: Any, bucket: str, runs: Mapping[str, datetime.datetime], legs: Mapping[str, list[StepFolder]], now: datetime.datetime
+) -> set[str]:
+    """Prefixes of checkpoints that a leg of another run begins from and still needs. ``runs``: keys of run.json, and when written."""
+    found = set()
+    for key, written in runs.items():
+        if now - written > START_KEPT:
+            continue
+        try:
+            starts = fitting(read_json(s3, bucket, key), _READ_OF_RUN, []).get("initial") or {}
+        except Unreadable:
+            continue  # no job could read it either
+        for leg, start in starts.items():
+            own = legs.get(f"{key.removesuffix(RUN_FILE)}{leg}/", [])
+            if (start or {}).get("kind") == "checkpoint" and all(manifest_of(s3, bucket, folder) is None for folder in own):
+                found.add(split_uri(start["uri"])[1] if str(start.get("uri", "")).startswith("s3://") else "")
+    return found
 
 
 def no_longer_kept(s3: Any, bucket: str, folders: list[StepFolder], days: int | None, now: datetime.datetime) -> list[StepFolder]:
@@ -76,15 +101,19 @@ def _keep_latest(manifest: CheckpointManifest) -> int:
     return count if isinstance(count, int) and count > 1 else KEEP_LATEST
 
 
-def _checkpoints_by_leg(s3: Any, bucket: str) -> dict[str, dict[str, list[Json]]]:
-    """Objects of all checkpoints: leg's prefix -> attempt's prefix -> objects."""
+def _stored(s3: Any, bucket: str) -> tuple[dict[str, list[StepFolder]], dict[str, datetime.datetime]]:
+    """Leg's prefix -> its checkpoints, whole or not, oldest first; and run.json's key -> when it was written."""
     legs: dict[str, dict[str, list[Json]]] = defaultdict(lambda: defaultdict(list))
+    runs: dict[str, datetime.datetime] = {}
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=RUNS_PREFIX):
         for item in page.get("Contents", []):
             parts = item["Key"].split("/")
             if len(parts) == 8 and (parts[3], parts[5]) == (ATTEMPTS, CHECKPOINTS):
                 legs["/".join(parts[:3]) + "/"]["/".join(parts[:5]) + "/"].append(item)
-    return legs
+            elif len(parts) == 3 and parts[2] == RUN_FILE:
+                runs[item["Key"]] = item["LastModified"]
+    found = {leg: [f for attempt, objects in attempts.items() for f in folders_of(objects, attempt)] for leg, attempts in legs.items()}
+    return {leg: sorted(folders, key=lambda folder: folder.age_order) for leg, folders in found.items()}, runs
 
 
 def delete_checkpoint(s3: Any, bucket: str, folder: StepFolder, pruned: Pruned) -> None:

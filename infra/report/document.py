@@ -313,5 +313,8 @@ def _lineage(facts: RunFacts) -> Json:
         "image": result.get("image") or (facts.image.get("training") or facts.image.get("uri")),
         "environment": result.get("environment"),
         "execution": facts.execution_arn,
+        "began_from": {
+            leg: f"{start.get('source')} ({start.get('uri')})" for leg, start in (facts.run.get("initial") or {}).items() if start
+        },
         "run": facts.run,
     }

@@ -34,6 +34,7 @@ RUN: Expected = {
     "budget": {"max_usd": AMOUNT},
     "image": {"tag": TEXT},
     "tokens": {"fingerprint": TEXT, "uri": TEXT, "sources": [{"name": TEXT, "fingerprint": TEXT, "uri": TEXT}]},
+    "initial": Each(dict.fromkeys(("source", "kind", "uri", "checksum"), TEXT)),
     "admitted": {
         "source": LISTED,
         "sources": Each(LISTED),

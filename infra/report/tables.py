@@ -240,6 +240,7 @@ def lineage(document: Json) -> str:
     value = document["lineage"]
     rows = [("Image", value["image"]), ("Image tag (hash of the build context)", value["image_tag"])]
     rows += [("Image's bill of materials and provenance", value["image_records"]), ("Execution", value["execution"])]
+    rows += [(f"Leg {leg} began from", start) for leg, start in value["began_from"].items()]
     if isinstance(value["environment"], dict):
         rows += list(value["environment"].items())
     body = [row(escape(name), [escape(item)], number=False) for name, item in rows if item]

@@ -13,10 +13,9 @@ import re
 from dataclasses import dataclass
 
 from contracts.config import Json
-from contracts.files import CHECKPOINT_CHANNEL
+from contracts.files import CHECKPOINT_CHANNEL, INITIAL_CHANNEL
 from contracts.metric_line import metric_definitions
 from contracts.mixture import SourceTokens
-from data_prep.spec import DataSpec
 from infra.run.compute import CapacitySource
 from infra.run.deployment import Deployment
 from infra.run.layout import JOBS_PREFIX, RunLayout, split_uri, uri
@@ -95,10 +94,10 @@ def preparations(spec: RunSpec, *, cleaned: bool = False, prepared: bool = False
     return tuple(found)
 
 
-def preparation_request(job: Preparation, data: DataSpec, layout: RunLayout, deployment: Deployment, *, token: bool) -> Json:
+def preparation_request(job: Preparation, spec: RunSpec, layout: RunLayout, deployment: Deployment, *, token: bool) -> Json:
     """CreateProcessingJob without job name and image. ``token``: a Hugging Face token is set; the job gets its secret's ARN."""
     environment = {"PYTHONUNBUFFERED": "1"}
-    if token and needs_hugging_face(data):
+    if token and hub_references(spec):
         environment[HUGGING_FACE_ENV] = deployment.secret_arn
     return {
         "RoleArn": deployment.prepare_role_arn,
@@ -139,9 +138,10 @@ def _run_input(layout: RunLayout, deployment: Deployment) -> Json:
     }
 
 
-def needs_hugging_face(data: DataSpec) -> bool:
-    """Whether source or tokenizer come from the Hugging Face Hub, where a token may be asked for."""
-    return any(uri.startswith("hf://") for uri in data.uris.values())
+def hub_references(spec: RunSpec) -> list[str]:
+    """The ``hf://`` URIs that data preparation reads for the run, where a token may be asked for."""
+    named = (*spec.data.uris.values(), *(leg.training.initial for leg in spec.legs))
+    return list(dict.fromkeys(value for value in named if value is not None and value.startswith("hf://")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +211,11 @@ def checkpoint_channel() -> Json:
     FastFile: each host reads its own parts only. File mode would bring every part of all hosts to every host.
     """
     return _channel(CHECKPOINT_CHANNEL, "", "FastFile")
+
+
+def initial_channel(s3_uri: str) -> Json:
+    """The channel of weights to begin from. FastFile: each host reads the rows that its ranks keep."""
+    return _channel(INITIAL_CHANNEL, s3_uri, "FastFile")
 
 
 def _channel(name: str, s3_uri: str, mode: str) -> Json:

@@ -3,6 +3,7 @@
 source/...                                        text that people upload
 corpus/<fingerprint>/documents/...                cleaned text (data.corpus); corpus/<fingerprint>/corpus.json is written last
 tokens/<fingerprint>/{train,validation}/...       token shards; tokens/<fingerprint>/index.json is written last
+weights/<owner>--<name>/<commit>/                 models copied from the Hugging Face Hub; manifest.json is written last
 runs/<run>/{run.json,lock.json,report.html,report.json}
 runs/<run>/executions/{<execution>.json,<execution>/report.html,<execution>/report.json}
 runs/<run>/<leg>/attempts/<attempt>/{checkpoints,metrics,tensorboard,export}/
@@ -28,6 +29,7 @@ TOKENS_PREFIX = "tokens/"
 RUNS_PREFIX = "runs/"
 JOBS_PREFIX = "jobs/"
 IMAGES_PREFIX = "images/"
+WEIGHTS_PREFIX = "weights/"
 REPORT_HTML = "report.html"
 REPORT_JSON = "report.json"
 
@@ -60,6 +62,11 @@ def index_key(fingerprint: str) -> str:
 def image_records_prefix(tag: str) -> str:
     """What is kept about the images of one build context."""
     return f"{IMAGES_PREFIX}{tag}/"
+
+
+def weights_prefix(repository: str, commit: str) -> str:
+    """Folder of a model that was copied from the Hub."""
+    return f"{WEIGHTS_PREFIX}{repository.replace('/', '--')}/{commit}/"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from constructs import Construct
 from infra.constructs.acknowledge import acknowledge
 from infra.constructs.chat import Chat
 from infra.roles import Shared
-from infra.run.layout import JOBS_PREFIX, RUNS_PREFIX
+from infra.run.layout import JOBS_PREFIX, RUNS_PREFIX, WEIGHTS_PREFIX
 from infra.settings import Settings
 
 STALE_UPLOAD_DAYS = 7  # parts of unfinished multipart uploads are billed; a week is longer than any upload takes
@@ -160,5 +160,7 @@ def _lifecycle(settings: Settings) -> list[s3.LifecycleRule]:
     if settings.cold_storage_days is not None:
         after = cdk.Duration.days(settings.cold_storage_days)
         transition = s3.Transition(storage_class=s3.StorageClass.INTELLIGENT_TIERING, transition_after=after)
-        rules.append(s3.LifecycleRule(id="cold-runs", prefix=RUNS_PREFIX, transitions=[transition]))
+        # Copies of models are kept like runs: a leg that has no checkpoint yet begins from them, and the Hub may withdraw a model.
+        prefixes = {"cold-runs": RUNS_PREFIX, "cold-weights": WEIGHTS_PREFIX}
+        rules += [s3.LifecycleRule(id=name, prefix=prefix, transitions=[transition]) for name, prefix in prefixes.items()]
     return rules

@@ -53,7 +53,7 @@ class PipelineStack(cdk.Stack):
         self.build = ImageBuild(self, "Build", settings=settings, shared=shared, retention=retention)
         self.prepare_role, self.training_role = (
             roles.prepare_role(self, shared, settings.source_buckets, in_vpc=bool(network)),
-            roles.training_role(self, shared, in_vpc=bool(network)),
+            roles.training_role(self, shared, settings.source_buckets, in_vpc=bool(network)),
         )
         self.functions = Functions(
             self,

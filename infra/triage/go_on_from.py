@@ -27,13 +27,16 @@ class LegFiles:
     leg: str
     stem: str
     """What the folders of this execution's attempts begin with."""
+    start: str | None = None
+    """URI of another leg's checkpoint, which this one begins from (training.initial) as long as it has none of its own."""
 
     @classmethod
     def of(cls, leg: Json, s3: Any) -> LegFiles:
         """From the leg as the state machine carries it."""
         request = leg["request"]
         bucket, stem = split_uri(request["CheckpointConfig"]["S3Uri"])
-        return cls(s3=s3, bucket=bucket, layout=RunLayout(request["HyperParameters"]["run_id"]), leg=str(leg["name"]), stem=stem)
+        layout = RunLayout(request["HyperParameters"]["run_id"])
+        return cls(s3=s3, bucket=bucket, layout=layout, leg=str(leg["name"]), stem=stem, start=leg.get("start"))
 
     def finished(self, number: int) -> bool:
         """Whether attempt ``number`` left a result and the whole export that it names: whatever ended it came after the last step."""
@@ -63,18 +66,24 @@ class LegFiles:
 def with_checkpoint(decision: Decision, ended: Attempt, verdict: Verdict, files: LegFiles) -> Decision:
     """``decision`` with the checkpoint that its attempt goes on from.
 
-    A leg that has saved nothing whole starts again. One whose checkpoints are all damaged does not: that would throw its
-    training away silently.
+    A leg that has saved nothing whole starts again, from where it began. One whose checkpoints are all damaged does not: that
+    would throw its training away silently.
     """
     unusable = ended.unusable
     if verdict.name == DAMAGED and ended.checkpoint is not None and ended.checkpoint not in unusable:
         unusable = (*unusable, ended.checkpoint)
     checkpoint, left_out = files.newest_whole(unusable)
+    if checkpoint is None and files.start is not None:
+        if files.start in unusable:
+            left_out += 1
+        elif not left_out:
+            checkpoint = files.start
     attempt = dataclasses.replace(decision.attempt, checkpoint=checkpoint, unusable=unusable)
     if checkpoint is None and left_out:
+        again = "delete them to start again" if files.start is None else "choose another run_id, or another step in training.initial"
         sentence = (
             f"none of the {left_out} checkpoints of leg {files.leg} can be used (the last: {verdict.sentence}); restore an older version "
-            "of one from S3 (the bucket keeps versions), or delete them to start again"
+            f"of one from S3 (the bucket keeps versions), or {again}"
         )
         last = dataclasses.replace(attempt, number=ended.number)
         return Decision(again=False, attempt=last, name="CheckpointUnusable", sentence=sentence, retry="stop")

@@ -68,8 +68,13 @@ class Hub:
                 entries = [{"type": "directory", "path": "x", "oid": "d", "size": 0}]
                 for name in names[page : page + 2]:
                     content = held[name]
-                    lfs = {"lfs": {"oid": hashlib.sha256(content).hexdigest(), "size": len(content)}} if name.endswith(".gz") else {}
-                    entries.append({"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest(), **lfs})
+                    lfs = (
+                        {"lfs": {"oid": hashlib.sha256(content).hexdigest(), "size": len(content)}}
+                        if name.endswith((".gz", ".safetensors"))
+                        else {}
+                    )
+                    oid = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()  # git's name of the content
+                    entries.append({"type": "file", "path": name, "size": len(content), "oid": oid, **lfs})
                 more = {"Link": f'<{hub.endpoint}{path}?cursor={page + 2}>; rel="next"'} if page + 2 < len(names) else {}
                 self.answer(200, json.dumps(entries).encode(), more)
 

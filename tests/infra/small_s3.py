@@ -29,6 +29,9 @@ class SmallS3:
     def etag(self, key: str) -> str:
         return f'"{hashlib.md5(self.objects[key][0]).hexdigest()}"'
 
+    def put_bytes(self, key: str, body: bytes) -> None:
+        self.objects[key] = (body, NOW)
+
     def put(self, key: str, body: str, modified: datetime.datetime = NOW) -> None:
         self.objects[key] = (body.encode(), modified)
 
@@ -42,7 +45,8 @@ class SmallS3:
             raise self.exceptions.NoSuchKey({"Error": {"Code": "NoSuchKey", "Message": ""}}, "GetObject")
         body = self.objects[Key][0]
         if Range:
-            body = body[-int(Range.removeprefix("bytes=-")) :]
+            first, last = Range.removeprefix("bytes=").split("-")
+            body = body[int(first) : int(last) + 1] if first else body[-int(last) :]
         return {"Body": io.BytesIO(body), "ETag": self.etag(Key)}
 
     def head_object(self, *, Bucket: str, Key: str) -> Any:

@@ -69,7 +69,7 @@ def test_expressions_mean_the_same_in_the_reference_implementation(runs):
 
 
 def test_attempts_have_names_and_folders_of_their_own_and_go_on_from_the_one_before(runs):
-    resumed = 0
+    resumed, begun = 0, {}
     for name, (_, run) in runs.items():
         folders, jobs = {}, set()
         for call in run.execution.calls:
@@ -83,12 +83,16 @@ def test_attempts_have_names_and_folders_of_their_own_and_go_on_from_the_one_bef
             if "checkpoint" in channels:
                 source = channels["checkpoint"]["DataSource"]["S3DataSource"]["S3Uri"]
                 assert source.endswith("/checkpoints/step-1/") and not source.startswith(folder), name
-                assert not earlier or any(source.startswith(before) for before in earlier), name
+                assert not earlier or any(source.startswith(before) for before in earlier) or "/runs/trunk/" in source, name
                 assert channels["checkpoint"]["InputMode"] == "FastFile", name
                 resumed += bool(earlier)
+            begun.setdefault(name, []).append(channels.keys() & {"checkpoint", "initial"})
             earlier.append(folder)
             jobs.add(job)
     assert resumed > 5
+    assert begun["weights of a finished leg, twice"] == [{"initial"}, {"initial"}]
+    assert begun["weights of the Hub, copied before"] == [{"initial"}]
+    assert begun["a cool-down, twice from its trunk and then from its own"] == [{"checkpoint"}] * 3
 
 
 def test_the_warm_pool_of_a_faulty_host_is_given_up_before_the_next_attempt(runs):

@@ -131,11 +131,13 @@ class Leg:
     """Checkpoints that an attempt called damaged."""
     given: Path | None = None
     """The checkpoint that the last attempt was given."""
+    run_id: str = "test-run"
+    """Two jobs of one run, leg and attempt cannot run at the same time: their ranks meet at one port."""
 
     def start(self, changes: dict[str, Any] | None = None, *, environment: dict[str, str] | None = None) -> JobRun:
         """The next attempt: an empty disk, and the channel of the checkpoint to go on from when there is one."""
         base = self.root / f"attempt-{len(self.attempts) + 1}"
-        write_job(base, merge(merge(TINY, self.training), changes or {}), attempt=len(self.attempts) + 1)
+        write_job(base, merge(merge(TINY, self.training), changes or {}), attempt=len(self.attempts) + 1, run_id=self.run_id)
         if self.attempts and self.given is not None and "CheckpointDamaged" in self.attempts[-1].failure():
             self.unusable.add(self.given)
         self.given = next((folder for folder in self.whole() if folder not in self.unusable), None)

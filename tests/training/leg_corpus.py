@@ -126,19 +126,22 @@ def write_job(
     host: str = "algo-1",
     sources: Sequence[dict[str, Any]] = (),
     fingerprints: dict[str, str] | None = None,
+    run_id: str = "test-run",
+    start: dict[str, str] | None = None,
 ) -> None:
     """run.json, hyperparameters.json and resourceconfig.json under ``base``; the tokens channels are the caller's.
 
-    ``sources`` are those of a mixture, ``fingerprints`` their data's by name.
+    ``sources`` are those of a mixture, ``fingerprints`` their data's by name; ``start`` is what Admit found ``training.initial`` to be.
     """
-    run: dict[str, Any] = {"run_id": "test-run", "legs": [{"name": "main", "training": training}], "tokens": {"fingerprint": FINGERPRINT}}
+    run: dict[str, Any] = {"run_id": run_id, "legs": [{"name": "main", "training": training}], "tokens": {"fingerprint": FINGERPRINT}}
+    run |= {"initial": {"main": start}} if start is not None else {}
     if sources:
         run["data"] = {"sources": list(sources)}
         made = fingerprints or {}
         named = [{"name": s["name"], "fingerprint": made.get(s["name"], FINGERPRINT), "uri": "s3://b/tokens/f/"} for s in sources]
         run["tokens"]["sources"] = named
     _write(base / "input/data/run/run.json", run)
-    _write(base / "input/config/hyperparameters.json", {"run_id": "test-run", "leg": "main", "attempt": str(attempt)})
+    _write(base / "input/config/hyperparameters.json", {"run_id": run_id, "leg": "main", "attempt": str(attempt)})
     _write(base / "input/config/resourceconfig.json", {"current_host": host, "hosts": list(hosts), "network_interface_name": "lo"})
 
 

@@ -259,3 +259,18 @@ def scales(base: str, steps: int) -> dict[str, int]:
     trainer.close()
     dist.destroy_process_group()
     return {"places": len(places), "values": len(values)}
+
+
+def logits_of_weights(base: str, tokens: list[list[int]]) -> dict[str, Any]:
+    """The logits of a model that has loaded what its job was given, as float32 bytes in hexadecimal, and what this rank read."""
+    trainer = build(base)
+    trainer.checkpointer.load()
+    (model,) = trainer.model_parts
+    model._skip_lm_head = False  # else the loss applies it, in pieces
+    with torch.no_grad():
+        logits = model(torch.tensor(tokens))
+    whole = logits.full_tensor() if hasattr(logits, "full_tensor") else logits
+    parameters = sum(value.to_local().numel() if hasattr(value, "to_local") else value.numel() for value in model.parameters())
+    trainer.close()
+    dist.destroy_process_group()
+    return {"logits": whole.float().numpy().tobytes().hex(), "parameters": parameters}

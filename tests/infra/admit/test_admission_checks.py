@@ -41,10 +41,10 @@ def test_ranks_must_match_the_gpus() -> None:
 
 
 def test_a_gated_tokenizer_needs_a_token() -> None:
-    (problem,) = checks.secret_problems(spec().data, DEPLOYMENT.secret_arn, has_value=False)
+    (problem,) = checks.secret_problems(spec(), DEPLOYMENT.secret_arn, has_value=False)
     assert "put-secret-value" in problem.message
-    assert not list(checks.secret_problems(spec().data, DEPLOYMENT.secret_arn, has_value=True))
-    assert not list(checks.secret_problems(spec(recipe="local").data, DEPLOYMENT.secret_arn, has_value=False))
+    assert not list(checks.secret_problems(spec(), DEPLOYMENT.secret_arn, has_value=True))
+    assert not list(checks.secret_problems(spec(recipe="local"), DEPLOYMENT.secret_arn, has_value=False))
 
 
 @pytest.mark.parametrize(

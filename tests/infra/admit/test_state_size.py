@@ -13,6 +13,7 @@ from contracts.config import parse
 from contracts.mixture import MAX_SOURCES, SourceTokens
 from infra.admit.estimate import estimate
 from infra.admit.plan import Planner
+from infra.admit.start import Start
 from infra.run.deployment import TriageDeployment
 from infra.run.job_requests import preparations
 from infra.run.layout import RunLayout
@@ -78,7 +79,11 @@ def plan() -> Json:
         "tokens": {"uri": place, "fingerprint": "f" * 32, "exist": True},
         "preparations": [planner.preparation(job) for job in preparations(chosen)],
         "train": planner.train(),
-        "legs": [planner.leg(leg, cost, checkpoint) for leg, cost in zip(chosen.legs, costs.legs, strict=True)],
+        # Every leg begins from weights, under the longest key that S3 has.
+        "legs": [
+            planner.leg(leg, cost, checkpoint, Start(source="s", uri=f"s3://{'b' * 63}/{'k' * 1023}/"))
+            for leg, cost in zip(chosen.legs, costs.legs, strict=True)
+        ],
     }
 
 

@@ -180,6 +180,18 @@ def test_a_leg_with_an_active_job_is_left_alone() -> None:
     assert left(s3) == sorted([*folders, other[1]])
 
 
+def test_what_another_leg_begins_from_is_kept_until_it_has_a_checkpoint_of_its_own() -> None:
+    s3 = SmallS3()
+    folders = [s3.put_checkpoint(ATTEMPT, step, ago(days=40), keep_latest=2) for step in (50, 100, 150, 200)]
+    start = {"source": "run:r/main@50", "kind": "checkpoint", "uri": f"s3://data/{folders[0]}", "checksum": "c"}
+    s3.put("runs/cool/run.json", json.dumps({"initial": {"end": start, "other": {"kind": "weights", "uri": f"s3://data/{folders[1]}"}}}))
+    s3.put("runs/odd/run.json", "{")
+    assert prune(s3) == [folders[1]]
+    s3.put("runs/old/run.json", json.dumps({"initial": {"end": start}}), ago(days=60))  # never started again
+    s3.put_checkpoint("runs/cool/end/attempts/20261120T060000-cccccc-1/", 60)
+    assert prune(s3) == [folders[0]]
+
+
 def test_what_s3_refuses_to_delete_is_said_and_the_rest_of_that_checkpoint_stays() -> None:
     s3 = SmallS3()
     folders = [s3.put_checkpoint(first(1), step) for step in (1, 2, 3, 4, 5)]

@@ -30,7 +30,7 @@ from infra.run.run_spec import RunSpec
 def preparing_request(chosen: RunSpec, layout: RunLayout, deployment: Deployment, *, token: bool) -> Json:
     """CreateProcessingJob of Prepare data."""
     (job,) = preparations(chosen)
-    return preparation_request(job, chosen.data, layout, deployment, token=token)
+    return preparation_request(job, chosen, layout, deployment, token=token)
 
 
 @given(
@@ -123,7 +123,7 @@ def test_a_spot_source_waits_at_least_as_long_as_it_runs() -> None:
 def test_a_corpus_is_cleaned_on_one_instance_of_its_own_before_the_tokens() -> None:
     chosen = spec({"data": {"corpus": {"near_duplicates": {}, "instance_type": "ml.m7i.4xlarge"}, "instance_count": 4}})
     first, then = preparations(chosen)
-    requests = [preparation_request(job, chosen.data, RunLayout("r"), DEPLOYMENT, token=False) for job in (first, then)]
+    requests = [preparation_request(job, chosen, RunLayout("r"), DEPLOYMENT, token=False) for job in (first, then)]
     assert [request["AppSpecification"]["ContainerEntrypoint"][-1] for request in requests] == ["corpus.job", "data_prep.job"]
     clusters = [request["ProcessingResources"]["ClusterConfig"] for request in requests]
     assert [(cluster["InstanceType"], cluster["InstanceCount"]) for cluster in clusters] == [("ml.m7i.4xlarge", 1), ("ml.c7i.8xlarge", 4)]

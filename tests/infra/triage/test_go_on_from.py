@@ -27,14 +27,20 @@ LEG = {
 }
 
 
-def after(s3: SmallS3, attempt: Attempt, reason: str = "AlgorithmError: HostLost (retry): rank 3 is gone, exit code: 1") -> dict[str, Any]:
+def after(
+    s3: SmallS3,
+    attempt: Attempt,
+    reason: str = "AlgorithmError: HostLost (retry): rank 3 is gone, exit code: 1",
+    *,
+    leg: Any = LEG,
+) -> dict[str, Any]:
     """What triage decides when ``attempt`` failed for ``reason``."""
     job = {"TrainingJobStatus": "Failed", "FailureReason": reason, "TrainingStartTime": 1.0, "TrainingEndTime": 61.0}
     described = {**job, "BillableTimeInSeconds": 60}
     clients = SimpleNamespace(
         sagemaker=SimpleNamespace(describe_training_job=lambda TrainingJobName: described), log_stream=lambda group, prefix: None, s3=s3
     )
-    event = {"stage": "Train", "leg": LEG, "attempt": write_attempt(attempt)}
+    event = {"stage": "Train", "leg": leg, "attempt": write_attempt(attempt)}
     return triage(event, clients, DEPLOYMENT, jitter=0.0)
 
 
@@ -81,6 +87,22 @@ def test_when_every_checkpoint_is_damaged_the_leg_ends_and_does_not_start_from_n
     decided = after(s3, attempt(2, checkpoint=f"s3://data/{only}"), DAMAGED)
     assert decided["again"] is False
     assert decided["explanation"]["sentence"].startswith("CheckpointUnusable (stop): none of the 1 checkpoints of leg main can be used")
+
+
+def test_a_cool_down_starts_again_from_the_trunks_checkpoint_until_it_has_its_own() -> None:
+    s3 = SmallS3()
+    begun = "s3://data/runs/trunk/main/attempts/20261101T060000-bbbbbb-1/checkpoints/step-50/"
+    leg = LEG | {"start": begun}
+    first = attempt(checkpoint=begun)
+    assert after(s3, first, leg=leg)["attempt"]["checkpoint"] == begun
+    damaged = after(s3, first, DAMAGED, leg=leg)
+    assert damaged["again"] is False
+    assert "none of the 1 checkpoints of leg main can be used" in damaged["explanation"]["sentence"]
+    assert "another step in training.initial" in damaged["explanation"]["sentence"]
+    own = s3.put_checkpoint(f"{STEM}1/", 60)
+    assert after(s3, first, leg=leg)["attempt"]["checkpoint"] == f"s3://data/{own}"
+    again = after(s3, attempt(2, checkpoint=f"s3://data/{own}"), DAMAGED, leg=leg)
+    assert again["again"] is False  # to fall back to the trunk would throw the leg's own training away silently
 
 
 def finished(s3: SmallS3, files: int) -> None:

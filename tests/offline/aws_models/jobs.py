@@ -17,17 +17,18 @@ from aws_models.world import ApiCall
 
 Json = Any
 FINGERPRINT = "0123456789abcdef0123456789abcdef"
+WEIGHTS = "weights/owner--llama/0123456789abcdef0123456789abcdef01234567/"
 SHARD = f"tokens/{FINGERPRINT}/train/part-00000-000.tokens"
 # Operation of data_prep's code -> keys it is used on. Where: data_prep/{sources,store,tokenizer_source,hub}.py.
 PREPARE: dict[str, tuple[str, ...]] = {
     "HeadObject": ("source/tokenizer/tokenizer.json", f"tokens/{FINGERPRINT}/index.json"),
     "GetObject": ("source/text/part-0.jsonl.gz", f"tokens/{FINGERPRINT}/index.json", f"tokens/{FINGERPRINT}/.work/plan.json"),
     "ListObjectsV2": ("source/text/", f"tokens/{FINGERPRINT}/.work/"),
-    "PutObject": (f"tokens/{FINGERPRINT}/index.json", "tokens/gates/verdict.json"),
-    "CreateMultipartUpload": (SHARD,),
-    "UploadPart": (SHARD,),
-    "CompleteMultipartUpload": (SHARD,),
-    "AbortMultipartUpload": (SHARD,),
+    "PutObject": (f"tokens/{FINGERPRINT}/index.json", "tokens/gates/verdict.json", f"{WEIGHTS}manifest.json"),
+    "CreateMultipartUpload": (SHARD, f"{WEIGHTS}model.safetensors"),
+    "UploadPart": (SHARD, f"{WEIGHTS}model.safetensors"),
+    "CompleteMultipartUpload": (SHARD, f"{WEIGHTS}model.safetensors"),
+    "AbortMultipartUpload": (SHARD, f"{WEIGHTS}model.safetensors"),
     "DeleteObject": (f"tokens/{FINGERPRINT}/.work/plan.json",),
     "DeleteObjects": (f"tokens/{FINGERPRINT}/.work/plan.json",),
     "GetSecretValue": ("",),

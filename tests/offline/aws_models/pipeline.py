@@ -19,11 +19,13 @@ from aws_models.arguments import check_result, check_task, operation, service_mo
 from aws_models.asl import Interpreter
 from aws_models.execution import Call, Execution, Failure, Outcome, Result
 from aws_models.queries import Queries
+from aws_models.starts import put_starts
 from aws_models.synthesis import Synthesis
 from aws_models.world import World
 from container.build import TARGETS
 from infra.edge.function import forget_clients
 from infra.run.layout import corpus_card_key, index_key, split_uri
+from infra.run.run_spec import RunSpec, resolve
 
 Json = Any
 QUOTAS = ("training job", "spot training job", "training warm pool", "processing job")
@@ -73,6 +75,8 @@ class Scenario:
     """Sources of a mixture whose tokens are there."""
     corpus: bool = False
     """Whether the corpus does that it is made of."""
+    begun: bool = False
+    """Whether what legs may begin from is there: leg ``main`` of the finished run ``trunk``, and a copied model of the Hub."""
     world: Callable[[World], None] = lambda world: None
     """Further changes to the account."""
     name: str = "run-2026-11-22"
@@ -149,18 +153,22 @@ class Pipeline:
                 world.put(self.bucket, index_key(found.fingerprint), "{}")
             if scenario.corpus:
                 world.put(self.bucket, corpus_card_key(found.corpus), "{}")
+        if scenario.begun:
+            put_starts(world, self.bucket, self._resolved(scenario), self._identified(scenario, world)[""].fingerprint)
         scenario.world(world)
         return world
 
+    def _resolved(self, scenario: Scenario) -> RunSpec:
+        recipe = json.loads(self._environment("admit")["DEPLOYMENT"])["default_recipe"]
+        return resolve(scenario.input, default_recipe=recipe)
+
     def _identified(self, scenario: Scenario, world: World) -> dict[str, Any]:
         """The names of each source's data set and corpus, from the same code that Admit runs."""
-        if not (scenario.tokens or scenario.tokens_of or scenario.corpus):
+        if not (scenario.tokens or scenario.tokens_of or scenario.corpus or scenario.begun):
             return {}
         from data_prep.identify import identify_each, resolve_uris
-        from infra.run.run_spec import resolve
 
-        recipe = json.loads(self._environment("admit")["DEPLOYMENT"])["default_recipe"]
-        spec = resolve(scenario.input, default_recipe=recipe)
+        spec = self._resolved(scenario)
         found = dict(identify_each(resolve_uris(spec.data, self.bucket), world.client("s3")))
         world.calls.clear()
         return found

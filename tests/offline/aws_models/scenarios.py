@@ -13,6 +13,7 @@ from typing import Any
 from aws_models.coverage import all_states
 from aws_models.execution import Failure, Result
 from aws_models.pipeline import Build, Job, Scenario
+from aws_models.starts import HUB
 from aws_models.world import ApiCall, ApiError, World
 
 Json = Any
@@ -84,6 +85,10 @@ def _retried(definition: Json, state: str) -> Path:
     return failed(scenario, "BadInput", visits=(state,)) if on_failure else Path(scenario=scenario, visits=(state,))
 
 
+def _beginning(initial: str) -> Json:
+    return LOCAL | {"training": {"initial": initial}}
+
+
 def _successes() -> dict[str, Path]:
     stopped = Job(status="Stopped", secondary="MaxRuntimeExceeded", raised=False)
     broken = Job(status="Failed", reason="InternalServerError: We encountered an internal error. Please try again.", seconds=700)
@@ -100,6 +105,17 @@ def _successes() -> dict[str, Path]:
         "a mixture, each source there": Path(scenario=Scenario(input=MIXTURE, tokens=True), avoids=("Prepare data",)),
         "a mixture, one source there": Path(scenario=Scenario(input=MIXTURE, tokens_of=("api",)), visits=("Prepare data", "Announce")),
         "four compared legs": Path(scenario=Scenario(input={"ablation": "reference", "budget": {"max_usd": 1e6}}, tokens=True)),
+        "weights of a finished leg, twice": Path(
+            scenario=Scenario(input=_beginning("run:trunk/main"), tokens=True, begun=True, tasks={"Train": [no_capacity, None]}),
+            visits=("Wait",),
+        ),
+        "weights of the Hub, copied before": Path(
+            scenario=Scenario(input=_beginning(HUB), tokens=True, begun=True), avoids=("Prepare data",)
+        ),
+        "a cool-down, twice from its trunk and then from its own": Path(
+            scenario=Scenario(input=_beginning("run:trunk/main@1"), tokens=True, begun=True, tasks={"Train": [no_capacity, broken]}),
+            visits=("Wait",),
+        ),
         "a schedule's run": Path(
             scenario=Scenario(input={**LOCAL, "schedule": {"name": "weekly", "time": "2026-11-23T06:00:00Z"}}, tokens=True)
         ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -130,11 +131,11 @@ class World:
         """Put an object without a call."""
         self.objects[bucket, key] = body.encode() if isinstance(body, str) else body
 
-    def put_checkpoint(self, bucket: str, attempt: str, step: int) -> list[str]:
-        """A whole checkpoint in an attempt's folder, without a call; its keys."""
+    def put_checkpoint(self, bucket: str, attempt: str, step: int, of: Json | None = None) -> list[str]:
+        """A whole checkpoint in an attempt's folder, without a call; its keys. ``of``: what it is a checkpoint of."""
         prefix, names = f"{attempt}checkpoints/step-{step}/", ("__0_0.distcp", ".metadata", "checksums.json")
         files = tuple(CheckpointFile(name=name, bytes=1, checksum="0" * 32) for name in names)
-        manifest = CheckpointManifest(format_version=1, step=step, world_size=1, leg={}, files=files)
+        manifest = CheckpointManifest(format_version=1, step=step, world_size=1, leg=of or {}, files=files)
         for name in names:
             self.put(bucket, prefix + name, "x")
         self.put(bucket, f"{prefix}manifest.json", manifest_bytes(manifest))
@@ -149,8 +150,10 @@ class World:
         body = self._object(Bucket, Key, "404")
         return {"ContentLength": len(body), "ETag": _etag(body), "LastModified": self.written.get((Bucket, Key), self.time())}
 
-    def _s3_GetObject(self, Bucket: str, Key: str, **_: Any) -> Json:
+    def _s3_GetObject(self, Bucket: str, Key: str, Range: str = "", **_: Any) -> Json:
         body = self._object(Bucket, Key, "NoSuchKey")
+        if (span := re.fullmatch(r"bytes=(\d+)-(\d+)", Range)) is not None:
+            body = body[int(span[1]) : int(span[2]) + 1]
         return {"ContentLength": len(body), "ETag": _etag(body), "Body": StreamingBody(io.BytesIO(body), len(body))}
 
     def _s3_PutObject(self, Bucket: str, Key: str, Body: bytes, IfNoneMatch: str = "", IfMatch: str = "", **_: Any) -> Json:
