@@ -41,6 +41,7 @@ def invoke_resource(faults: Faults, original: Callable[..., Any]) -> Callable[..
         state_data.check_size(request, resource, "was given arguments")
         if ":lambda:" not in resource:  # a lone surrogate: the service's Java writes "?" in its place; functions shall see it
             request = json.loads(json.dumps(request, ensure_ascii=False).encode("utf-8", "replace"))
+        _show(resource, request)
         _refuse(faults, resource, request)
         try:
             return original(resource, request)
@@ -51,6 +52,17 @@ def invoke_resource(faults: Faults, original: Callable[..., Any]) -> Callable[..
             raise current.error("States.TaskFailed", f"{resource}: {type(error).__name__}: {error}") from error
 
     return invoke
+
+
+def _show(resource: str, request: Any) -> None:
+    """Complete the TaskScheduled event of this call as the service writes it; ministack leaves out what was called and with what."""
+    execution = current.execution.get()
+    details = (event.get("taskScheduledEventDetails") for event in reversed(execution["events"] if execution is not None else []))
+    mine = next((item for item in details if item is not None and item["resource"] == resource and "parameters" not in item), None)
+    if mine is not None:
+        kind, _, name = resource.split(":", 5)[-1].rpartition(":")
+        region = ministack_internals.private("responses", "get_region")()
+        mine.update(resourceType=kind, resource=name, region=region, parameters=json.dumps(request))
 
 
 def _refuse(faults: Faults, resource: str, request: Any) -> None:

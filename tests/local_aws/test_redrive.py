@@ -88,3 +88,18 @@ def test_an_execution_that_ended_in_a_fail_state_fails_there_again(example: Exam
     example.wait(started)
     redrive(example, started)
     assert (example.wait(started)["status"], entered(example, started)) == ("FAILED", ["First", "No", "No"])
+
+
+def test_the_history_shows_what_a_task_called_and_with_what(example: Example) -> None:
+    """Triage stops the job of a polled execution that ended by what its last call asked for."""
+    steps = example.aws.client("stepfunctions")
+    arguments = {"TrainingJobName": "not-there"}
+    asks = {"Type": "Task", "Resource": "arn:aws:states:::aws-sdk:sagemaker:describeTrainingJob", "Arguments": arguments, "End": True}
+    started = steps.start_execution(
+        stateMachineArn=machine(example, {"QueryLanguage": "JSONata", "StartAt": "Ask", "States": {"Ask": asks}})
+    )
+    assert example.wait(started["executionArn"])["status"] == "FAILED"
+    events = steps.get_execution_history(executionArn=started["executionArn"])["events"]
+    (shown,) = [event["taskScheduledEventDetails"] for event in events if "taskScheduledEventDetails" in event]
+    assert (shown["resourceType"], shown["resource"], shown["region"]) == ("aws-sdk:sagemaker", "describeTrainingJob", "us-east-1")
+    assert json.loads(shown["parameters"]) == arguments
