@@ -1,14 +1,12 @@
-"""Sends a run's events to EventBridge, and to the chat channel where there is one. What cannot be sent is logged and fails no run."""
+"""Sends a run's events to EventBridge. A lost event fails no run: what cannot be sent is logged."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.edge import log
-from infra.run.chat_message import chat_message
 from infra.run.run_event import RunEvent, entry
 
 
@@ -22,13 +20,3 @@ def send(events: Any, event: RunEvent) -> None:
     failed = [item for item in answer.get("Entries", ()) if item.get("ErrorCode")]
     if failed:
         log.warning("the run's event was not taken", state=event.state, error=f"{failed[0]['ErrorCode']}: {failed[0].get('ErrorMessage')}")
-
-
-def show(sns: Any, topic_arn: str | None, event: RunEvent, runbook: str) -> None:
-    """Publish the event for the chat channel, or log why it is not there; does nothing where there is no channel."""
-    if topic_arn is None:
-        return
-    try:
-        sns.publish(TopicArn=topic_arn, Message=json.dumps(chat_message(event, runbook)))
-    except (ClientError, BotoCoreError) as error:
-        log.warning("the run's event was not shown in the chat channel", state=event.state, error=str(error))

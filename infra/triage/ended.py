@@ -10,7 +10,8 @@ import datetime
 import json
 
 from contracts.config import Json
-from infra.edge.run_events import send, show
+from infra.edge.chat import show
+from infra.edge.run_events import send
 from infra.run.deployment import TriageDeployment
 from infra.run.layout import RunLayout, uri
 from infra.run.run_event import RunEvent, State, event_id

@@ -16,8 +16,9 @@ import random
 
 from contracts.config import Json
 from infra.edge import log
+from infra.edge.chat import show
 from infra.edge.function import Container, lambda_function
-from infra.edge.run_events import send, show
+from infra.edge.run_events import send
 from infra.run.deployment import TriageDeployment
 from infra.run.run_event import RunEvent, event_id
 from infra.triage import ended, unreported

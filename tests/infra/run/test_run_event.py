@@ -12,7 +12,8 @@ import jsonschema
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from infra.edge.run_events import send, show
+from infra.edge.chat import show
+from infra.edge.run_events import send
 from infra.run.chat_message import TITLES, chat_message
 from infra.run.run_event import MAX_SENTENCE_BYTES, STATES, RunEvent, detail, entry, event_id, schema
 
