@@ -54,13 +54,13 @@ def oversize_state(account: Account) -> Iterator[Row]:
     """An input that fits into StartExecution and not into a state (States.DataLimitExceeded)."""
     text = json.dumps({**run_input("oversize"), "note": ""})
     execution = account.start({**run_input("oversize"), "note": "x" * (INPUT_BYTES - len(text))})
-    ended, name = account.ended(execution), execution.rpartition(":")[2]
+    ended = account.ended(execution)
     expect("the end", (ended.status, ended.error), ("FAILED", "States.DataLimitExceeded"))
     expect("states", ended.states, ["Admit"])
-    explained = _explained(account, name)
+    explained = _explained(account, "oversize")
     expect("the explanation's class and stage", (explained["class"], explained["stage"]), ("Refused", "Admit"))
     expect_words(explained["sentence"], "Refused (stop): the input is too large", "256 KiB")
-    expect("messages that say so", len(_messages(account, name)), 1)
+    expect("messages that say so", len(_messages(account, execution)), 1)
     yield Row(
         injected=f"an input of {INPUT_BYTES:,} bytes, so that Admit's arguments pass 256 KiB",
         happened=f"States.DataLimitExceeded, which no state can catch; explained from its event: {explained['sentence']}",
