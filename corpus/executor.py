@@ -25,6 +25,7 @@ from loguru import logger
 from contracts.failure import BadInput, JobFailure, Unexpected
 from corpus.failure_classes import FilterFailed
 from data_prep.failure_classes import DiskFull, WorkerLost
+from data_prep.fork_server import keep_sockets_short
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TQDM_DISABLE": "1"}
@@ -44,14 +45,16 @@ class Executor(LocalPipelineExecutor):
         ranks = self.get_incomplete_ranks()
         if not ranks:
             return
+        keep_sockets_short()
         for name in (ONE_THREAD | QUIET).items():
             os.environ.setdefault(*name)
         _CONTEXT.set_forkserver_preload(["corpus.pipeline"])
         payload, workers = dill.dumps(self), max(1, min(self.workers, len(ranks)))
         pool = ProcessPoolExecutor(workers, mp_context=_CONTEXT, initializer=_start)
         done, shown = self.world_size - len(ranks), time.monotonic()
+        pending: dict[Future[None], int] = {}
         try:
-            pending: dict[Future[None], int] = {pool.submit(_run, payload, rank): rank for rank in ranks}
+            pending |= {pool.submit(_run, payload, rank): rank for rank in ranks}
             while pending:
                 finished, _ = wait(pending, timeout=SHOW_SECONDS, return_when=FIRST_COMPLETED)
                 for future in sorted(finished, key=lambda future: future.exception() is not None):  # what is done is kept first

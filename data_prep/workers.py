@@ -9,11 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import forkserver, util
+from multiprocessing import forkserver
 from multiprocessing.sharedctypes import Synchronized, SynchronizedArray
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +24,7 @@ from data_prep.duplicate_files import BucketRepeats, PartHashes
 from data_prep.duplicates import SORTING_MIB, BucketTask, HashTask
 from data_prep.failure_classes import CorruptSource, TokenizerUnusable, WorkerLost
 from data_prep.finalise import Packing
+from data_prep.fork_server import keep_sockets_short
 from data_prep.part import PartTask
 from data_prep.part_record import PartRecord, Sample
 from data_prep.patience import ended, last_read
@@ -40,7 +40,6 @@ POLL_SECONDS = 0.2
 ENDING_SECONDS = 10.0
 CRASHES = frozenset({-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE})
 """How a library's own defect ends a process. SIGKILL is the kernel's, for memory: another attempt may have more."""
-LONGEST_TMPDIR = 107 - len("/pymp-12345678/listener-12345678")
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -50,7 +49,7 @@ def start_server(tokenizer: Path) -> None:
     Args:
         tokenizer: local folder of the tokenizer's files. Workers of another tokenizer load their own.
     """
-    _keep_sockets_short()
+    keep_sockets_short()
     given = {FOLDER_VARIABLE: str(tokenizer), **ONE_THREAD}
     before = {name: os.environ.get(name) for name in given}
     os.environ.update(given)
@@ -63,17 +62,6 @@ def start_server(tokenizer: Path) -> None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def _keep_sockets_short() -> None:
-    """The server's socket lies in a folder of its own below TMPDIR, and a socket's path has 107 bytes at most (unix(7))."""
-    if len(tempfile.gettempdir()) <= LONGEST_TMPDIR:
-        return
-    before, tempfile.tempdir = tempfile.tempdir, "/tmp"
-    try:
-        util.get_temp_dir()  # made once per process, and removed at its end
-    finally:
-        tempfile.tempdir = before
 
 
 def memory_bound_mib(

@@ -256,3 +256,10 @@ def test_words_of_every_language_are_split_without_a_download():
     for language in get_args(get_type_hints(CorpusSpec)["language"]):
         tokenizer = load_word_tokenizer(language)
         assert type(tokenizer) is SpaCyTokenizer and tokenizer.config is None and find_spec(f"spacy.lang.{tokenizer.language}"), language
+
+
+def test_the_job_imports_nothing_that_its_image_lacks():
+    """The tokenizers' and torch's packages are in this environment, and not in the corpus image."""
+    program = "import sys, corpus.job, corpus.smoke; print(sorted({'fastokens', 'tokenizers', 'torch', 'transformers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=job_environment(), capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -22,6 +22,7 @@ from pathlib import Path
 import api
 import canary
 import capacity
+import cleaned
 import deployments
 import killed
 import operators
@@ -66,7 +67,16 @@ def every_fault(root: Path, only: str) -> list[Row]:
     # One by one: each checks everything that is created and published meanwhile.
     rows += side_by_side(chosen(*refusals.PROOFS, deployments.schedule_without_quota, *api.PROOFS, *service.PROOFS), account, at_once=1)
     together = (
-        *(*rounds.PROOFS, *capacity.PROOFS, *killed.PROOFS, *stopped.PROOFS, *redriven.PROOFS, *service.SYNC, *canary.PROOFS),
+        *(
+            *rounds.PROOFS,
+            *capacity.PROOFS,
+            *killed.PROOFS,
+            *stopped.PROOFS,
+            *redriven.PROOFS,
+            *service.SYNC,
+            *canary.PROOFS,
+            *cleaned.PROOFS,
+        ),
         *operators.SIDE_BY_SIDE,
     )
     rows += side_by_side(chosen(*together), account)

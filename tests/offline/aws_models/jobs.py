@@ -19,18 +19,34 @@ Json = Any
 FINGERPRINT = "0123456789abcdef0123456789abcdef"
 WEIGHTS = "weights/owner--llama/0123456789abcdef0123456789abcdef01234567/"
 SHARD = f"tokens/{FINGERPRINT}/train/part-00000-000.tokens"
-# Operation of data_prep's code -> keys it is used on. Where: data_prep/{sources,store,tokenizer_source,hub}.py.
+CLEANED = f"corpus/{FINGERPRINT}/documents/00000.jsonl.zst"
+TASK = f"corpus/{FINGERPRINT}/.work/clean/00000.jsonl.zst"
+# Operation of data_prep's and corpus's code -> keys it is used on. Where: data_prep/{sources,s3_store,tokenizer_source,hub}.py
+# and corpus/work.py.
 PREPARE: dict[str, tuple[str, ...]] = {
-    "HeadObject": ("source/tokenizer/tokenizer.json", f"tokens/{FINGERPRINT}/index.json"),
-    "GetObject": ("source/text/part-0.jsonl.gz", f"tokens/{FINGERPRINT}/index.json", f"tokens/{FINGERPRINT}/.work/plan.json"),
-    "ListObjectsV2": ("source/text/", f"tokens/{FINGERPRINT}/.work/"),
-    "PutObject": (f"tokens/{FINGERPRINT}/index.json", "tokens/gates/verdict.json", f"{WEIGHTS}manifest.json"),
-    "CreateMultipartUpload": (SHARD, f"{WEIGHTS}model.safetensors"),
-    "UploadPart": (SHARD, f"{WEIGHTS}model.safetensors"),
-    "CompleteMultipartUpload": (SHARD, f"{WEIGHTS}model.safetensors"),
-    "AbortMultipartUpload": (SHARD, f"{WEIGHTS}model.safetensors"),
+    "HeadObject": ("source/tokenizer/tokenizer.json", "source/models/lid.176.bin", f"tokens/{FINGERPRINT}/index.json"),
+    "GetObject": (
+        "source/text/part-0.jsonl.gz",
+        CLEANED,
+        TASK,
+        f"corpus/{FINGERPRINT}/corpus.json",
+        f"tokens/{FINGERPRINT}/index.json",
+        f"tokens/{FINGERPRINT}/.work/plan.json",
+    ),
+    "ListObjectsV2": ("source/text/", f"tokens/{FINGERPRINT}/.work/", f"corpus/{FINGERPRINT}/documents/"),
+    "PutObject": (
+        f"tokens/{FINGERPRINT}/index.json",
+        "tokens/gates/verdict.json",
+        TASK,
+        f"corpus/{FINGERPRINT}/corpus.json",
+        f"{WEIGHTS}manifest.json",
+    ),
+    "CreateMultipartUpload": (SHARD, CLEANED, f"{WEIGHTS}model.safetensors"),
+    "UploadPart": (SHARD, CLEANED, f"{WEIGHTS}model.safetensors"),
+    "CompleteMultipartUpload": (SHARD, CLEANED, f"{WEIGHTS}model.safetensors"),
+    "AbortMultipartUpload": (SHARD, CLEANED, f"{WEIGHTS}model.safetensors"),
     "DeleteObject": (f"tokens/{FINGERPRINT}/.work/plan.json",),
-    "DeleteObjects": (f"tokens/{FINGERPRINT}/.work/plan.json",),
+    "DeleteObjects": (f"tokens/{FINGERPRINT}/.work/plan.json", TASK),
     "GetSecretValue": ("",),
 }
 # `aws` commands of container/build.py -> the action of their service, and on what: the deployment's repositories, images/, or all.
@@ -43,7 +59,7 @@ BUILD_COMMANDS: dict[str, tuple[str, str]] = {
 
 
 def prepare_needs(names: Names) -> Iterator[Need]:
-    """Requests of the preparation job's container."""
+    """Requests of the containers of Prepare corpus and Prepare data."""
     role, calls, missing = names.role("Prepare"), [], []
     for operation, keys in PREPARE.items():
         for key in keys:

@@ -24,10 +24,12 @@ FOREIGN_KEYS: dict[str, tuple[tuple[str, str], ...]] = {
     "Training": (
         ("s3:PutObject", "tokens/f/index.json"), ("s3:PutObject", "source/x"), ("s3:DeleteObject", "tokens/f/index.json"),
         ("s3:DeleteObject", "source/x"), ("s3:GetObject", "source/x"), ("s3:DeleteObjectVersion", "runs/r/main/checkpoints/x"),
+        ("s3:GetObject", "corpus/f/documents/x"), ("s3:PutObject", "corpus/f/corpus.json"),
     ),
     "Prepare": (
         ("s3:PutObject", "source/x"), ("s3:PutObject", "runs/r/run.json"), ("s3:DeleteObject", "runs/r/run.json"),
         ("s3:DeleteObject", "source/x"), ("s3:DeleteObjectVersion", "tokens/f/index.json"),
+        ("s3:DeleteObjectVersion", "corpus/f/corpus.json"),
     ),
     "Admit": (
         ("s3:PutObject", "runs/r/report.html"), ("s3:PutObject", "runs/r/main/checkpoints/x"), ("s3:PutObject", "tokens/f/index.json"),
