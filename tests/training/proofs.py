@@ -274,3 +274,17 @@ def logits_of_weights(base: str, tokens: list[list[int]]) -> dict[str, Any]:
     trainer.close()
     dist.destroy_process_group()
     return {"logits": whole.float().numpy().tobytes().hex(), "parameters": parameters}
+
+
+def weights_as_exported(base: str) -> dict[str, str]:
+    """SHA-256 of every weight of this rank's stage, in Hugging Face's layout, after the model has loaded what its job was given."""
+    trainer = build(base)
+    trainer.checkpointer.load()
+    found = {}
+    for name, value in trainer.checkpointer.states["model"].state_dict().items():
+        whole = value.full_tensor() if hasattr(value, "full_tensor") else value
+        for hf_name, weight in trainer.checkpointer.sd_adapter.to_hf({name: whole}).items():
+            found[hf_name] = hashlib.sha256(weight.detach().contiguous().numpy().tobytes()).hexdigest()
+    trainer.close()
+    dist.destroy_process_group()
+    return found
