@@ -16,10 +16,10 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
-from contracts.files import ATTEMPTS, CHECKPOINTS, METRICS, RESULT_FILE
+from contracts.files import ATTEMPTS, CHECKPOINTS, EVALUATION, METRICS, RESULT_FILE
 from infra.constructs.policy import Conditions, Statement, allow, new_role
 from infra.monitor.published_metrics import NAMESPACE
-from infra.run.layout import CORPUS_PREFIX, IMAGES_PREFIX, JOBS_PREFIX, RUNS_PREFIX, TOKENS_PREFIX, WEIGHTS_PREFIX
+from infra.run.layout import CORPUS_PREFIX, EVALUATION_PREFIX, IMAGES_PREFIX, JOBS_PREFIX, RUNS_PREFIX, TOKENS_PREFIX, WEIGHTS_PREFIX
 from infra.run.run_event import DETAIL_TYPE, SOURCE
 from infra.settings import BuildSettings
 
@@ -303,7 +303,8 @@ def _build_interfaces(scope: Construct, settings: BuildSettings) -> list[Stateme
 
 
 def prepare_role(scope: Construct, shared: Shared, source_buckets: Sequence[str], *, in_vpc: bool) -> iam.Role:
-    """Prepare corpus and Prepare data: read text, run.json and the token; write cleaned text, shards and copies of models."""
+    """Prepare corpus and Prepare data: read text, run.json and the token; write cleaned text, shards, copies of models and tasks' data."""
+    made, copied = (f"{CORPUS_PREFIX}*", f"{TOKENS_PREFIX}*"), (f"{WEIGHTS_PREFIX}*", f"{EVALUATION_PREFIX}*")
     return new_role(
         scope,
         "PrepareRole",
@@ -312,14 +313,8 @@ def prepare_role(scope: Construct, shared: Shared, source_buckets: Sequence[str]
             *_job_basics(scope, shared, "/aws/sagemaker/ProcessingJobs", in_vpc=in_vpc),
             allow("s3:GetObject", on=shared.objects("*"), because=ANY_TEXT),
             *_read_sources(scope, source_buckets),
-            allow(
-                "s3:PutObject",
-                "s3:DeleteObject",
-                "s3:AbortMultipartUpload",
-                on=shared.objects(f"{CORPUS_PREFIX}*", f"{TOKENS_PREFIX}*"),
-                because=PREFIX,
-            ),
-            allow("s3:PutObject", "s3:AbortMultipartUpload", on=shared.objects(f"{WEIGHTS_PREFIX}*"), because=PREFIX),
+            allow("s3:PutObject", "s3:AbortMultipartUpload", on=shared.objects(*made, *copied), because=PREFIX),
+            allow("s3:DeleteObject", on=shared.objects(*made), because=PREFIX),
             _key_through_s3(scope, shared, "kms:Decrypt", "kms:GenerateDataKey"),
             allow("secretsmanager:GetSecretValue", on=shared.secret_arn),
             allow("kms:Decrypt", on=shared.key.key_arn, when=_through(scope, "secretsmanager")),
@@ -332,17 +327,42 @@ def training_role(scope: Construct, shared: Shared, source_buckets: Sequence[str
 
     It writes attempts' folders only: run.json, lock.json and the report lie two levels higher.
     """
-    attempts = f"{RUNS_PREFIX}*/*/{ATTEMPTS}/*"
-    return new_role(
+    return _isolated_role(
         scope,
         "TrainingRole",
+        shared,
+        reads=(f"{TOKENS_PREFIX}*", f"{RUNS_PREFIX}*", f"{WEIGHTS_PREFIX}*"),
+        source_buckets=source_buckets,  # weights to begin from
+        syncs=f"{RUNS_PREFIX}*/*/{ATTEMPTS}/*",
+        in_vpc=in_vpc,
+    )
+
+
+def evaluate_role(scope: Construct, shared: Shared, *, in_vpc: bool) -> iam.Role:
+    """Evaluate: as Train, but it writes results beside the export and nothing else: what tasks bring along cannot change a model."""
+    return _isolated_role(
+        scope,
+        "EvaluateRole",
+        shared,
+        reads=(f"{TOKENS_PREFIX}*", f"{RUNS_PREFIX}*", f"{EVALUATION_PREFIX}*"),
+        syncs=f"{RUNS_PREFIX}*/*/{ATTEMPTS}/*/{EVALUATION}/*",
+        in_vpc=in_vpc,
+    )
+
+
+def _isolated_role(
+    scope: Construct, name: str, shared: Shared, *, reads: Sequence[str], source_buckets: Sequence[str] = (), syncs: str, in_vpc: bool
+) -> iam.Role:
+    return new_role(
+        scope,
+        name,
         "sagemaker.amazonaws.com",
         [
             *_job_basics(scope, shared, "/aws/sagemaker/TrainingJobs", in_vpc=in_vpc),
-            allow("s3:GetObject", on=shared.objects(f"{TOKENS_PREFIX}*", f"{RUNS_PREFIX}*", f"{WEIGHTS_PREFIX}*"), because=PREFIX),
-            *_read_sources(scope, source_buckets),  # weights to begin from
-            allow("s3:PutObject", "s3:AbortMultipartUpload", on=shared.objects(attempts, f"{JOBS_PREFIX}*"), because=PREFIX),
-            allow("s3:DeleteObject", on=shared.objects(attempts), because=PREFIX),
+            allow("s3:GetObject", on=shared.objects(*reads), because=PREFIX),
+            *_read_sources(scope, source_buckets),
+            allow("s3:PutObject", "s3:AbortMultipartUpload", on=shared.objects(syncs, f"{JOBS_PREFIX}*"), because=PREFIX),
+            allow("s3:DeleteObject", on=shared.objects(syncs), because=PREFIX),
             # For a key in OutputDataConfig ("CreateTrainingJob API: execution role permissions"); S3 itself needs the other two.
             allow("kms:Encrypt", on=shared.key.key_arn),
             _key_through_s3(scope, shared, "kms:Decrypt", "kms:GenerateDataKey"),

@@ -3,6 +3,9 @@ export of two runs, compare, cost. It shares the deployment of the other whole r
 
 from __future__ import annotations
 
+import functools
+import gzip
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,9 +44,9 @@ class Shell:
             raise done.exception
         return done.exit_code, done.output
 
-    def start(self, run: str, **training: Any) -> tuple[int, str]:
+    def start(self, run: str, *, evaluation: dict[str, Any] | None = None, **training: Any) -> tuple[int, str]:
         file = self.folder / "input.json"
-        file.write_text(json.dumps({"run_id": run, "data": DATA, "training": TRAINING | training}))
+        file.write_text(json.dumps({"run_id": run, "data": DATA, "training": TRAINING | training, "evaluation": evaluation}))
         return self("start", "--input", str(file))
 
     def mixture(self, run: str, weight: float = 3) -> str:
@@ -78,6 +81,12 @@ class Shell:
             return described if described["status"] != "RUNNING" else None
 
         return until(look, f"the end of {execution}")
+
+    def jobs(self, run: str) -> list[Any]:
+        """Hyperparameters of a run's training jobs."""
+        sagemaker = self.target.client("sagemaker")
+        names = [job["TrainingJobName"] for job in sagemaker.list_training_jobs(NameContains=run)["TrainingJobSummaries"]]
+        return [sagemaker.describe_training_job(TrainingJobName=name)["HyperParameters"] for name in names]
 
     def text(self, key: str) -> Any:
         return json.loads(self.target.client("s3").get_object(Bucket=self.target.bucket, Key=key)["Body"].read())
@@ -114,6 +123,51 @@ class Subscriber:
                 self.sqs.delete_message(QueueUrl=self.queue, ReceiptHandle=message["ReceiptHandle"])
         found = {one["event_id"]: one for one in self.received if one["run_id"] == run}
         return [one["state"] for one in sorted(found.values(), key=lambda one: one["time"])]
+
+
+CONTINUATIONS = """task: continuations
+dataset_path: json
+dataset_kwargs: {data_files: {test: continuations.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{beginning}}"
+doc_to_choice: "{{endings}}"
+doc_to_target: answer
+target_delimiter: ""
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+"""Which of two ends follows a beginning: a task of lm-evaluation-harness made of the run's own text."""
+
+
+def upload_evaluation(shell: Shell) -> dict[str, Any]:
+    """The task and a held-out text in the bucket; the settings that name them."""
+    put = functools.partial(shell.target.client("s3").put_object, Bucket=shell.target.bucket)
+    texts = [json.loads(line)["text"] for line in gzip.decompress(stdlib_text()).decode().splitlines()]
+    long = [text for text in texts if len(text) > 200][:17]
+    rows = [{"beginning": text[:100], "endings": [text[100:160], other[100:160]], "answer": 0} for text, other in itertools.pairwise(long)]
+    put(Key="source/tasks/continuations.yaml", Body=CONTINUATIONS.encode())
+    put(Key="source/tasks/continuations.jsonl", Body="\n".join(json.dumps(row) for row in rows).encode())
+    put(Key="source/novel/one.txt", Body=texts[0].encode())
+    held_out = [{"name": "novel", "source": "source/novel/"}]
+    return {"tasks": ["continuations"], "task_source": "source/tasks/", "held_out": held_out, "batch_size": 4}
+
+
+def check_evaluation(shell: Shell) -> None:
+    """Every number is there, and the export's loss is the one that the training job measured."""
+    report = shell.text("runs/day/report.json")
+    (leg,) = report["legs"]
+    found = leg["evaluation"]
+    assert found["failure"] is None and found["disagreement"] is None and found["attempts"] == 1, found
+    assert found["held_out"]["validation"]["loss_on_training_samples"] == pytest.approx(leg["figures"]["validation_loss"], abs=1e-3)
+    assert found["held_out"]["novel"]["labels"] > 10 and found["held_out"]["novel"]["bits_per_byte"] > 0
+    accuracy = found["tasks"]["continuations"]["results"]["continuations"]
+    assert accuracy["examples"] == 16 and 0 <= accuracy["metrics"]["acc"] <= 1
+    assert leg["figures"]["attempts"] == 2  # the evaluation is no attempt at training
+    assert report["cost"]["total_usd"] > report["cost"]["legs_usd"]["main"] + report["cost"]["evaluations_usd"]["main"] > 0
+    assert found["results"].rpartition("/evaluation/")[0] == leg["export"].rpartition("/export/")[0]
+    assert '"stage": "evaluate"' in json.dumps(shell.jobs("day"))
+    code, log = shell("logs", "day", "--stage", "evaluate")
+    assert code == 0 and "continuations" in log
 
 
 def test_a_day_of_an_operator(shell: Shell, embedded_aws: EmbeddedStacks) -> None:
@@ -162,6 +216,7 @@ def test_a_day_of_an_operator(shell: Shell, embedded_aws: EmbeddedStacks) -> Non
     code, lines = shell("watch", "day", "--json")
     last = json.loads(lines.splitlines()[-1])
     assert (code, last["event"], last["status"]) == (0, "ended", "SUCCEEDED"), last
+    check_evaluation(shell)
 
     # The next run reads two sources, and weighs them otherwise from step 9 on.
     plan = shell.json("plan", "--input", shell.mixture("night"))
@@ -182,6 +237,7 @@ def test_a_day_of_an_operator(shell: Shell, embedded_aws: EmbeddedStacks) -> Non
 
     compared = shell.json("compare", "day", "night")
     assert [leg["name"] for leg in compared["legs"]] == ["day", "night"]
+    assert "continuations, acc" in compared["legs"][0]["evaluation"] and compared["legs"][1]["evaluation"] == {}
     assert compared["settings"]["training.optimizer.lr"] == [0.002, before["legs"][0]["training"]["optimizer"]["lr"]]
 
     report = shell.text("runs/day/report.json")

@@ -14,16 +14,19 @@ from contracts.mixture import refusals
 from data_prep.spec import DataSpec
 from infra.admit.data_sets import DataSet
 from infra.admit.estimate import Estimate
-from infra.admit.gather import LOCAL, Facts, Topic
+from infra.admit.evaluation_data import LOCAL
+from infra.admit.gather import Facts, Topic
 from infra.admit.start_checks import Against, start_problems
 from infra.run.compute import CapacitySource
+from infra.run.evaluation import evaluation_type
 from infra.run.job_requests import hub_references, preparations
 from infra.run.mixing import leg_samples
 from infra.run.run_spec import SINGLE_LEG, RunSpec
 from infra.sagemaker.instance_types import GIB, INSTANCE_TYPES, accelerators_of
 from infra.sagemaker.prices import no_price
 from infra.sagemaker.quotas import QuotaStatus
-from training.memory import device_bytes
+from training.evaluation.spec import WEIGHTS_SHARE
+from training.memory import device_bytes, parameter_count
 
 GATED = ("meta-llama/", "mistralai/", "google/gemma")
 """Openings of Hugging Face repositories that ask for a token; others are tried without one."""
@@ -58,6 +61,8 @@ def check(facts: Facts) -> list[Finding]:
             tokenizer=facts.run_tokenizer,
         )  # fmt: skip
         note("Start", start_problems(spec, facts.starts, against))
+    if facts.evaluation_data.refused is not None:
+        note("Data", [Problem("evaluation", facts.evaluation_data.refused)])
     if facts.training_types is not None and facts.processing_types is not None:
         quotas = facts.quotas or []
         known = facts.training_types | offered(quotas, "training"), facts.processing_types | offered(quotas, "processing")
@@ -65,6 +70,7 @@ def check(facts: Facts) -> list[Finding]:
         note("Instance types", types)
     note("Devices", device_problems(spec))
     note("Devices", network_problems(spec))
+    note("Devices", evaluation_device_problems(spec))
     if facts.deployed is not None and facts.token is not None and not facts.prepared:
         note("Hub token", secret_problems(spec, facts.deployed.secret_arn, has_value=facts.token))
     if facts.training_plans is not None:
@@ -107,6 +113,8 @@ def type_problems(spec: RunSpec, training_types: Collection[str], processing_typ
         kind = spec.compute.instance_type_of(source)
         if kind not in training_types:
             yield Problem(path, _unknown(kind, "training", training_types, processing_types))
+    if spec.evaluation is not None and spec.evaluation.instance_type not in (None, *training_types):
+        yield Problem("evaluation.instance_type", _unknown(evaluation_type(spec), "training", training_types, processing_types))
 
 
 def _unknown(kind: str, use: str, known: Collection[str], other: Collection[str]) -> str:
@@ -149,6 +157,27 @@ def network_problems(spec: RunSpec) -> Iterator[Problem]:
         if row is not None and row.accelerators is not None and not row.efa:
             fix = "set compute.instance_count to 1, or choose a type with EFA such as ml.g5.48xlarge or ml.p5.48xlarge"
             yield Problem(path, f"{spec.compute.instance_count} x {kind} cannot train together: the type has no EFA network; {fix}")
+
+
+def evaluation_device_problems(spec: RunSpec) -> Iterator[Problem]:
+    """The evaluation's instance has the leg's kind of device, and its GPUs together hold the export."""
+    if spec.evaluation is None:
+        return
+    gpus, kind = accelerators_of(evaluation_type(spec)), evaluation_type(spec)
+    for leg in spec.legs:
+        if leg.training.device == "cpu" or kind not in INSTANCE_TYPES:
+            continue
+        if gpus is None:
+            yield Problem(
+                "evaluation.instance_type", f"{kind} has no GPU, and leg {leg.name} is for cuda; choose one such as ml.g5.2xlarge"
+            )
+            continue
+        need = parameter_count(leg.training.model) * (2 if leg.training.export.dtype == "bfloat16" else 4) / GIB
+        room = gpus.count * gpus.memory_gib * WEIGHTS_SHARE
+        if need > room:
+            needs = f"the export of leg {leg.name} has {need:.0f} GiB of weights, and {kind} has room for {room:.0f} GiB"
+            fix = "choose a type with more GPU memory" + ("" if leg.training.export.dtype == "bfloat16" else ", or export bfloat16")
+            yield Problem("evaluation.instance_type", f"{needs} ({WEIGHTS_SHARE:.0%} of {gpus.count} x {gpus.memory_gib:.0f}); {fix}")
 
 
 def needs_token(spec: RunSpec) -> list[str]:
@@ -197,14 +226,17 @@ def budget_problems(spec: RunSpec, costs: Estimate) -> Iterator[Problem]:
         wanted = {spec.compute.instance_type_of(source) for source in spec.compute.capacity}
         if costs.prepare_max_usd is None:
             wanted |= {job.instance_type for job in preparations(spec)}
+        if costs.evaluation_max_usd is None:
+            wanted.add(evaluation_type(spec))
         yield Problem("budget.max_usd", no_price(wanted - set(costs.usd_per_hour)))
         return
     if costs.usd > spec.budget.max_usd:
+        evaluations = f", each evaluation ${costs.evaluation_max_usd:,.2f}" if costs.evaluation_max_usd else ""
         legs = ", ".join(f"{leg.name} {leg.seconds / 3600:.1f} h ${leg.usd or 0:,.2f}" for leg in costs.legs)
         yield Problem(
             "budget.max_usd",
             f"{spec.budget.max_usd:g} is less than the ${costs.usd:,.2f} that the run is estimated to cost ({legs}; preparation at most "
-            f"${costs.prepare_max_usd or 0:,.2f}); raise it, or train fewer steps",
+            f"${costs.prepare_max_usd or 0:,.2f}{evaluations}); raise it, or train fewer steps",
         )
 
 

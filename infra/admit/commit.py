@@ -117,6 +117,9 @@ def commit(facts: Facts, layout: RunLayout, execution: Execution, deployment: De
         }
     if facts.starts:
         content["initial"] = {leg: start.record for leg, start in facts.starts.items()}
+    copies = facts.evaluation_data.copies
+    if copies is not None:
+        content["evaluation_data"] = to_json(copies)
     body = json.dumps(content, indent=1).encode()
     if facts.earlier is None or not is_own(facts.earlier.previous, execution):  # else Admit is tried again after it had written run.json
         changes = facts.earlier.changes(spec) if facts.earlier is not None else ()
@@ -134,7 +137,9 @@ def commit(facts: Facts, layout: RunLayout, execution: Execution, deployment: De
         source_bytes=sum(one.identified.listing.total_bytes for one in sets),
         imported=all(one.written is not None and datetime.datetime.now(datetime.UTC) - one.written > IMPORT_TIME for one in sets),
         token=bool(facts.token) and bool(hub_references(spec)),
+        copies_uri=copies.uri if copies is not None else None,
     )
+    evaluate = {} if spec.evaluation is None else {"evaluate": planner.evaluate()}
     return {
         "run_id": layout.run_id,
         "run_uri": uri(deployment.bucket, layout.prefix),
@@ -144,6 +149,7 @@ def commit(facts: Facts, layout: RunLayout, execution: Execution, deployment: De
         "tokens": tokens | {"exist": facts.prepared},
         "preparations": [planner.preparation(job) for job in preparations(spec, cleaned=facts.cleaned, prepared=facts.prepared)],
         "train": planner.train(),
+        **evaluate,
         "legs": [
             planner.leg(leg, cost, checkpoints.get(leg.name), facts.starts.get(leg.name))
             for leg, cost in zip(spec.legs, facts.costs.legs, strict=True)

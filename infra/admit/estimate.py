@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from contracts.config import Json
+from infra.run.evaluation import evaluation_type
 from infra.run.job_requests import preparations
 from infra.run.run_spec import Leg, RunSpec
 from infra.sagemaker.prices import PriceOf
@@ -40,11 +41,13 @@ class Estimate:
     usd_per_hour: dict[str, float]
     """Instance type -> price of one instance, as used; the report uses the same."""
     legs: tuple[LegEstimate, ...]
+    evaluation_max_usd: float | None = 0.0
+    """One leg's evaluation at its time limit; nothing when the run evaluates nothing."""
 
     @property
     def usd(self) -> float | None:
-        """Expected cost of all jobs, preparation at its limit; None when a price is not known."""
-        parts = [self.prepare_max_usd, *(leg.usd for leg in self.legs)]
+        """Expected cost of all jobs, preparation and evaluations at their limits; None when a price is not known."""
+        parts = [self.prepare_max_usd, *(leg.usd for leg in self.legs), *[self.evaluation_max_usd] * len(self.legs)]
         known = [part for part in parts if part is not None]
         return round(sum(known), 2) if len(known) == len(parts) else None
 
@@ -52,11 +55,12 @@ class Estimate:
         """For run.json and the execution's output."""
         names = ("name", "steps", "tokens", "seconds", "usd", "max_usd")
         legs = [{name: getattr(leg, name) for name in names} for leg in self.legs]
-        return {"usd": self.usd, "usd_per_hour": self.usd_per_hour, "prepare_max_usd": self.prepare_max_usd, "legs": legs}
+        limits = {"prepare_max_usd": self.prepare_max_usd, "evaluation_max_usd": self.evaluation_max_usd}
+        return {"usd": self.usd, "usd_per_hour": self.usd_per_hour, **limits, "legs": legs}
 
 
 def estimate(spec: RunSpec, price: PriceOf, *, cleaned: bool = False, prepared: bool, done_steps: int = 0) -> Estimate:
-    """Hours from the expected tokens/s, dollars from the prices; what preparation leaves of the budget is shared equally by the legs.
+    """Hours from the expected tokens/s, dollars from the prices; what preparation and evaluations leave is shared equally by the legs.
 
     Spot is counted at the on-demand price: what it saves is not known beforehand. A leg without an expected speed counts
     with its time limit. ``cleaned`` and ``prepared``: see job_requests.preparations.
@@ -70,9 +74,16 @@ def estimate(spec: RunSpec, price: PriceOf, *, cleaned: bool = False, prepared: 
     used = {kind: price("training", kind) for kind in map(compute.instance_type_of, compute.capacity)}
     prices = {kind: value for kind, value in used.items() if value is not None}
     dearest = max(prices.values()) * compute.instance_count if len(prices) == len(used) else None
-    share = None if prepare is None else round((spec.budget.max_usd - prepare) / len(spec.legs), 2)
+    evaluated = price("training", evaluation_type(spec)) if spec.evaluation is not None else 0.0
+    evaluation = None if evaluated is None else round(evaluated * _evaluation_seconds(spec) / 3600, 2)
+    share = None if prepare is None or evaluation is None else round((spec.budget.max_usd - prepare) / len(spec.legs) - evaluation, 2)
     legs = tuple(_leg(spec, leg, dearest, share, done_steps) for leg in spec.legs)
-    return Estimate(prepare_max_usd=prepare, usd_per_hour=prices | priced, legs=legs)
+    listed = prices | priced | ({evaluation_type(spec): evaluated} if evaluated else {})
+    return Estimate(prepare_max_usd=prepare, usd_per_hour=listed, legs=legs, evaluation_max_usd=evaluation)
+
+
+def _evaluation_seconds(spec: RunSpec) -> int:
+    return spec.evaluation.max_runtime_seconds if spec.evaluation is not None else 0
 
 
 def _leg(spec: RunSpec, leg: Leg, per_hour: float | None, share: float | None, done_steps: int) -> LegEstimate:

@@ -21,6 +21,7 @@ from data_prep.spec import DataSpec
 from infra.admit.continued import Continued, continued
 from infra.admit.data_sets import DataSet, complete, data_sets
 from infra.admit.estimate import Estimate, estimate
+from infra.admit.evaluation_data import LOCAL, EvaluationData, copies_of, evaluation_data, with_full_uris
 from infra.admit.start import Start, run_tokenizer, starts
 from infra.edge.transient import is_transient
 from infra.run.layout import RunLayout
@@ -33,8 +34,6 @@ from infra.sagemaker.quotas import QuotaStatus, quota_statuses
 T = TypeVar("T")
 Topic = Literal["Instance types", "Earlier run", "Start", "Image", "Data", "Hub token", "Devices", "Capacity", "Quotas", "Budget"]
 """What a look-up or a problem is about: a line of `doctor`."""
-LOCAL = ("/", "./", "file://")
-"""How a path on one machine begins."""
 
 
 class Look(Protocol):
@@ -100,6 +99,8 @@ class Facts:
     """The data set of each source."""
     source_refused: str | None
     """Why the sources cannot be used."""
+    evaluation_data: EvaluationData
+    """What the preparation job copies for the evaluation."""
     image: Json | None
     """``tag``, ``targets`` (what the run needs), ``exists`` (all of them) and, when they do, the digest of each."""
     token: bool | None
@@ -111,8 +112,9 @@ class Facts:
 
     @property
     def prepared(self) -> bool:
-        """Whether data preparation has nothing to do: the tokens of every source exist, and so do the weights to begin from."""
-        return complete(self.data_sets) and all(start.copied for start in self.starts.values())
+        """Whether data preparation has nothing to do: every source's tokens exist, and the copies of weights and evaluation data."""
+        started = all(start.copied for start in self.starts.values())
+        return complete(self.data_sets) and started and self.evaluation_data.complete
 
     @property
     def cleaned(self) -> bool:
@@ -139,16 +141,19 @@ def gather(
         look: makes each look-up.
     """
     earlier = found = None
+    copied = EvaluationData(complete=not copies_of(spec))
     if deployed is not None:
         if layout is not None:
             earlier = look("Earlier run", lambda: continued(spec, layout, clients.s3, deployed.bucket))
             spec = earlier.spec if earlier is not None else spec
-        spec = dataclasses.replace(spec, data=resolve_uris(spec.data, deployed.bucket))
+        evaluation = with_full_uris(spec.evaluation, deployed.bucket)
+        spec = dataclasses.replace(spec, data=resolve_uris(spec.data, deployed.bucket), evaluation=evaluation)
         found = look("Data", lambda: _data_sets(spec.data, deployed, clients.s3))
+        copied = look("Data", lambda: evaluation_data(spec, deployed.bucket, clients.s3)) or copied
     sets, refused = (None, found) if isinstance(found, str) else (found, None)
     begun = look("Start", lambda: _starts(spec, earlier, deployed, clients.s3)) or {}
     compared = any(start.tokenizer is not None for start in begun.values())
-    prepared = complete(sets) and all(start.copied for start in begun.values())
+    prepared = complete(sets) and all(start.copied for start in begun.values()) and copied.complete
     cleaned = all(one.cleaned for one in sets or ())
     types = look("Instance types", lambda: [_types(clients.sagemaker, use) for use in ("Training", "Processing")]) or (None, None)
     return Facts(
@@ -163,6 +168,7 @@ def gather(
         run_tokenizer=look("Start", lambda: _tokenizer(spec.data, sets, deployed, clients.s3)) if compared else None,
         data_sets=sets,
         source_refused=refused,
+        evaluation_data=copied,
         image=look("Image", lambda: image(clients.ecr, deployed, targets(spec)))
         if deployed is not None and deployed.image_tag is not None
         else None,

@@ -11,6 +11,7 @@ from contracts.mixture import SourceTokens
 from infra.admit.estimate import LegEstimate
 from infra.admit.start import Start
 from infra.run.deployment import Deployment
+from infra.run.evaluation import evaluation_request, evaluation_type, model_channel
 from infra.run.job_requests import (
     JOB_STAGES,
     Preparation,
@@ -28,6 +29,7 @@ from infra.run.layout import RunLayout
 from infra.run.run_spec import Leg, RunSpec
 from infra.sagemaker.prices import PriceOf
 from infra.triage.attempts import Limits, Source, first_attempt, write_attempt
+from training.evaluation.spec import EvaluationSpec
 
 # Text is about 4 bytes a token and a shard holds 2 or 4 bytes a token, so shards are at most about as large as the
 # plain text; sources are mostly compressed, about 3 to 1.
@@ -53,6 +55,8 @@ class Planner:
     """Whether a file system has had the time to import the tokens."""
     token: bool
     """Whether a Hugging Face token is set."""
+    copies_uri: str | None = None
+    """Folder of the data that is copied for the evaluation."""
 
     def preparation(self, job: Preparation) -> Json:
         """Prepare corpus or Prepare data: its request and its first attempt."""
@@ -112,7 +116,27 @@ class Planner:
             **_attempts(limits, sources, checkpoint or begun),
             **({"start": begun} if begun is not None else {}),
             **({"initial": initial_channel(start.uri)} if start is not None and begun is None else {}),
+            **({} if self.spec.evaluation is None else {"evaluate": self._evaluation(leg, self.spec.evaluation)}),
         }
+
+    def evaluate(self) -> Json:
+        """What the evaluations of all legs share, and the channel of a leg's export."""
+        return {
+            "request": evaluation_request(self.spec, self.layout, self.deployment, self.tokens, self.copies_uri),
+            "model": model_channel(),
+        }
+
+    def _evaluation(self, leg: Leg, evaluation: EvaluationSpec) -> Json:
+        """One leg's evaluation: its name and its first attempt."""
+        source = self._source("on_demand", evaluation_type(self.spec), "training", 1)
+        limits = Limits(
+            max_attempts=self.spec.compute.max_attempts,
+            max_runtime_seconds=evaluation.max_runtime_seconds,
+            # Its whole time limit is in the estimate; the attempts together may use that much.
+            max_usd=None if source.usd_per_hour is None else source.usd_per_hour * evaluation.max_runtime_seconds / 3600,
+            max_wait_seconds=self.spec.compute.max_capacity_wait_seconds,
+        )
+        return {"job": job_name(f"{leg.name}-evaluate", self.layout.run_id, self.execution_arn), **_attempts(limits, (source,))}
 
     def _source(self, kind: str, instance_type: str, use: str, count: int) -> Source:
         per_instance = self.price(use, instance_type)

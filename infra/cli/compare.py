@@ -11,6 +11,7 @@ from rich.table import Table
 from infra.cli.exits import CommandError, Exit
 from infra.cli.find_run import find_run
 from infra.cli.target import Target
+from infra.report.evaluation import evaluated_numbers
 from infra.report.overview import changed_settings
 from infra.run.layout import RunLayout
 
@@ -64,7 +65,12 @@ def comparison(reports: list[dict[str, Any]]) -> dict[str, Any]:
     for name, leg in legs:
         speed = leg["figures"].get("tokens_per_second_per_device")
         rows.append(
-            {"name": name, **{key: leg["figures"].get(key) for _, key, _ in FIGURES}, "ratio": speed / base if speed and base else None}
+            {
+                "name": name,
+                **{key: leg["figures"].get(key) for _, key, _ in FIGURES},
+                "ratio": speed / base if speed and base else None,
+                "evaluation": dict(evaluated_numbers(leg.get("evaluation"))),
+            }
         )
     changed = changed_settings([leg for _, leg in legs])
     of_leg = [{source["name"]: source for source in leg.get("sources") or ()} for _, leg in legs]
@@ -87,6 +93,9 @@ def show_comparison(value: dict[str, Any], console: Console) -> None:
         for title, key, pattern in SOURCE_FIGURES:
             cells = ["-" if source is None or source[key] is None else pattern.format(source[key]) for source in found]
             table.add_row(f"{name}: {title}", *cells)
+    for name in dict.fromkeys(name for leg in value["legs"] for name in leg["evaluation"]):
+        found = [leg["evaluation"].get(name) for leg in value["legs"]]
+        table.add_row(name, *("-" if number is None else f"{number:.4g}" for number in found))
     for path, values in value["settings"].items():
         table.add_row(path, *(str(item) for item in values), style="dim")
     console.print(table)

@@ -7,16 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from botocore.exceptions import ClientError
 
 from infra.cli.exits import CommandError, Exit
 from infra.cli.target import Target
-from infra.run.run_jobs import UNDER_WAY, Kind, RunJob, run_jobs
+from infra.run.run_jobs import UNDER_WAY, JobStage, Kind, RunJob, run_jobs
 
-JobStage = Literal["prepare", "train"]
-KINDS: dict[JobStage, Kind] = {"prepare": "Processing", "train": "Training"}
+KINDS: dict[JobStage, Kind] = {"prepare": "Processing", "train": "Training", "evaluate": "Training"}
 GROUPS: dict[Kind, str] = {"Processing": "/aws/sagemaker/ProcessingJobs", "Training": "/aws/sagemaker/TrainingJobs"}
 
 
@@ -38,7 +37,7 @@ class JobChoice:
     """Which job of a run is meant."""
 
     leg: str | None = None
-    """Only training jobs of this leg."""
+    """Only training jobs, or evaluations, of this leg."""
     attempt: int | None = None
     """Counts the jobs of the leg (or of the preparation) over all executions, oldest first, from 1; None: the newest."""
 
@@ -51,7 +50,7 @@ class JobChoice:
 def jobs_of(target: Target, stage: JobStage, run_id: str) -> list[RunJob]:
     """Jobs of a run's stage, of all its executions, oldest first."""
     jobs = run_jobs(target.client("sagemaker"), target.bucket, run_id, time.time())
-    return [job for job in jobs if job.kind == KINDS[stage]]
+    return [job for job in jobs if job.stage == stage]
 
 
 def job_name(target: Target, execution_arn: str, stage: JobStage, run_id: str) -> str:

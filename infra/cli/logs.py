@@ -18,7 +18,7 @@ from infra.cli.target import Target
 T = TypeVar("T")
 LATE_SECONDS = 5.0
 """A function's last lines may be written after the execution has ended; the next run's must not be shown."""
-Stage = Literal["admit", "build", "prepare", "train", "triage", "report"]
+Stage = Literal["admit", "build", "prepare", "train", "evaluate", "triage", "report"]
 
 
 def group_lines(
@@ -60,11 +60,11 @@ def stage_log(
 ) -> Iterator[LogLine]:
     """Lines of one stage of a run; with ``follow`` a stage that is not reached yet is waited for, announced through ``say``.
 
-    ``choice`` names a job of the stages prepare and train; without one it is the newest job of the run's execution.
+    ``choice`` names a job of the stages prepare, train and evaluate; without one it is the newest job of the run's execution.
     """
     if choice is not None and choice.made:
-        if stage not in ("prepare", "train") or (stage == "prepare" and choice.leg is not None):
-            raise CommandError("--leg belongs to the stage train, --attempt to train and prepare", Exit.USAGE)
+        if stage not in ("prepare", "train", "evaluate") or (stage == "prepare" and choice.leg is not None):
+            raise CommandError("--leg belongs to the stages train and evaluate, --attempt to these and prepare", Exit.USAGE)
         yield from job_lines(target, stage, chosen_job(target, stage, found.run_id, choice).name, follow=follow, say=say)
         return
     arn = found.execution
@@ -77,7 +77,7 @@ def stage_log(
     def reached(look: Callable[[], T]) -> T:
         return _reached(look, lambda: not follow or ended(), lambda: say(f"waiting for the {stage} stage ..."), _pause(target))
 
-    if stage in ("prepare", "train"):
+    if stage in ("prepare", "train", "evaluate"):
         yield from job_lines(target, stage, reached(lambda: job_name(target, arn, stage, found.run_id)), follow=follow, say=say)
         return
     span = execution_span(execution)

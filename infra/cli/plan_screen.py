@@ -14,6 +14,7 @@ from contracts.config import to_json
 from infra.cli.mixture_screen import mixture_value, show_mixture
 from infra.cli.preflight import Check, Preflight, as_value
 from infra.cli.screen import PIPE_WIDTH, counted, duration, say
+from infra.run.evaluation import evaluation_type
 from infra.run.run_spec import Leg, RunSpec, as_input
 from infra.sagemaker.instance_types import Accelerators, accelerators_of
 from training.memory import estimate, parameter_count
@@ -63,6 +64,8 @@ def show_plan(plan: Preflight, console: Console) -> None:
         say(console, line)
     prepare = "none, tokenised already" if plan.data_exists else _at_most(costs.prepare_max_usd)
     estimated = "not known (no price)" if costs.usd is None else f"${costs.usd:,.2f}"
+    if spec.evaluation is not None:
+        say(console, f"Evaluating each leg, on one {evaluation_type(spec)}: {_at_most(costs.evaluation_max_usd)}.")
     say(console, f"Preparing data: {prepare}. Estimate {estimated}, budget ${spec.budget.max_usd:,.2f}.")
     skipped = [name for name, there in (("Build image", plan.image_exists), ("Prepare data", plan.data_exists)) if there]
     for line in change_lines(plan):

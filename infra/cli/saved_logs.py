@@ -82,7 +82,7 @@ def _executions(target: Target, found: FoundRun, folder: Path) -> Iterator[Saved
 def _jobs(target: Target, run_id: str, folder: Path) -> Iterator[SavedLog]:
     numbers: dict[str, int] = defaultdict(int)
     for job in run_jobs(target.client("sagemaker"), target.bucket, run_id, time.time()):
-        place = job.leg or "prepare"
+        place = f"{job.leg}-evaluate" if job.stage == "evaluate" else job.leg or "prepare"
         numbers[place] += 1
         yield from _job(target, job, folder, f"{_safe(place)}/attempt-{numbers[place]}")
 

@@ -20,7 +20,7 @@ from infra.run.expected import AMOUNT, TEXT, Each, fitting
 from infra.run.layout import RunLayout, split_uri, uri
 from infra.run.leg_files import folders_of, manifest_of, metrics_keys
 from infra.run.quota_requests import quota_requests
-from infra.run.run_jobs import run_jobs
+from infra.run.run_jobs import is_evaluation, run_jobs
 from infra.run.run_spec import resolve
 from infra.run.stored import Unreadable, read_json
 from infra.sagemaker.prices import admitted_usd_per_hour
@@ -131,6 +131,8 @@ def values_of(job: Json, current: MonitorRound, clients: Clients, unread: list[s
     if started is None:
         values[names.PENDING] = _seconds(current.now, job["CreationTime"])
         return values
+    if is_evaluation(job):  # it logs no steps and saves no checkpoints
+        return _money(run_id, run, current, clients.sagemaker)
     row = last_row(clients.s3, current.deployment.bucket, *metrics_keys([attempt]))
     # A resumed leg has rows and checkpoints of earlier attempts: the clock starts with this one.
     values[names.SINCE_STEP] = min(_seconds(current.now, started), current.now.timestamp() - row["time"] if row else float("inf"))
@@ -141,9 +143,13 @@ def values_of(job: Json, current: MonitorRound, clients: Clients, unread: list[s
     if row is not None and row["time"] >= started.timestamp():
         leg: Json = next((leg for leg in run.get("legs") or () if leg.get("name") == parameters.get("leg")), {})
         values |= _progress(row, (leg.get("training") or {}).get("expected_tokens_per_second_per_device"))
-    spent = spend(run_id, run, current, clients.sagemaker)
+    return values | _money(run_id, run, current, clients.sagemaker)
+
+
+def _money(run_id: str, run: Json, current: MonitorRound, sagemaker: Any) -> Values:
+    spent = spend(run_id, run, current, sagemaker)
     budget = (run.get("budget") or {}).get("max_usd") or 0
-    return values | {names.SPEND: spent} | ({names.BUDGET_SHARE: 100 * spent / budget} if budget > 0 else {})
+    return {names.SPEND: spent} | ({names.BUDGET_SHARE: 100 * spent / budget} if budget > 0 else {})
 
 
 def _run_of(run_id: str, bucket: str, s3: Any, unread: list[str]) -> Json:

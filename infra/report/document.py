@@ -13,12 +13,13 @@ from typing import Any
 from contracts.config import to_json
 from contracts.files import CHECKPOINTS, EXPORT
 from contracts.shard_index import SPLITS
+from infra.report.evaluation import evaluation_value, failures
 from infra.report.figures import LegFigures, attempt_usd, data_usd, job_seconds, run_figures
 from infra.report.mixture import leg_sources
 from infra.report.read import Attempt, Json, LegFacts, RunFacts, preparations
 from infra.report.series import MAX_POINTS, read_series
 from infra.run.layout import REPORT_HTML, RunLayout, image_records_prefix, uri
-from infra.run.run_jobs import Kind, UsdPerHour
+from infra.run.run_jobs import Kind, UsdPerHour, total_usd
 from infra.run.run_record import ExecutionRecord
 
 VERSION = 1
@@ -37,7 +38,7 @@ def build_document(facts: RunFacts, usd_per_hour: UsdPerHour) -> Json:
         "run_id": facts.run_id,
         "recipe": facts.run.get("recipe"),
         "outcome": facts.outcome,
-        "headline": headline(facts, figures),
+        "headline": " ".join([headline(facts, figures), *failures(legs)]),
         "started": facts.started,
         "written": facts.now,
         "wall_seconds": facts.now - facts.started if facts.started is not None else None,
@@ -118,7 +119,11 @@ def summary(document: Json) -> Json:
         "tokens_per_second_per_device", "mfu", "ratio_to_baseline", "usd", "attempts", "export", "sample",
     )  # fmt: skip
     legs = [
-        {**{k: leg["figures"].get(k) for k in keep if k in leg["figures"]}, "export": leg["export"], "sample": leg["sample"]}
+        {
+            **{k: leg["figures"].get(k) for k in keep if k in leg["figures"]},
+            **{key: leg[key] for key in ("export", "sample")},
+            **({"evaluation": {key: leg["evaluation"][key] for key in ("failure", "results", "usd")}} if leg["evaluation"] else {}),
+        }
         for leg in document["legs"]
     ]
     return {
@@ -149,6 +154,7 @@ def _leg(leg: LegFacts, figures: LegFigures, facts: RunFacts, layout: RunLayout,
         "checkpoints": uri(facts.bucket, f"{leg.folder}{CHECKPOINTS}/") if leg.folder else None,
         "kept_checkpoints": [{"step": one.step, "bytes": one.bytes, "uri": uri(facts.bucket, one.prefix)} for one in leg.checkpoints],
         "metrics": uri(facts.bucket, layout.attempts_prefix(leg.name)),
+        "evaluation": evaluation_value(leg.evaluation, facts.bucket, usd_per_hour, figures.validation_loss),
         "sample": sample if isinstance(sample, dict) else ({"prompt": "", "text": str(sample)} if sample else None),
         "environment": leg.result.get("environment"),
         "startup_seconds": leg.result.get("startup_seconds") or {},
@@ -205,6 +211,11 @@ def _stages(facts: RunFacts, figures: list[LegFigures]) -> list[Json]:
     trained = sum(leg.finished for leg in figures)
     state = "done" if figures and trained == len(figures) else (f"{trained} of {len(figures)} legs" if figures else "not reached")
     rows.append(("Train", state if any(leg.steps for leg in figures) else "not reached", sum(leg.train_seconds for leg in figures) or None))
+    evaluated = [leg.evaluation for leg in facts.legs if leg.evaluation is not None]
+    if evaluated:
+        failed = sum(one.failure is not None for one in evaluated)
+        seconds = sum(job.billed_seconds for one in evaluated for job in one.jobs)
+        rows.append(("Evaluate", f"{failed} of {len(evaluated)} failed" if failed else "done", seconds or None))
     rows.append(("Report", "done", _between(facts.now, facts.read)))
     ended = facts.outcome if facts.outcome in ("stopped", "timed out", "refused") else "failed"
     named = failed_in if failed_in.startswith("Prepare") else failed_in.partition(" ")[0]
@@ -225,11 +236,13 @@ def _cost(facts: RunFacts, figures: list[LegFigures], usd_per_hour: UsdPerHour) 
     """Dollars per stage. The total is None when a part is not known: an incomplete sum would mislead."""
     data = data_usd(facts, usd_per_hour)
     legs = {leg.name: leg.usd for leg in figures if leg.attempts}
-    parts = [data, *legs.values()]
+    evaluations = {leg.name: total_usd(leg.evaluation.jobs, usd_per_hour) for leg in facts.legs if leg.evaluation is not None}
+    parts = [data, *legs.values(), *evaluations.values()]
     known = [part for part in parts if part is not None]
     return {
         "prepare_data_usd": data,
         "legs_usd": legs,
+        "evaluations_usd": evaluations,
         "total_usd": sum(known) if len(known) == len(parts) else None,
         "budget_usd": (facts.run.get("budget") or {}).get("max_usd"),
         "estimate": (facts.run.get("admitted") or {}).get("estimate"),

@@ -56,6 +56,7 @@ def _parts(document: Json) -> list[str]:
         tables.failure(document),
         overview.unread(document),
         overview.overview(document),
+        tables.evaluations(document),
         _charts(document),
         tables.sources(document),
         tables.samples(document),

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from infra.report.evaluation import EvaluationFacts, read_evaluation
 from infra.report.reader import Reader
 from infra.report.series import Row
 from infra.report.stored_shapes import EVENT, EVENT_LEG, INDEX, JOB, RESULT, RUN
@@ -87,6 +88,8 @@ class LegFacts:
     attempts: tuple[Attempt, ...] = ()
     checkpoints: tuple[KeptCheckpoint, ...] = ()
     """Whole checkpoints in S3, the newest first, ``CHECKPOINTS_READ`` at most."""
+    evaluation: EvaluationFacts | None = None
+    """Of its export; None when it was not evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +170,7 @@ def read_run(
     if not planned and not refused:
         reader.unread.append(f"s3://{bucket}/{layout.run_json} names no legs: the run's settings are not known.")
     planned |= {name: leg for name, leg in ended.items() if name not in planned}
-    legs = tuple(_leg(leg, ended.get(name, {}), layout, reader) for name, leg in planned.items())
+    legs = tuple(_leg(leg, ended.get(name, {}), layout, reader, jobs) for name, leg in planned.items())
     executions = reader.records(layout)
     tokens = run.get("tokens") or {}
     named = [one for one in tokens.get("sources") or [tokens] if one.get("fingerprint")]
@@ -210,7 +213,7 @@ def _data(given: Json, jobs: Iterable[RunJob]) -> Json:
 
 def _with_jobs(leg: Json, jobs: Iterable[RunJob]) -> Json:
     """A leg's outcome with the jobs of all the run's executions; SageMaker's own description of a job counts."""
-    own = [job.description for job in jobs if job.leg == leg["name"]]
+    own = [job.description for job in jobs if job.leg == leg["name"] and job.stage == "train"]
     names = {job["TrainingJobName"] for job in own}
     return {**leg, "attempts": own + [job for job in leg.get("attempts", []) if job.get("TrainingJobName") not in names]}
 
@@ -268,7 +271,7 @@ def _jobs(value: Any) -> Iterator[Json]:
             yield item
 
 
-def _leg(leg: Json, ended: Json, layout: RunLayout, reader: Reader) -> LegFacts:
+def _leg(leg: Json, ended: Json, layout: RunLayout, reader: Reader, jobs: tuple[RunJob, ...]) -> LegFacts:
     name = str(leg["name"])
     folders = attempt_folders(reader.s3, reader.bucket, layout, name)
     log = reader.metrics(metrics_keys(folders))
@@ -276,10 +279,13 @@ def _leg(leg: Json, ended: Json, layout: RunLayout, reader: Reader) -> LegFacts:
     trained = ended.get("outcome") == "trained"
     if trained and not result:
         reader.unread.append(f"Leg {name} was trained and has no result that can be read: its figures are those of its metrics lines.")
+    folder = folder or (folders[-1] if folders else "")
+    evaluations = tuple(job for job in jobs if job.stage == "evaluate" and job.leg == name)
     return LegFacts(
         name=name,
         training=leg.get("training") or {},
-        folder=folder or (folders[-1] if folders else ""),
+        folder=folder,
+        evaluation=read_evaluation(reader, ended, folder, evaluations),
         trained=trained,
         rows=tuple(log.rows),
         rows_logged=log.rows_logged,

@@ -7,6 +7,7 @@ import html
 import json
 from typing import Any
 
+from infra.report.evaluation import evaluated_numbers, failures
 from infra.report.read import Json
 from infra.run.run_record import shown
 
@@ -121,6 +122,7 @@ def cost(document: Json) -> str:
     """Cost by stage and leg."""
     value = document["cost"]
     rows = [("Prepare data", value["prepare_data_usd"]), *((f"Train {name}", usd) for name, usd in value["legs_usd"].items())]
+    rows += [(f"Evaluate {name}", usd) for name, usd in value["evaluations_usd"].items()]
     rows += [("Total", value["total_usd"])] + ([("Budget", value["budget_usd"])] if value["budget_usd"] is not None else [])
     what = "Billable seconds x instances x on-demand price, of all executions' jobs, each once."
     note = f"<p class=note>{what} Storage, build and functions are not in it.</p>"
@@ -233,6 +235,20 @@ def _asked(source: Json) -> str:
         return f"{source['epochs']:g} epochs"
     changes = [f"from step {change.get('from_step')} {change.get('weight')}" for change in source["curriculum"] or ()]
     return ", ".join([f"weight {source['weight']}", *changes])
+
+
+def evaluations(document: Json) -> str:
+    """The section of report.html: one column a leg, as the figures."""
+    legs = [leg for leg in document["legs"] if leg.get("evaluation")]
+    if not legs:
+        return ""
+    found = [dict(evaluated_numbers(leg["evaluation"])) for leg in legs]
+    names = list(dict.fromkeys(name for numbers in found for name in numbers))
+    rows = [row(escape(name), [amount(numbers.get(name), 4) for numbers in found]) for name in names]
+    head = "".join(f'<th scope="col" class="number">{escape(leg["name"])}</th>' for leg in legs)
+    told = "".join(f"<li>{escape(sentence)}</li>" for sentence in failures(legs))
+    places = "".join(f"<p class=note>{escape(leg['evaluation']['results'])}</p>" for leg in legs if leg["evaluation"]["results"])
+    return section("Evaluation", (f"<ul>{told}</ul>" if told else "") + (table(rows, f"<td></td>{head}") if rows else "") + places)
 
 
 def lineage(document: Json) -> str:

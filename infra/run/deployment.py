@@ -34,6 +34,8 @@ class Deployment:
     """Execution role of processing jobs."""
     training_role_arn: str
     """Execution role of training jobs."""
+    evaluate_role_arn: str
+    """Execution role of evaluations."""
     secret_arn: str
     """Secrets Manager secret that holds the Hugging Face token, if any."""
     default_recipe: str

@@ -140,7 +140,8 @@ def _run_input(layout: RunLayout, deployment: Deployment) -> Json:
 
 def hub_references(spec: RunSpec) -> list[str]:
     """The ``hf://`` URIs that data preparation reads for the run, where a token may be asked for."""
-    named = (*spec.data.uris.values(), *(leg.training.initial for leg in spec.legs))
+    evaluated = spec.evaluation.uris if spec.evaluation is not None else ()
+    named = (*spec.data.uris.values(), *(leg.training.initial for leg in spec.legs), *evaluated)
     return list(dict.fromkeys(value for value in named if value is not None and value.startswith("hf://")))
 
 
@@ -164,24 +165,30 @@ def training_request(spec: RunSpec, layout: RunLayout, deployment: Deployment, t
     256 KiB, and a run has up to 16 legs.
     """
     from_lustre = deployment.file_system_id is not None and tokens.imported
+    shared = shared_request(layout, deployment, entry="training.job", role_arn=deployment.training_role_arn)
     return {
-        "RoleArn": deployment.training_role_arn,
-        "AlgorithmSpecification": {
-            "TrainingInputMode": "File",
-            "ContainerEntrypoint": ["python", "-m", "training.job"],
-            "MetricDefinitions": metric_definitions(),
-        },
+        **shared,
+        "AlgorithmSpecification": {**shared["AlgorithmSpecification"], "MetricDefinitions": metric_definitions()},
         "InputDataConfig": [
-            _channel("run", uri(deployment.bucket, layout.run_json), "File"),
+            channel("run", uri(deployment.bucket, layout.run_json), "File"),
             *(_lustre_channel(deployment, source) if from_lustre else _s3_channel(tokens, source) for source in tokens.sources),
         ],
+        "EnableInterContainerTrafficEncryption": spec.compute.encrypt_inter_container_traffic,
+        **({"InfraCheckConfig": {"EnableInfraCheck": True}} if spec.compute.infra_check else {}),
+        **_vpc(deployment, only=deployment.file_system_subnet if from_lustre else None),
+    }
+
+
+def shared_request(layout: RunLayout, deployment: Deployment, *, entry: str, role_arn: str) -> Json:
+    """What the CreateTrainingJob requests of both stages have: an isolated job of this run that starts with the module ``entry``."""
+    return {
+        "RoleArn": role_arn,
+        "AlgorithmSpecification": {"TrainingInputMode": "File", "ContainerEntrypoint": ["python", "-m", entry]},
         "OutputDataConfig": {"S3OutputPath": uri(deployment.bucket, JOBS_PREFIX), "KmsKeyId": deployment.key_arn},
         "Environment": {"PYTHONUNBUFFERED": "1"},
         "Tags": _tags(layout, deployment),
         "EnableNetworkIsolation": True,
-        "EnableInterContainerTrafficEncryption": spec.compute.encrypt_inter_container_traffic,
-        **({"InfraCheckConfig": {"EnableInfraCheck": True}} if spec.compute.infra_check else {}),
-        **_vpc(deployment, only=deployment.file_system_subnet if from_lustre else None),
+        **_vpc(deployment),
     }
 
 
@@ -210,21 +217,22 @@ def checkpoint_channel() -> Json:
 
     FastFile: each host reads its own parts only. File mode would bring every part of all hosts to every host.
     """
-    return _channel(CHECKPOINT_CHANNEL, "", "FastFile")
+    return channel(CHECKPOINT_CHANNEL, "", "FastFile")
 
 
 def initial_channel(s3_uri: str) -> Json:
     """The channel of weights to begin from. FastFile: each host reads the rows that its ranks keep."""
-    return _channel(INITIAL_CHANNEL, s3_uri, "FastFile")
+    return channel(INITIAL_CHANNEL, s3_uri, "FastFile")
 
 
-def _channel(name: str, s3_uri: str, mode: str) -> Json:
+def channel(name: str, s3_uri: str, mode: str) -> Json:
+    """One channel; ``mode`` is File or FastFile."""
     source = {"S3DataType": "S3Prefix", "S3Uri": s3_uri, "S3DataDistributionType": "FullyReplicated"}
     return {"ChannelName": name, "InputMode": mode, "DataSource": {"S3DataSource": source}}
 
 
 def _s3_channel(tokens: Tokens, source: SourceTokens) -> Json:
-    return _channel(source.channel, source.uri, "File" if tokens.bytes <= FILE_MODE_BYTES else "FastFile")
+    return channel(source.channel, source.uri, "File" if tokens.bytes <= FILE_MODE_BYTES else "FastFile")
 
 
 def _lustre_channel(deployment: Deployment, source: SourceTokens) -> Json:

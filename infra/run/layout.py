@@ -3,10 +3,11 @@
 source/...                                        text that people upload
 corpus/<fingerprint>/documents/...                cleaned text (data.corpus); corpus/<fingerprint>/corpus.json is written last
 tokens/<fingerprint>/{train,validation}/...       token shards; tokens/<fingerprint>/index.json is written last
+evaluation/<fingerprint>/{tasks,held_out/<name>}/ copies of what evaluations read; index.json is written last
 weights/<owner>--<name>/<commit>/                 models copied from the Hugging Face Hub; manifest.json is written last
 runs/<run>/{run.json,lock.json,report.html,report.json}
 runs/<run>/executions/{<execution>.json,<execution>/report.html,<execution>/report.json}
-runs/<run>/<leg>/attempts/<attempt>/{checkpoints,metrics,tensorboard,export}/
+runs/<run>/<leg>/attempts/<attempt>/{checkpoints,metrics,tensorboard,export,evaluation}/
 images/<image tag>/                               bill of materials and provenance of the images (container/records.py)
 jobs/                                             what SageMaker uploads by itself (output.tar.gz)
 
@@ -26,6 +27,7 @@ from contracts.files import ATTEMPTS, INDEX_FILE, RUN_FILE
 
 CORPUS_PREFIX = "corpus/"
 TOKENS_PREFIX = "tokens/"
+EVALUATION_PREFIX = "evaluation/"
 RUNS_PREFIX = "runs/"
 JOBS_PREFIX = "jobs/"
 IMAGES_PREFIX = "images/"
@@ -67,6 +69,11 @@ def image_records_prefix(tag: str) -> str:
 def weights_prefix(repository: str, commit: str) -> str:
     """Folder of a model that was copied from the Hub."""
     return f"{WEIGHTS_PREFIX}{repository.replace('/', '--')}/{commit}/"
+
+
+def copies_prefix(fingerprint: str) -> str:
+    """Folder of the copies that an evaluation reads."""
+    return f"{EVALUATION_PREFIX}{fingerprint}/"
 
 
 @dataclass(frozen=True)

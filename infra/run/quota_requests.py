@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
+from infra.run.evaluation import evaluation_type
 from infra.run.job_requests import preparations
 from infra.run.run_spec import RunSpec
 from infra.sagemaker.instances_in_use import Use
@@ -26,6 +28,10 @@ def quota_requests(spec: RunSpec, *, cleaned: bool = False, prepared: bool) -> l
         found += asked
         if compute.keep_alive_seconds and source.kind == "on_demand":  # spot and plans keep no warm pool
             found.append(QuotaRequest(path="compute.keep_alive_seconds", use="training warm pool", instance_type=kind, count=count))
+    if spec.evaluation is not None:  # after its leg has trained, and before the next one does
+        kind, seconds = evaluation_type(spec), spec.evaluation.max_runtime_seconds
+        for one in _of_job("evaluation", "training job", kind, 1, seconds):
+            found.append(one if one.scope == "run_time" else dataclasses.replace(one, path="evaluation.instance_type"))
     return found
 
 

@@ -12,4 +12,4 @@ from infra.run.run_spec import RunSpec
 def targets(spec: RunSpec) -> tuple[str, ...]:
     """Targets of the Dockerfile, in the order of the jobs."""
     corpus = ("corpus",) if any(source.corpus is not None for source in spec.data.source_specs.values()) else ()
-    return ("data_prep", *corpus, "training")
+    return ("data_prep", *corpus, "training", *(("evaluate",) if spec.evaluation is not None else ()))

@@ -17,6 +17,7 @@ from infra.run.job_requests import JOB_WORDS
 from infra.run.layout import RUNS_PREFIX, RunLayout, uri
 
 Kind = Literal["Training", "Processing"]
+JobStage = Literal["prepare", "train", "evaluate"]
 KINDS: tuple[Kind, ...] = ("Training", "Processing")
 UNDER_WAY = ("InProgress", "Stopping")
 """Statuses of a job that may still write."""
@@ -30,8 +31,10 @@ class RunJob:
 
     name: str
     kind: Kind
+    stage: JobStage
+    """Evaluations are training jobs for SageMaker; their hyperparameters say what they are."""
     leg: str | None
-    """The leg that it trained; None for a processing job."""
+    """The leg that it trained or evaluated; None for a processing job."""
     status: str
     created: float
     """Epoch seconds."""
@@ -103,6 +106,7 @@ def _described(sagemaker: Any, kind: Kind, name: str, bucket: str, run_id: str, 
     return RunJob(
         name=name,
         kind=kind,
+        stage="prepare" if kind == "Processing" else "evaluate" if is_evaluation(job) else "train",
         leg=job["HyperParameters"].get("leg") if kind == "Training" else None,
         status=str(job.get(f"{kind}JobStatus", "Unknown")),
         created=_seconds(job.get("CreationTime")) or 0.0,
@@ -111,6 +115,11 @@ def _described(sagemaker: Any, kind: Kind, name: str, bucket: str, run_id: str, 
         instance_count=int(resources.get("InstanceCount") or 1),
         description=job,
     )
+
+
+def is_evaluation(job: Json) -> bool:
+    """Whether a training job's description is that of an evaluation."""
+    return (job.get("HyperParameters") or {}).get("stage") == "evaluate"
 
 
 def _seconds(value: Any) -> float | None:

@@ -20,6 +20,7 @@ from infra.run.compute import BudgetSpec, ComputeSpec
 from infra.run.recipes import RECIPES, REFERENCE_ABLATION, Recipe
 from infra.run.run_id import RUN_ID_REGEX
 from infra.sagemaker.instance_types import accelerators_of
+from training.evaluation.spec import EvaluationSpec
 from training.fit_memory import fitted
 from training.spec import TrainingSpec, cluster_problems
 
@@ -80,11 +81,16 @@ class RunSpec:
     """Instances."""
     budget: BudgetSpec
     """Money."""
+    evaluation: EvaluationSpec | None = None
+    """What each trained leg's export is measured on; null evaluates nothing."""
     schedule: Schedule | None = None
     """Set by a schedule."""
 
     def check(self) -> Iterator[Problem]:
-        """Leg names are folders: no two alike."""
+        """Leg names are folders: no two alike. What is evaluated is exported."""
+        for leg in self.legs if self.evaluation is not None else ():
+            if not leg.training.export.enabled:
+                yield Problem("evaluation", f"leg {leg.name} has training.export.enabled=false, and its export is what is evaluated")
         names = [leg.name for leg in self.legs]
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield Problem("legs", f'the name "{name}" is used {names.count(name)} times; each leg needs its own folder')
@@ -112,6 +118,8 @@ class RunInput:
     """Changes to the recipe's compute settings."""
     budget: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Changes to the recipe's budget."""
+    evaluation: EvaluationSpec | None = None
+    """What each trained leg's export is measured on; null evaluates nothing. {} takes the validation split alone."""
     started_by: Annotated[str, Bounds(1, MAX_STARTED_BY)] | None = None
     """Who started the execution, for `pretrain list`; `pretrain start` fills it in."""
     ablation: Literal["none", "reference"] = "none"
@@ -176,7 +184,7 @@ def resolve(value: object, *, default_recipe: str, recipes: Mapping[str, Recipe]
         problems.extend(_continued_problems(legs, data))
     if problems or data is None or compute is None or budget is None:
         raise SpecError(dict.fromkeys(problems))
-    content = {"run_id": given.run_id, "recipe": name, "schedule": given.schedule}
+    content = {"run_id": given.run_id, "recipe": name, "schedule": given.schedule, "evaluation": given.evaluation}
     return parse(RunSpec, {**content, "data": data, "legs": legs, "compute": compute, "budget": budget})
 
 

@@ -51,9 +51,10 @@ class PipelineStack(cdk.Stack):
         retention = log_retention(settings)
         shared = foundation.shared
         self.build = ImageBuild(self, "Build", settings=settings, shared=shared, retention=retention)
-        self.prepare_role, self.training_role = (
+        self.prepare_role, self.training_role, self.evaluate_role = (
             roles.prepare_role(self, shared, settings.source_buckets, in_vpc=bool(network)),
             roles.training_role(self, shared, settings.source_buckets, in_vpc=bool(network)),
+            roles.evaluate_role(self, shared, in_vpc=bool(network)),
         )
         self.functions = Functions(
             self,
@@ -63,6 +64,7 @@ class PipelineStack(cdk.Stack):
             build=self.build,
             prepare_role=self.prepare_role,
             training_role=self.training_role,
+            evaluate_role=self.evaluate_role,
             network=network,
             topic_arn=foundation.topic.topic_arn,
             chat_topic_arn=foundation.chat_topic_arn,
@@ -86,7 +88,7 @@ class PipelineStack(cdk.Stack):
             project_arn=self.build.project.project_arn,
             topic_arn=foundation.topic.topic_arn,
             topic_key=foundation.key,
-            job_roles=[self.prepare_role.role_arn, self.training_role.role_arn],
+            job_roles=[self.prepare_role.role_arn, self.training_role.role_arn, self.evaluate_role.role_arn],
         )
         # Step Functions' log policy is limited in size per account; names under /aws/vendedlogs/ do not count.
         log_group = logs.LogGroup(

@@ -16,7 +16,7 @@ from infra.triage.explain import Clients, explanation
 from infra.triage.go_on_from import LegFiles, with_checkpoint
 from infra.triage.warm_pool import POOL_END_SECONDS, give_up_pool
 
-KINDS = {"Train": "Training", "Prepare corpus": "Processing", "Prepare data": "Processing"}
+KINDS = {"Train": "Training", "Evaluate": "Training", "Prepare corpus": "Processing", "Prepare data": "Processing"}
 """Stage -> the word in SageMaker's names."""
 
 RECORD = (

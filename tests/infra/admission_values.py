@@ -19,6 +19,7 @@ DEPLOYMENT = Deployment(
     repository_uri="111122223333.dkr.ecr.us-east-1.amazonaws.com/images",
     image_tag="0123456789abcdef01234567",
     prepare_role_arn="arn:aws:iam::111122223333:role/prepare",
+    evaluate_role_arn="arn:aws:iam::1:role/evaluate",
     training_role_arn="arn:aws:iam::111122223333:role/training",
     secret_arn="arn:aws:secretsmanager:us-east-1:111122223333:secret:s",
     default_recipe="llama3_8b",

@@ -20,6 +20,10 @@ ACCEPTED_UNUSED = {
         "s3:GetBucketLocation",
     ): "SageMaker's samples of execution roles have it; its downloader may ask for the bucket's region",
     (
+        "EvaluateRole",
+        "s3:GetBucketLocation",
+    ): "SageMaker's samples of execution roles have it; its downloader may ask for the bucket's region",
+    (
         "TrainingRole",
         "s3:GetBucketLocation",
     ): "SageMaker's samples of execution roles have it; its downloader may ask for the bucket's region",

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from contracts.config import Json, to_json
 from contracts.failure import JobFailure
@@ -101,31 +103,36 @@ def evaluate(job: EvaluationJob) -> None:
 
 
 def load(job: EvaluationJob) -> Any:
-    """lm-evaluation-harness's wrapper of the export; its ``model`` is a LlamaForCausalLM.
-
-    The tokenizer is built from the export's files alone. Texts begin with BOS where the run's documents do.
-    """
+    """lm-evaluation-harness's wrapper of the export; its ``model`` is a LlamaForCausalLM."""
     from lm_eval.models.huggingface import HFLM
-    from transformers import PreTrainedTokenizerFast
 
     described = json.loads((job.model / "config.json").read_text())
-    fast: Any = PreTrainedTokenizerFast  # untyped
-    tokenizer = fast(tokenizer_file=str(job.model / "tokenizer.json"))
-    for name in ("bos_token", "eos_token"):
-        if (number := described.get(f"{name}_id")) is not None:
-            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(number))
     cuda = job.training.device == "cuda"
     spread = cuda and torch.cuda.device_count() > 1 and "LOCAL_RANK" not in os.environ
     return HFLM(
-        pretrained=str(job.model), tokenizer=tokenizer, backend="causal", dtype="auto", device="cuda" if cuda else "cpu",
-        batch_size=job.spec.batch_size, parallelize=spread, add_bos_token=described.get("bos_token_id") is not None,
+        pretrained=str(job.model), tokenizer=_tokenizer(job.model, described), backend="causal", dtype="auto",
+        device="cuda" if cuda else "cpu", batch_size=job.spec.batch_size, parallelize=spread,
+        add_bos_token=described.get("bos_token_id") is not None,
     )  # fmt: skip
+
+
+def _tokenizer(folder: Path, described: Json) -> Any:
+    """From the export's files alone. Texts begin with BOS where the run's documents do, whatever tokenizer.json does by itself."""
+    from transformers import PreTrainedTokenizerFast
+
+    bare = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    names = {key: bare.id_to_token(described[f"{key}_id"]) for key in ("bos_token", "eos_token") if described.get(f"{key}_id") is not None}
+    if bos := names.get("bos_token"):
+        bare.post_processor = TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, described["bos_token_id"])])
+    fast: Any = PreTrainedTokenizerFast  # untyped
+    return fast(tokenizer_object=bare, **names)
 
 
 def _held_out(job: EvaluationJob, model: Any) -> list[tuple[str, Callable[[], Json]]]:
     sets: list[tuple[str, Callable[[], Json]]] = []
-    if job.spec.validation:
-        sets.append((VALIDATION, lambda: _loss(job, model, job.tokens, "validation")))
+    for source in job.sources if job.spec.validation else ():
+        name = f"{VALIDATION}/{source.name}" if source.name else VALIDATION
+        sets.append((name, lambda one=source: _loss(job, model, job.tokens(one), "validation")))  # type: ignore[misc]
     for held_out in job.spec.held_out:
         sets.append((held_out.name, lambda one=held_out: _loss_of_text(job, model, one.name, one.text_field)))  # type: ignore[misc]
     return sets
@@ -155,7 +162,7 @@ def _loss(job: EvaluationJob, model: Any, folder: Path, split: SplitName) -> Jso
     samples = -(-(index.splits[split].tokens - 1) // windows.sequence_length)
     if len(measured.labels) == samples:  # nats of all labels, EOS among them, over the bytes of the text
         found["bits_per_byte"] = math.fsum(measured.nats) / math.log(2) / index.splits[split].text_bytes
-    if split == "validation":
+    if split == "validation" and len(job.sources) == 1:
         found["loss_on_training_samples"] = _training_loss(job, measured, samples)
     return found
 

@@ -2,7 +2,8 @@
 
 /opt/ml/input/data/run/run.json              the resolved run, with its ``evaluation`` settings
 /opt/ml/input/data/model/                    the export of the leg
-/opt/ml/input/data/tokens/                   index.json and validation/ of the run's tokens; absent without evaluation.validation
+/opt/ml/input/data/tokens/                   index.json and validation/ of the run's tokens, a channel for each source of a mixture; absent
+                                             without evaluation.validation
 /opt/ml/input/data/evaluation/               tasks/ and held_out/<name>/, as the preparation job copied them; absent when there are none
 /opt/ml/input/config/hyperparameters.json    {"run_id", "leg", "stage"}
 /opt/ml/checkpoints/                         synced with the evaluation/ folder beside the export: results.json
@@ -18,6 +19,7 @@ from typing import Any
 from contracts.config import Json, SpecError, parse
 from contracts.failure import base_dir
 from contracts.files import EVALUATION_RESULTS
+from contracts.mixture import SourceTokens, read_tokens
 from training.evaluation.spec import EvaluationSpec
 from training.failure_classes import BadInput
 from training.spec import TrainingSpec
@@ -36,6 +38,8 @@ class EvaluationJob:
     """That the leg trained on."""
     tokenizer: Json
     """``data.tokenizer`` of the run."""
+    sources: tuple[SourceTokens, ...]
+    """The run's data sets: one of each source of a mixture."""
     base: Path
     """The container's contract folder, /opt/ml."""
 
@@ -44,10 +48,9 @@ class EvaluationJob:
         """The export."""
         return self.base / "input/data/model"
 
-    @property
-    def tokens(self) -> Path:
-        """The run's tokens."""
-        return self.base / "input/data/tokens"
+    def tokens(self, source: SourceTokens) -> Path:
+        """The shards of a source."""
+        return self.base / "input/data" / source.channel
 
     @property
     def staged(self) -> Path:
@@ -84,6 +87,7 @@ def read_job(base: Path | None = None) -> EvaluationJob:
         spec=spec,
         training=training,
         hosts=int((run.get("compute") or {}).get("instance_count") or 1),
+        sources=read_tokens(run),
         tokenizer=(run.get("data") or {}).get("tokenizer") or {},
         base=base,
     )

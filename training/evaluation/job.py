@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 
@@ -21,10 +22,9 @@ from contracts.failure import JobFailure, Unexpected, write_failure
 from training.child_process import die_with_parent
 from training.cuda_driver import compat_environment
 from training.evaluation.evaluation_job import EvaluationJob, read_job
+from training.evaluation.spec import WEIGHTS_SHARE
 from training.evaluation.tasks import OFFLINE
 from training.failure_classes import DeviceFault, OutOfMemory, Preempted
-
-WORKING_SHARE = 0.7  # of a GPU's memory for weights; logits, activations and the allocator have the rest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return smoke_test(arguments.device)
     signal.signal(signal.SIGTERM, _stopped)
+    # `datasets` caches by a relative path's name, so another run's data set of the same name must never be found.
+    cache = tempfile.TemporaryDirectory(prefix="hugging-face-", ignore_cleanup_errors=True)
+    os.environ["HF_HOME"] = cache.name
     try:
         job = read_job()
         processes = 1 if "LOCAL_RANK" in os.environ else _processes(job)
@@ -47,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         traceback.print_exc()
         return _fail(Unexpected(f"{type(error).__name__}: {error}"))
+    finally:
+        cache.cleanup()
     return 0
 
 
@@ -75,7 +80,7 @@ def _processes(job: EvaluationJob) -> int:
     if not torch.cuda.is_available():
         raise DeviceFault("this host shows no GPU, and the leg's device is cuda; evaluation.instance_type needs GPUs")
     weights = sum(path.stat().st_size for path in job.model.glob("*.safetensors"))
-    fits = weights < WORKING_SHARE * torch.cuda.get_device_properties(0).total_memory
+    fits = weights < WEIGHTS_SHARE * torch.cuda.get_device_properties(0).total_memory
     return torch.cuda.device_count() if fits else 1
 
 

@@ -14,9 +14,11 @@ HUB_DATASET = Pattern(
 )
 TASK = Pattern(r"[\w.+-]{1,120}", "a task, group or tag of lm-evaluation-harness, such as hellaswag")
 NAME = Pattern(r"[a-z0-9]([a-z0-9_-]{0,22}[a-z0-9])?", "a name: 1 to 24 lower-case letters, digits, _ and -")
-INSTANCE_TYPE = Pattern(r"ml\.[a-z0-9-]+\.[a-z0-9-]+", 'a SageMaker training instance type such as "ml.g6e.2xlarge"')
+INSTANCE_TYPE = Pattern(r"ml\.[a-z0-9-]+\.[a-z0-9-]+", 'a SageMaker training instance type such as "ml.g5.2xlarge"')
 VALIDATION = "validation"
 """Name of the run's own validation split among the held-out sets."""
+WEIGHTS_SHARE = 0.7
+"""Of a GPU's memory for weights; logits, activations and the allocator have the rest."""
 MAX_LISTED = 64  # names in one list of the settings; results of each are rows of the report
 
 
@@ -53,16 +55,21 @@ class EvaluationSpec:
     num_fewshot: Annotated[int, Bounds(0, 64)] | None = None
     """Examples before each question; null leaves it to the task."""
     limit: Annotated[int, one_or_more()] | None = None
-    """Examples of each task at most; null takes all. For a first look: the harness's own papers use all."""
+    """Examples of each task at most; null takes all. For a first look: results on a part do not compare with published ones."""
     batch_size: Annotated[int, Bounds(1, 4096)] = 8
     """Sequences in one forward pass of a device."""
     instance_type: Annotated[str, INSTANCE_TYPE] | None = None
     """SageMaker training instance type; null takes ``compute.instance_type``, for which there is a quota. One GPU that holds the
-    export is enough: ml.g6e.2xlarge (48 GB) for 8B in bfloat16."""
+    export is enough: an ml.g5.2xlarge (22 GiB) holds 8B in bfloat16, just."""
     volume_size_gb: Annotated[int, Bounds(1, 16_384)] = 200
     """EBS volume of types without NVMe: the export and the tasks' data are copied to it."""
     max_runtime_seconds: Annotated[int, Bounds(60, 432_000)] = 7200
     """Billed time of one leg's evaluation at most; the estimate counts with it."""
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """Everything that is copied for it."""
+        return (*((self.task_source,) if self.task_source else ()), *self.datasets, *(one.source for one in self.held_out))
 
     def check(self) -> Iterator[Problem]:
         """There is something to measure, and tasks have data."""

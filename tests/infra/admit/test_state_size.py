@@ -50,7 +50,9 @@ def largest_spec() -> RunSpec:
         for i in range(MAX_SOURCES)
     ]
     data = {"sources": sources, "corpus": {"near_duplicates": {}}}
-    return spec({"run_id": RUN_ID, "data": data, "legs": legs, "compute": compute, "budget": {"max_usd": 1e9}})
+    evaluation = {"tasks": ["t" * 120] * 64, "task_source": f"source/{'t' * 200}/"}
+    given = {"run_id": RUN_ID, "data": data, "legs": legs, "compute": compute, "budget": {"max_usd": 1e9}}
+    return spec(given | {"evaluation": evaluation})
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def plan() -> Json:
     tokens = tuple(SourceTokens(name=source.name, fingerprint="f" * 32, uri=place) for source in chosen.data.sources)
     planner = Planner(
         spec=chosen, layout=layout, deployment=DEPLOYMENT, price=price, execution_arn=f"{EXECUTION.arn}{'e' * 76}",
-        execution_started=STARTED, tokens=tokens, source_bytes=10**15, imported=True, token=True,
+        execution_started=STARTED, tokens=tokens, source_bytes=10**15, imported=True, token=True, copies_uri=place,
     )  # fmt: skip
     costs = estimate(chosen, price, prepared=False)
     checkpoint = f"s3://{'b' * 63}/{layout.prefix}{'l' * 24}/attempts/20261122T000000-3fa9c1-20/checkpoints/step-1000000/"
@@ -75,10 +77,11 @@ def plan() -> Json:
             "sources": {item.name: {"uri": f"s3://{'b' * 63}/source/{'t' * 200}", "objects": 10**6, "bytes": 10**15} for item in tokens},
             "quotas": [{"quota": "q" * 80, "request": "u" * 120}] * 20,
         },
-        "image": dict.fromkeys(("tag", "data_prep", "corpus", "training"), "u" * 160) | {"exists": True},
+        "image": dict.fromkeys(("tag", "data_prep", "corpus", "training", "evaluate"), "u" * 160) | {"exists": True},
         "tokens": {"uri": place, "fingerprint": "f" * 32, "exist": True},
         "preparations": [planner.preparation(job) for job in preparations(chosen)],
         "train": planner.train(),
+        "evaluate": planner.evaluate(),
         # Every leg begins from weights, under the longest key that S3 has.
         "legs": [
             planner.leg(leg, cost, checkpoint, Start(source="s", uri=f"s3://{'b' * 63}/{'k' * 1023}/"))
@@ -113,7 +116,7 @@ def after_all_attempts(leg: Json) -> Json:
         if not decision.again:
             break
     assert attempt.number == ATTEMPTS and len(attempt.history) > 10
-    return write_attempt(attempt) | {"unusable": [leg["attempt"]["checkpoint"]] * ATTEMPTS}
+    return write_attempt(attempt) | {"unusable": [leg["attempt"].get("checkpoint")] * ATTEMPTS}
 
 
 def outcome(leg: Json) -> Json:
@@ -142,7 +145,13 @@ def test_the_largest_plan_fits_into_a_state(plan: Json) -> None:
 
 def test_an_attempt_of_a_leg_fits_into_a_state_however_many_came_before(plan: Json) -> None:
     leg = plan["legs"][0]
-    carried = {"leg": leg, "attempt": after_all_attempts(leg), "error": {"Error": "States.TaskFailed", "Cause": LETTER * 32_768}}
+    evaluation = {"attempt": after_all_attempts(leg["evaluate"] | {"limits": leg["limits"], "sources": leg["sources"]})}
+    carried = {
+        "leg": leg,
+        "attempt": after_all_attempts(leg),
+        "evaluation": evaluation,
+        "error": {"Error": "States.TaskFailed", "Cause": LETTER * 32_768},
+    }
     print(f"\nattempt: {size(carried):,} of {STATE_BYTES:,} bytes")
     assert size(carried) < MARGIN * STATE_BYTES
 

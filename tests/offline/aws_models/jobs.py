@@ -18,6 +18,7 @@ from aws_models.world import ApiCall
 Json = Any
 FINGERPRINT = "0123456789abcdef0123456789abcdef"
 WEIGHTS = "weights/owner--llama/0123456789abcdef0123456789abcdef01234567/"
+COPY = f"evaluation/{FINGERPRINT}/held_out/books/part-0.jsonl.gz"
 SHARD = f"tokens/{FINGERPRINT}/train/part-00000-000.tokens"
 CLEANED = f"corpus/{FINGERPRINT}/documents/00000.jsonl.zst"
 TASK = f"corpus/{FINGERPRINT}/.work/clean/00000.jsonl.zst"
@@ -40,11 +41,12 @@ PREPARE: dict[str, tuple[str, ...]] = {
         TASK,
         f"corpus/{FINGERPRINT}/corpus.json",
         f"{WEIGHTS}manifest.json",
+        f"evaluation/{FINGERPRINT}/index.json",
     ),
-    "CreateMultipartUpload": (SHARD, CLEANED, f"{WEIGHTS}model.safetensors"),
-    "UploadPart": (SHARD, CLEANED, f"{WEIGHTS}model.safetensors"),
-    "CompleteMultipartUpload": (SHARD, CLEANED, f"{WEIGHTS}model.safetensors"),
-    "AbortMultipartUpload": (SHARD, CLEANED, f"{WEIGHTS}model.safetensors"),
+    "CreateMultipartUpload": (SHARD, CLEANED, COPY, f"{WEIGHTS}model.safetensors"),
+    "UploadPart": (SHARD, CLEANED, COPY, f"{WEIGHTS}model.safetensors"),
+    "CompleteMultipartUpload": (SHARD, CLEANED, COPY, f"{WEIGHTS}model.safetensors"),
+    "AbortMultipartUpload": (SHARD, CLEANED, COPY, f"{WEIGHTS}model.safetensors"),
     "DeleteObject": (f"tokens/{FINGERPRINT}/.work/plan.json",),
     "DeleteObjects": (f"tokens/{FINGERPRINT}/.work/plan.json", TASK),
     "GetSecretValue": ("",),

@@ -26,7 +26,13 @@ FOREIGN_KEYS: dict[str, tuple[tuple[str, str], ...]] = {
         ("s3:DeleteObject", "source/x"), ("s3:GetObject", "source/x"), ("s3:DeleteObjectVersion", "runs/r/main/checkpoints/x"),
         ("s3:GetObject", "corpus/f/documents/x"), ("s3:PutObject", "corpus/f/corpus.json"),
     ),
+    "Evaluate": (
+        ("s3:PutObject", "runs/r/main/attempts/a-1/export/model.safetensors"), ("s3:PutObject", "runs/r/main/attempts/a-1/metrics/x"),
+        ("s3:DeleteObject", "runs/r/main/attempts/a-1/checkpoints/step-1/manifest.json"), ("s3:PutObject", "evaluation/f/index.json"),
+        ("s3:PutObject", "runs/r/run.json"), ("s3:PutObject", "tokens/f/index.json"), ("s3:GetObject", "source/x"),
+    ),
     "Prepare": (
+        ("s3:DeleteObject", "evaluation/f/index.json"),
         ("s3:PutObject", "source/x"), ("s3:PutObject", "runs/r/run.json"), ("s3:DeleteObject", "runs/r/run.json"),
         ("s3:DeleteObject", "source/x"), ("s3:DeleteObjectVersion", "tokens/f/index.json"),
         ("s3:DeleteObjectVersion", "corpus/f/corpus.json"),
@@ -165,13 +171,13 @@ def _roles(names: Names, policies: Policies) -> Iterator[Need]:
                 own, "sts:AssumeRole", role, f"{own} on another account's behalf (confused deputy)", aws__SourceAccount=OTHER_ACCOUNT
             )
     machine = names.role("Machine")
-    for word in ("Training", "Prepare"):
+    for word in ("Training", "Evaluate", "Prepare"):
         for service in OTHER_SERVICES:
             if service != "sagemaker.amazonaws.com":
                 yield _need(machine, "iam:PassRole", names.role(word), f"{word}'s role to {service}", iam__PassedToService=service)
     for role in policies.identity:
         for passed in policies.identity:
-            job = passed in (names.role("Training"), names.role("Prepare"))
+            job = passed in (names.role("Training"), names.role("Evaluate"), names.role("Prepare"))
             if not (role == machine and job):
                 yield _need(role, "iam:PassRole", passed, "a role that is not passed", iam__PassedToService="sagemaker.amazonaws.com")
     administrator = f"arn:{names.where.partition}:iam::{names.where.account}:role/Admin"
@@ -180,7 +186,7 @@ def _roles(names: Names, policies: Policies) -> Iterator[Need]:
 
 def _keys(names: Names) -> Iterator[Need]:
     """The key outside of the service that it is meant for."""
-    for word in ("Training", "Prepare", "Admit", "Report"):
+    for word in ("Training", "Evaluate", "Prepare", "Admit", "Report"):
         for action in ("kms:Decrypt", "kms:GenerateDataKey"):
             yield _need(names.role(word), action, names.key, "the key used directly, not through a service")
             yield _need(
@@ -225,5 +231,5 @@ def _privileges(names: Names, policies: Policies) -> Iterator[Need]:
         names.machine.replace(":stateMachine:", ":execution:") + ":x",
         "a schedule only starts",
     )
-    for role in (names.role("Training"), names.role("Prepare")):
+    for role in (names.role("Training"), names.role("Evaluate"), names.role("Prepare")):
         yield _need(role, "cloudwatch:PutMetricData", "*", "another namespace", cloudwatch__namespace="AWS/Billing")

@@ -23,6 +23,8 @@ MIXTURE = LOCAL | {"data": {"sources": MIXED}}
 PLAN = "arn:aws:sagemaker:us-east-1:111111111111:training-plan/reserved"
 LOST = Failure("Lambda.Unknown", "the function's process ended", seconds=1)
 CLEANED = {**LOCAL, "data": {"corpus": {"gopher_repetition": True}}}
+EVALUATED = {**LOCAL, "evaluation": {}}
+BAD = "AlgorithmError: BadInput (stop): no"
 SPOT = {"capacity": [{"kind": "spot"}, {"kind": "on_demand"}]}
 
 
@@ -66,6 +68,7 @@ def paths(definition: Json) -> dict[str, Path]:
         **_successes(),
         **_accounts(),
         **_refusals(),
+        **_evaluations(),
         **_job_failures(),
         **_lost_functions(),
         **_taken_over(),
@@ -77,10 +80,13 @@ def paths(definition: Json) -> dict[str, Path]:
 def _retried(definition: Json, state: str) -> Path:
     """A run on which ``state`` is called, and first fails with each error that is retried."""
     tasks: dict[str, Any] = {state: every_error_of(definition, state)}
+    if state == "Triage evaluation":
+        tasks["Evaluate"] = [Job(status="Failed", reason=BAD)]
+        return Path(scenario=Scenario(input=EVALUATED, tokens=True, tasks=tasks), visits=(state,))
     on_failure = state in ("Explain", "Report failure", "Notify", "Triage", "Triage preparation")
     if on_failure:
         job = "Prepare data" if state == "Triage preparation" else "Train"
-        tasks[job] = [Job(status="Failed", reason="AlgorithmError: BadInput (stop): no")]
+        tasks[job] = [Job(status="Failed", reason=BAD)]
     scenario = Scenario(input=LOCAL, image=state != "Build image", tasks=tasks)
     return failed(scenario, "BadInput", visits=(state,)) if on_failure else Path(scenario=scenario, visits=(state,))
 
@@ -173,6 +179,38 @@ def _successes() -> dict[str, Path]:
         "the announcement cannot be sent": Path(
             scenario=Scenario(input=LOCAL, tokens=True, tasks={"Announce": [Failure("SNS.Down")] * 9}), visits=("Done",)
         ),
+    }
+
+
+def _evaluations() -> dict[str, Path]:
+    """Whatever an evaluation comes to, a run that has trained succeeds."""
+    two = {**EVALUATED, "legs": [{"name": "a"}, {"name": "b"}]}
+    own = {"tasks": ["words"], "task_source": "source/botocore/", "held_out": [{"name": "text", "source": "source/botocore/"}]}
+    stopped = Job(status="Stopped", secondary="MaxRuntimeExceeded", raised=False, seconds=60)
+    never = Job(status="Failed", reason="CapacityError: Unable to provision", started=False, seconds=5)
+    bad = Job(status="Failed", reason=BAD)
+
+    def evaluated(*ends: Any, visits: tuple[str, ...] = (), **tasks: Any) -> Path:
+        scenario = Scenario(input=EVALUATED, tokens=True, tasks={"Evaluate": list(ends), **tasks})
+        return Path(scenario=scenario, visits=("Evaluate", "Leg trained", "Announce", *visits))
+
+    return {
+        "every leg is evaluated": Path(
+            scenario=Scenario(input=two, image=False), visits=("Build image", "Evaluate", "Announce"), avoids=("Triage evaluation",)
+        ),
+        "an evaluation's data is copied for tokens that exist": Path(
+            scenario=Scenario(input={**LOCAL, "evaluation": own}, tokens=True), visits=("Prepare data", "Evaluate")
+        ),
+        "a leg that failed is not evaluated, the other one is": failed(
+            Scenario(input=two, tokens=True, tasks={"Train": [bad]}), "BadInput", visits=("Leg failed", "Evaluate")
+        ),
+        "an evaluation fails for good": evaluated(bad, visits=("Triage evaluation",)),
+        "an evaluation is stopped at its time limit, then goes on": evaluated(stopped, visits=("Evaluated?", "Wait to evaluate")),
+        "an evaluation gets no capacity, then it does": evaluated(never, None, visits=("Wait to evaluate",)),
+        "the evaluation's task fails although its job completed": evaluated(
+            Job(status="Completed", raised=True), visits=("Triage evaluation",)
+        ),
+        "triage is lost after an evaluation": evaluated(bad, visits=("Triage evaluation",), **{"Triage evaluation": [LOST]}),
     }
 
 
