@@ -119,7 +119,8 @@ class CorpusSpec:
     volume_size_gb: Annotated[int, Bounds(1, 16_384)] = 500
     """Its disk in GB. Holds the corpus twice, compressed, and about 1 KB a document for near-duplicates."""
     max_runtime_seconds: Annotated[int, Bounds(60, 432_000)] = 86_400
-    """The job is stopped after this; the next attempt goes on with what is not done. A core cleans about 0.1 MB of text a second with every step on."""
+    """The job is stopped after this; the next attempt goes on with what is not done. A core cleans about 0.1 MB of text a second with every
+    step on."""
     workers: Annotated[int, Bounds(0, 512)] = 0
     """Processes; 0 takes one per core."""
 
