@@ -308,7 +308,10 @@ MACHINE_FAULTS = (
     Mutation(name="Train: integration that does not exist", definition=replaced("createTrainingJob.sync", "createTrainingJob.sync:2")),
     Mutation(name="Trained?: Stopped counts as success", definition=state("Trained?", _set("Default", "Leg trained"))),
     Mutation(name="Trained?: misspelt status", definition=replaced("TrainingJobStatus = 'Completed'", "TrainingJobStatus = 'Complete'")),
-    Mutation(name="Data exists?: condition inverted", definition=replaced("$plan.tokens.exist %}", "$not($plan.tokens.exist) %}")),
+    Mutation(
+        name="Data exists?: condition inverted",
+        definition=replaced("$turn >= $count($plan.preparations) %}", "$turn < $count($plan.preparations) %}"),
+    ),
     Mutation(name="Prepare data: stopped counts as prepared", definition=state("Prepared?", _set("Default", "Train legs"))),
     Mutation(name="Failed: error without its class", definition=state("Failed", _drop("Error"))),
     Mutation(
