@@ -211,7 +211,10 @@ def test_a_day_of_an_operator(shell: Shell, embedded_aws: EmbeddedStacks) -> Non
 
     # It goes on with another learning rate, as soon as its stopped job has written its last checkpoint.
     steps = observer.look().legs[0].step + 100
-    code, out = shell("start", "--again", "day", "--set", f"training.steps={steps}", "--set", "training.optimizer.lr=0.002")
+    evaluation = f"evaluation={json.dumps(upload_evaluation(shell))}"
+    code, out = shell(
+        "start", "--again", "day", "--set", f"training.steps={steps}", "--set", "training.optimizer.lr=0.002", "--set", evaluation
+    )
     assert code == 0 and "training.optimizer.lr" in out
     code, lines = shell("watch", "day", "--json")
     last = json.loads(lines.splitlines()[-1])
