@@ -108,7 +108,8 @@ def make(lock: Lock, *, root: Path = ROOT, upgrade: bool = False) -> None:
         if target.exists():
             draft.write_text(target.read_text())
         command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--universal", "--python-version", LOWEST_PYTHON]
-        command += ["--no-annotate", "--generate-hashes"]
+        # Extras stay: with hashes, pip takes `typepy[datetime]` of another package only from a line that names the extra.
+        command += ["--no-annotate", "--no-strip-extras", "--generate-hashes"]
         command += ["--upgrade"] if upgrade else []
         command += ["--constraints", str(root / lock.constraint)] if lock.constraint else []
         subprocess.run([*command, str(root / lock.source), "--output-file", str(draft)], cwd=folder, check=True, stdout=subprocess.DEVNULL)
