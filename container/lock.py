@@ -108,17 +108,25 @@ def make(lock: Lock, *, root: Path = ROOT, upgrade: bool = False) -> None:
         if target.exists():
             draft.write_text(target.read_text())
         command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--universal", "--python-version", LOWEST_PYTHON]
-        # Extras stay: with hashes, pip takes `typepy[datetime]` of another package only from a line that names the extra.
         command += ["--no-annotate", "--no-strip-extras", "--generate-hashes"]
         command += ["--upgrade"] if upgrade else []
         command += ["--constraints", str(root / lock.constraint)] if lock.constraint else []
         subprocess.run([*command, str(root / lock.source), "--output-file", str(draft)], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        text = draft.read_text()
+        text = with_bare_names(draft.read_text())
     if lock.images_only:
         text = without_environment(text)
     header = f"# {lock.why[0].upper()}{lock.why[1:]}. Made by `make lock` from {lock.source}; do not edit.\n"
     text = text.replace(str(root) + "/", "")
     target.write_text(f"{header}# input sha256 {input_digest(root / lock.source)}\n{text}")
+
+
+def with_bare_names(text: str) -> str:
+    """The lock with a second entry, ``name``, after each ``name[extra]``.
+
+    With hashes, pip (23.2, which Python 3.11 brings) takes what another package asks for (``typepy[datetime]>=1.3``, ``fsspec>=2023``) only from an entry of
+    exactly that form: an extra's from one that names it, a plain one's from a plain one.
+    """
+    return re.sub(r"^([\w.-]+)\[[^\]]+\](==.*(?:\n    --hash=.*)*)", r"\g<0>\n\1\2", text, flags=re.MULTILINE)
 
 
 def without_environment(text: str) -> str:
