@@ -123,8 +123,8 @@ def make(lock: Lock, *, root: Path = ROOT, upgrade: bool = False) -> None:
 def with_bare_names(text: str) -> str:
     """The lock with a second entry, ``name``, after each ``name[extra]``.
 
-    With hashes, pip (23.2, which Python 3.11 brings) takes what another package asks for (``typepy[datetime]>=1.3``, ``fsspec>=2023``) only from an entry of
-    exactly that form: an extra's from one that names it, a plain one's from a plain one.
+    With hashes, pip 23.2, which Python 3.11 brings, takes what another package asks for only from an entry of that form:
+    ``typepy[datetime]>=1.3`` from one that names the extra, ``fsspec>=2023`` from a plain one.
     """
     return re.sub(r"^([\w.-]+)\[[^\]]+\](==.*(?:\n    --hash=.*)*)", r"\g<0>\n\1\2", text, flags=re.MULTILINE)
 
