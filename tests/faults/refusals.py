@@ -106,7 +106,7 @@ BAD_INPUTS = (
     BadInput(
         what="other text under the id of a trained run",
         changes={"run_id": REFERENCE, "data": {"shard_tokens": 90_000}},
-        words=(f'run "{REFERENCE}" has checkpoints from tokens', "choose another run_id to start afresh"),
+        words=(f'run "{REFERENCE}" has checkpoints of leg main from tokens', "choose another run_id to start afresh"),
     ),
     BadInput(
         what="four mistakes at once",
