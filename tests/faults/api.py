@@ -62,14 +62,14 @@ def every_second_call_throttled(account: Account) -> Iterator[Row]:
         *(Fault(id="", on=operation, caller="state machine", error="throttled", every=2, times=-1) for operation in ("Invoke", "Publish")),
         Fault(id="", on="CreateTrainingJob", caller="state machine", error="throttled"),
     ]
-    ended = _with(account, "throttled-calls", *faults)
+    ended = _with(account, "every-second-call", *faults)
     succeeded(ended)
     (said,) = ended.verdicts
     expect_words(said, "Throttled: SageMaker's API did not answer", "attempt 2 on on_demand ml.c7i.large in ")
     yield Row(
         injected="every second API call of each function, every second invocation and message, and the first CreateTrainingJob throttled",
         happened="asked again; trained and reported",
-        attempts=len(account.training_jobs("throttled-calls")),
+        attempts=len(account.training_jobs("every-second-call")),
         lost="nothing",
         seconds=ended.seconds,
     )
