@@ -107,7 +107,7 @@ def stopped_while_building(account: Account) -> Iterator[Row]:
 def stopped_while_preparing(account: Account) -> Iterator[Row]:
     """Stopped during data preparation."""
     run = "stop-prepare"
-    execution = account.start(run_input(run, data={"shard_tokens": 60_000}))
+    execution = account.start(run_input(run, data={"shard_tokens": 65_000}))
 
     def running() -> bool:
         return any(job["ProcessingJobStatus"] == "InProgress" and job.get("ProcessingStartTime") for job in account.processing_jobs(run))
