@@ -10,23 +10,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 import tempfile
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from contracts.config import SpecError, merge, parse
+from contracts.config import merge, parse
 from contracts.corpus_card import CorpusCard
-from contracts.failure import BadInput, JobFailure, Unexpected, base_dir, write_failure
+from contracts.failure import BadInput, base_dir
 from corpus.prepare import prepare
 from corpus.request import CorpusJob
-from data_prep.failure_classes import Interrupted, SourceChanged
+from data_prep.failure_classes import SourceChanged
 from data_prep.folder import require_apart
 from data_prep.identify import Identified, about_source
+from data_prep.job_edge import guarded
 from data_prep.local_store import LocalStore
 from data_prep.s3_store import s3_client
 from data_prep.source_access import identified, identified_each, open_store
@@ -38,32 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job; 0 when the corpus is complete. A failure is one sentence on stderr and in the failure file."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     in_container = not given
-    signal.signal(signal.SIGTERM, _stop)
-    try:
+
+    def work() -> int:
         if given == ["--check"]:
             return _check()
         return _in_container() if in_container else _by_hand(given)
-    except JobFailure as failure:
-        return _fail(failure, in_container)
-    except SpecError as error:
-        return _fail(BadInput(str(error)), in_container)
-    except KeyboardInterrupt:
-        print("stopped; finished tasks are kept, run the same command to go on", file=sys.stderr)
-        return 130
-    except Exception as error:
-        traceback.print_exc()
-        return _fail(Unexpected(f"{type(error).__name__}: {error}; the log holds the traceback"), in_container)
 
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Interrupted("the job was stopped (SIGTERM); finished tasks are kept, the next run goes on from them")
-
-
-def _fail(failure: JobFailure, in_container: bool) -> int:
-    print(str(failure), file=sys.stderr, flush=True)
-    if in_container:
-        write_failure(failure)
-    return 1
+    return guarded(work, in_container=in_container, kept="finished tasks")
 
 
 def _in_container() -> int:

@@ -11,24 +11,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from contracts.config import SpecError, merge, parse
-from contracts.failure import BadInput, JobFailure, Unexpected, base_dir, write_failure
+from contracts.config import merge, parse
+from contracts.failure import BadInput, base_dir
 from contracts.mixture import read_tokens
 from contracts.shard_index import ShardIndex
 from data_prep.coordination import Instances
 from data_prep.copies import read_copies
-from data_prep.failure_classes import Interrupted, TokenizerUnusable
+from data_prep.failure_classes import TokenizerUnusable
 from data_prep.hub import open_repository
 from data_prep.in_turn import Workplace, prepare_in_turn, prepare_source, require_mixable
+from data_prep.job_edge import fail, guarded
 from data_prep.make_copies import make_copies
 from data_prep.s3_store import s3_client
 from data_prep.source_access import identified, open_store
@@ -43,39 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job; 0 when the data set is complete. A failure is one sentence on stderr and in the failure file."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     in_container = not given
-    signal.signal(signal.SIGTERM, _stop)
-    try:
+
+    def work() -> int:
         if given[:1] == ["verify"]:
             return verify(given[1:])
         if given == ["--check"]:
             return _check()
         return _in_container() if in_container else _by_hand(given)
-    except JobFailure as failure:
-        return _fail(failure, in_container)
-    except SpecError as error:
-        return _fail(BadInput(str(error)), in_container)
-    except KeyboardInterrupt:
-        print("stopped; finished parts are kept, run the same command to go on", file=sys.stderr)
-        return 130
-    except Exception as error:
-        traceback.print_exc()
-        return _fail(Unexpected(f"{type(error).__name__}: {error}; the log holds the traceback"), in_container)
 
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Interrupted("the job was stopped (SIGTERM); finished parts are kept, the next run goes on from them")
-
-
-def _fail(failure: JobFailure, in_container: bool) -> int:
-    print(str(failure), file=sys.stderr, flush=True)
-    if in_container:
-        write_failure(failure)
-    return 1
+    return guarded(work, in_container=in_container, kept="finished parts")
 
 
 def _give_up(*, in_container: bool) -> Callable[[str], int]:
     """For a process that ends without coming back here."""
-    return lambda sentence: _fail(TokenizerUnusable(sentence), in_container)
+    return lambda sentence: fail(TokenizerUnusable(sentence), in_container)
 
 
 # -- in a container --------------------------------------------------------------------------------

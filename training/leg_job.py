@@ -109,8 +109,8 @@ def read_job(base: Path | None = None) -> LegJob:
     """
     base = base or base_dir()
     config = base / "input" / "config"
-    run = _read(base / "input" / "data" / "run" / "run.json")
-    names = _read(config / "hyperparameters.json")
+    run = read_object(base / "input" / "data" / "run" / "run.json")
+    names = read_object(config / "hyperparameters.json")
     leg = str(names.get("leg", ""))
     legs = {str(item.get("name")): item for item in run.get("legs", [])}
     if leg not in legs:
@@ -119,7 +119,7 @@ def read_job(base: Path | None = None) -> LegJob:
         spec = parse(TrainingSpec, legs[leg].get("training"), f"legs.{leg}.training")
     except SpecError as error:
         raise BadInput(f"run.json cannot be used by this image: {error}") from error
-    hosts = _read(config / "resourceconfig.json")
+    hosts = read_object(config / "resourceconfig.json")
     spec = _for_instance(spec, run, str(hosts.get("current_instance_type", "")))
     attempt = str(names.get("attempt", "1"))
     return LegJob(
@@ -146,7 +146,12 @@ def _for_instance(spec: TrainingSpec, run: Json, instance_type: str) -> Training
     return spec
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in one of the job's input files.
+
+    Raises:
+        BadInput: it is missing, no JSON, or no object.
+    """
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:

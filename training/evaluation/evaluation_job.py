@@ -11,10 +11,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from contracts.config import Json, SpecError, parse
 from contracts.failure import base_dir
@@ -22,6 +20,7 @@ from contracts.files import EVALUATION_RESULTS
 from contracts.mixture import SourceTokens, read_tokens
 from training.evaluation.spec import EvaluationSpec
 from training.failure_classes import BadInput
+from training.leg_job import read_object
 from training.spec import TrainingSpec
 
 
@@ -70,8 +69,8 @@ def read_job(base: Path | None = None) -> EvaluationJob:
         BadInput: a file is missing or does not say what it should.
     """
     base = base or base_dir()
-    run = _read(base / "input/data/run/run.json")
-    names = _read(base / "input/config/hyperparameters.json")
+    run = read_object(base / "input/data/run/run.json")
+    names = read_object(base / "input/config/hyperparameters.json")
     leg = str(names.get("leg", ""))
     legs = {str(item.get("name")): item for item in run.get("legs", [])}
     if leg not in legs:
@@ -91,15 +90,3 @@ def read_job(base: Path | None = None) -> EvaluationJob:
         tokenizer=(run.get("data") or {}).get("tokenizer") or {},
         base=base,
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise BadInput(f"{path} is missing: the job request lacks that channel or setting") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is no JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"{path} must hold a JSON object, not {type(content).__name__}")
-    return content
