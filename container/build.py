@@ -12,25 +12,21 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from container import records
+from container.build_request import BuildRequest
+from container.commands import Finished, Run, run_command
 from container.failure_classes import ImageBuildFailed, RegistryUnreachable, SmokeTestFailed, failure_of
 from contracts import base_images
 from contracts.failure import JobFailure
 
-TARGETS = ("data_prep", "corpus", "training", "evaluate")
-"""Targets of the Dockerfile, in the order in which they are built."""
-EVERY_RUN = ("data_prep", "training")
-"""What is built where TARGETS is not set."""
 OUTPUT_FILE = "images.env"
 BUILDER = "pretrain"
 # The versions that a training result depends on; a smoke test must report exactly what the lock says.
@@ -45,91 +41,10 @@ ENTRIES = {"data_prep": "data_prep.job", "corpus": "corpus.job", "training": "tr
 CUDA_TARGETS = ("training", "evaluate")
 """Images over the training base, whose smoke test depends on the device."""
 LIST_PACKAGES = ("python", "-m", "pip", "list", "--format", "json", "--disable-pip-version-check")
-PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 PUBLIC_ECR = "public.ecr.aws"
 REPEATS = 3  # 30 + 60 + 120 s: a public registry counts requests by the second, and an index is rarely away for longer
 _DATED = re.compile(r"(?P<undated>.+:.+)-\d{8}")
 _ECR = re.compile(r"(?P<host>\d{12}\.dkr\.ecr(?:-fips)?\.(?P<region>[a-z0-9-]+)\.[a-z.-]+)/(?P<name>[^:@]+)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildRequest:
-    """Parameters of a build, from CodeBuild's environment variables."""
-
-    repository: str
-    """URI of the repository of finished images (immutable tags)."""
-    cache_repository: str
-    """URI of the repository of BuildKit's cache (mutable tags); empty builds without."""
-    tag: str
-    """Hash of the build context; the images are tagged ``<target>-<tag>``."""
-    device: str
-    """``cuda`` or ``cpu``: what the training image's smoke test demands."""
-    training_base_image: str
-    """Base of the training image; empty takes the Dockerfile's own."""
-    pip_configuration: str = field(default="", repr=False)
-    """Text of a pip.conf that names a package index of one's own; may hold its password. Empty takes pip's default."""
-    targets: Sequence[str] = EVERY_RUN
-    """Images that are needed, by target of the Dockerfile."""
-    proxy: Mapping[str, str] = field(default_factory=dict)
-    """HTTP_PROXY, HTTPS_PROXY and NO_PROXY, where they are set: BuildKit and the Dockerfile's commands need them handed on."""
-    records: str = ""
-    """S3 URI of the folder for what is kept about the images (container/records.py); empty keeps nothing."""
-    pause_seconds: float = 30.0
-    """Before a step whose registry or index did not answer is repeated; doubled each time."""
-
-    @staticmethod
-    def read(environment: Mapping[str, str]) -> BuildRequest:
-        """Read from environment variables; the error names every missing one."""
-        missing = [name for name in ("REPOSITORY_URI", "IMAGE_TAG") if not environment.get(name)]
-        if missing:
-            raise ImageBuildFailed(f"the build project sets no {' and no '.join(missing)}; deploy the pipeline stack again")
-        device = environment.get("DEVICE", "cuda")
-        if device not in ("cuda", "cpu"):
-            raise ImageBuildFailed(f'DEVICE="{device}" is neither cuda nor cpu')
-        wanted = environment.get("TARGETS", "").split() or EVERY_RUN
-        if unknown := [target for target in wanted if target not in TARGETS]:
-            raise ImageBuildFailed(f'TARGETS names "{unknown[0]}", and the Dockerfile has {", ".join(TARGETS)}')
-        return BuildRequest(
-            repository=environment["REPOSITORY_URI"],
-            cache_repository=environment.get("CACHE_REPOSITORY_URI", ""),
-            tag=environment["IMAGE_TAG"],
-            device=device,
-            training_base_image=environment.get("TRAINING_BASE_IMAGE", ""),
-            pip_configuration=environment.get("PIP_CONFIG", ""),
-            targets=[target for target in TARGETS if target in wanted],
-            proxy={name: environment[name] for name in PROXY_VARIABLES if environment.get(name)},
-            records=environment.get("RECORDS_URI", ""),
-            pause_seconds=float(environment.get("PAUSE_SECONDS", "30")),
-        )
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A command that ended: exit status and the last lines of what it wrote."""
-
-    code: int
-    lines: Sequence[str]
-
-
-Run = Callable[[Sequence[str], str], Finished]
-"""Runs a command with a text on its standard input; shows and returns its output."""
-
-
-def run_command(command: Sequence[str], text: str = "") -> Finished:
-    """Run ``command``, print its output line by line, and keep the last 400 lines."""
-    print("+", " ".join(command), flush=True)
-    tail: deque[str] = deque(maxlen=400)
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    )
-    assert process.stdin and process.stdout
-    process.stdin.write(text)
-    process.stdin.close()
-    for line in process.stdout:
-        tail.append(line.rstrip("\n"))
-        # the registry password must never reach the log
-        print("(hidden)" if "get-login-password" in command else tail[-1], flush=True)
-    return Finished(process.wait(), tail)
 
 
 @dataclass

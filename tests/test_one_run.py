@@ -93,15 +93,15 @@ def metrics(stacks: EmbeddedStacks, run: str) -> list[dict[str, float]]:
     return once_per_step([line for text in texts for row in text.splitlines() if (line := parse_line(row))])
 
 
-def processes_of(run: str, mark: bytes = b"") -> list[int]:
-    """Process ids of a run's training jobs, those whose environment holds ``mark`` as well."""
+def processes_of(run: str, mark: bytes = b"", kind: str = "TRAINING") -> list[int]:
+    """Process ids of a run's training (or PROCESSING) jobs, those whose environment holds ``mark`` as well."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
             environment = (entry / "environ").read_bytes()
         except OSError:
             continue
-        if f"TRAINING_JOB_NAME={run}-".encode() in environment and mark in environment:
+        if f"{kind}_JOB_NAME={run}-".encode() in environment and mark in environment:
             found.append(int(entry.name))
     return found
 

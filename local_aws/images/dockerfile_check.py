@@ -21,7 +21,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from container.build import CHECKED_PACKAGES, CUDA_TARGETS, ENTRIES, TARGETS, locked_version
+from container.build import CHECKED_PACKAGES, CUDA_TARGETS, ENTRIES, locked_version
+from container.build_request import TARGETS
 from contracts.config import merge, to_json
 from infra.run.recipes import RECIPES
 from local_aws.corpus import corpus_files

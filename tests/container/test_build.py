@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from container import build as container_build
-from container.build import CHECKED_PACKAGES, Build, BuildRequest, Finished, locked_version
+from container.build import CHECKED_PACKAGES, Build, locked_version
+from container.build_request import BuildRequest
+from container.commands import Finished, run_command
 from container.failure_classes import BUILD_FAILURE_CLASSES, SmokeTestFailed, failure_of
 from contracts import base_images
 from contracts.failure import JobFailure, read_failure
@@ -352,9 +354,9 @@ def test_sentence_is_the_last_line_of_the_log(monkeypatch: pytest.MonkeyPatch, c
 
 
 def test_output_of_a_command_is_shown_and_its_password_is_not(capsys: pytest.CaptureFixture[str]):
-    finished = container_build.run_command(["sh", "-c", "cat; echo two >&2; exit 3"], "one\n")
+    finished = run_command(["sh", "-c", "cat; echo two >&2; exit 3"], "one\n")
     assert finished.code == 3 and list(finished.lines) == ["one", "two"]
-    container_build.run_command(["echo", "get-login-password"])
+    run_command(["echo", "get-login-password"])
     assert capsys.readouterr().out.splitlines()[-1] == "(hidden)"
 
 

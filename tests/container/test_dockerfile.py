@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from container import build
+from container import build_request
 from local_aws.images.dockerfile import DockerfileError, Stage, read_dockerfile
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +33,7 @@ def test_base_is_pinned_by_digest_or_dated_tag(stage: Stage):
 
 
 def test_no_stage_beside_the_targets():
-    assert {stage.name for stage in read_dockerfile(DOCKERFILE).stages} == set(build.TARGETS)
+    assert {stage.name for stage in read_dockerfile(DOCKERFILE).stages} == set(build_request.TARGETS)
 
 
 def test_evaluate_adds_its_locked_packages_to_the_training_image_and_nothing_else():

@@ -172,9 +172,9 @@ class Account(EmbeddedStacks):
 
         self.until(look, f"step {step} of {run}")
 
-    def processes(self, run: str, mark: str = "") -> list[int]:
-        """Process ids of the run's training jobs, those whose environment holds ``mark`` as well."""
-        return processes_of(run, mark.encode())
+    def processes(self, run: str, mark: str = "", *, kind: str = "TRAINING") -> list[int]:
+        """Process ids of the run's training (or PROCESSING) jobs, those whose environment holds ``mark`` as well."""
+        return processes_of(run, mark.encode(), kind)
 
     # -- what is kept ------------------------------------------------------------------------------------
 

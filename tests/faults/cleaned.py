@@ -8,7 +8,6 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 from account import Account, expect, expect_words
 from capacity import succeeded
@@ -26,7 +25,7 @@ def corpus_resumed(account: Account) -> Iterator[Row]:
     data = {"source": TWICE, "corpus": {"near_duplicates": {}, "workers": 1, "instance_type": "ml.c7i.large"}}
     execution = account.start(run_input(run, data=data))
     account.until(lambda: [key for key in account.keys("corpus/") if "/clean/completions/" in key], "the first finished task", every=0.05)
-    doomed = _processes(run)
+    doomed = account.processes(run, kind="PROCESSING")
     for process in doomed:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
@@ -65,16 +64,6 @@ def corpus_resumed(account: Account) -> Iterator[Row]:
         lost="nothing was paid for twice",
         seconds=again.seconds,
     )
-
-
-def _processes(run: str) -> list[int]:
-    """Process ids of the run's processing jobs."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and f"PROCESSING_JOB_NAME={run}-".encode() in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
-    return found
 
 
 def _upload(account: Account) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,6 +50,12 @@ def pretrain(account: Account, *words: str, prefix: tuple[str, ...] = (), **envi
 def _stop(account: Account, run: str) -> None:
     code, said = pretrain(account, "stop", run, "--yes")
     expect(f"pretrain stop {run}", (code, said), (0, f"stopping {run}\n"))
+
+
+def _signal(processes: list[int], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
 
 
 def _report(account: Account, run: str) -> Json:
@@ -113,7 +122,10 @@ def stopped_while_preparing(account: Account) -> Iterator[Row]:
         return any(job["ProcessingJobStatus"] == "InProgress" and job.get("ProcessingStartTime") for job in account.processing_jobs(run))
 
     account.until(running, "a processing job")
+    held = account.until(lambda: account.processes(run, kind="PROCESSING"), "the job's processes")
+    _signal(held, signal.SIGSTOP)  # so small a text is prepared in the seconds that `pretrain stop` takes
     _stop(account, run)
+    _signal(held, signal.SIGCONT)
     account.ended(execution)
     found = _report(account, run)
     expect("stage", _stopped_stage(found), ["Prepare data"])

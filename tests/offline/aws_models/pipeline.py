@@ -22,7 +22,7 @@ from aws_models.queries import Queries
 from aws_models.starts import put_starts
 from aws_models.synthesis import Synthesis
 from aws_models.world import World
-from container.build import TARGETS
+from container.build_request import TARGETS
 from infra.edge.function import forget_clients
 from infra.run.layout import corpus_card_key, index_key, split_uri
 from infra.run.run_spec import RunSpec, resolve
