@@ -103,7 +103,7 @@ def preflight(target: Target, spec: RunSpec) -> Preflight:
     lines += [missed["Stacks"]] if "Stacks" in missed else []
     layout = RunLayout(spec.run_id) if spec.run_id else None
     prices = PriceReader(target.client("pricing") if reached else None, target.region)
-    facts = gather(spec, layout, deployed, _clients(target, prices), target.region, look if reached else skip)
+    facts = gather(spec, layout, deployed, _clients(target.client if reached else _none, prices), target.region, look if reached else skip)
     found = check(facts)
     for topic in TOPICS:
         about = [finding for finding in found if finding.topic == topic]
@@ -142,16 +142,20 @@ def changes_of(target: Target, spec: RunSpec) -> list[str]:
     return [f"run {spec.run_id} exists; changed: {change}" for change in earlier.changes(full)]
 
 
-def _clients(target: Target, prices: PriceReader) -> Clients:
+def _clients(client: Callable[[str], Any], prices: PriceReader) -> Clients:
     return Clients(
-        s3=target.client("s3"),
-        ecr=target.client("ecr"),
-        states=target.client("stepfunctions"),
-        sagemaker=target.client("sagemaker"),
-        quotas=target.client("service-quotas"),
-        secrets=target.client("secretsmanager"),
+        s3=client("s3"),
+        ecr=client("ecr"),
+        states=client("stepfunctions"),
+        sagemaker=client("sagemaker"),
+        quotas=client("service-quotas"),
+        secrets=client("secretsmanager"),
         price=prices,
     )
+
+
+def _none(service: str) -> None:
+    """In place of clients where no account is reached and nothing is looked up."""
 
 
 def _missed(name: str, error: CommandError | ClientError | BotoCoreError) -> Check:

@@ -44,6 +44,7 @@ class Target:
 
     session: boto3.Session
     region: str
+    """Empty where none is chosen: plan and doctor then show what needs no account."""
     settings: Settings
     endpoint: str | None = None
     """None on AWS; the embedded AWS's address otherwise."""
@@ -65,7 +66,16 @@ class Target:
         return dataclasses.replace(self, session=self.new_session())
 
     def client(self, service: str) -> Any:
-        """A boto3 client of ``service``, one per target and service."""
+        """A boto3 client of ``service``, one per target and service.
+
+        Raises:
+            CommandError: no region is chosen.
+        """
+        if not self.region:
+            raise CommandError(
+                "no region: give --region, region in cdk.json's environment, or set AWS_REGION; --local means the embedded AWS",
+                Exit.UNREACHABLE,
+            )
         return _client(self, service)
 
     @functools.cached_property
@@ -179,13 +189,8 @@ def aws_target(*, environment: str, profile: str | None, region: str | None, roo
         session = new_session()
     except BotoCoreError as error:
         raise unreachable(error, "AWS") from error
-    if not session.region_name:
-        raise CommandError(
-            "no region: give --region, region in cdk.json's environment, or set AWS_REGION; --local means the embedded AWS",
-            Exit.UNREACHABLE,
-        )
     endpoint = os.environ.get("AWS_ENDPOINT_URL") or None
-    return Target(session=session, region=session.region_name, settings=settings, endpoint=endpoint, new_session=new_session)
+    return Target(session=session, region=session.region_name or "", settings=settings, endpoint=endpoint, new_session=new_session)
 
 
 def embedded_target(

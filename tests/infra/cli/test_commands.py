@@ -21,6 +21,7 @@ from infra.cli.exits import CommandError
 from infra.cli.find_run import find_run
 from infra.cli.main import app
 from infra.cli.observe import Observer, _prepare_words
+from infra.cli.preflight import preflight
 from infra.cli.target import PROJECT, aws_target
 from infra.report.handler import write_report
 from infra.report.read import read_run
@@ -475,7 +476,10 @@ def test_the_region_of_the_environment_is_used(monkeypatch, tmp_path):
     (tmp_path / "cdk.json").write_text('{"context": {"environments": {"default": {}, "fixed": {"region": "us-west-2"}}}}')
     chosen = {"environment": "default", "profile": None, "region": None, "root": tmp_path}
     with pytest.raises(CommandError, match="AWS_REGION"):
-        aws_target(**chosen)
+        aws_target(**chosen).client("sts")
+    found = preflight(aws_target(**chosen), resolve({"recipe": "llama3_8b"}, default_recipe="local"))  # what needs no account
+    assert (found.ready, (found.estimate.usd or 0) > 40) == (False, True)
+    assert [line.found.split(":")[0] for line in found.checks if line.state == "bad"] == ["no region"]
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     assert aws_target(**chosen).region == "eu-west-1"
     assert aws_target(**chosen | {"region": "eu-west-3"}).region == "eu-west-3"
