@@ -159,18 +159,16 @@ class CheckpointSync:
             self._up()
 
     def stall(self) -> None:
-        """After one more pass move nothing, and report no error: a fault of the service that its users report."""
+        """Move nothing from now on and report no error: a fault of the service that its users report."""
         self._stalled = True
         self._stop.set()
 
     def _work(self) -> None:
-        while not self._stop.wait(SYNC_SECONDS) or self._stalled:
+        while not self._stop.wait(SYNC_SECONDS):
             try:
                 self._up()
             except Exception as error:  # a failed pass must not end the job; the last pass, in `finish`, raises
                 self._on_error(f"checkpoint sync: {error}")
-            if self._stalled:
-                return
 
     def _up(self) -> None:
         found = set()
