@@ -14,6 +14,7 @@ from contracts.shard_index import TokenizerFacts
 from data_prep.coordination import Together
 from data_prep.encode import EncoderName
 from data_prep.failure_classes import InstanceLost, SourceChanged
+from data_prep.fork_server import start_server
 from data_prep.gate import Verdict, decide
 from data_prep.origin import (
     MANIFEST,
@@ -32,7 +33,7 @@ from data_prep.sources import tokenizer_reference
 from data_prep.tokenizer import TokenizerFiles, announced, facts
 from data_prep.tokenizer_source import Text, obtain
 from data_prep.worker_tasks import Setup
-from data_prep.workers import WorkerPool, start_server
+from data_prep.workers import WorkerPool
 
 
 def begin(job: Job, plan: Sequence[Part], together: Together) -> tuple[TokenizerFiles, Manifest]:
@@ -42,8 +43,8 @@ def begin(job: Job, plan: Sequence[Part], together: Together) -> tuple[Tokenizer
     if found is not None and same_run(found, _manifest(job, plan, found.tokenizer)):
         kept = kept_tokenizer(job.out, found.tokenizer)
     files = kept or _obtained(job, plan)
+    start_server(_local_tokenizer(job, files))  # it loads the encoder while this process reads the tokenizer's definition
     known = facts(files, job.spec.tokenizer)
-    start_server(_local_tokenizer(job, files))
     why = difference(found, _manifest(job, plan, known))
     if why is not None:
         set_aside(job.out, why, job.say)

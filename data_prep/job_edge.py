@@ -43,3 +43,8 @@ def fail(failure: JobFailure, in_container: bool) -> int:
     if in_container:
         write_failure(failure)
     return 1
+
+
+def say(sentence: str) -> None:
+    """A line of the job's log."""
+    print(sentence, flush=True)

@@ -19,6 +19,7 @@ from data_prep.duplicates import BucketTask, HashTask, compare_bucket, hash_part
 from data_prep.encode import Assembler, EncoderName, HuggingFaceEncoder
 from data_prep.fidelity import Fidelity
 from data_prep.finalise import Packing, pack
+from data_prep.fork_server import ONE_THREAD
 from data_prep.gate import compare
 from data_prep.part import PartContext, PartTask, run_part
 from data_prep.part_record import PartRecord, Sample
@@ -28,8 +29,6 @@ from data_prep.preload import fast_encoder
 from data_prep.source_access import open_source, open_store
 from data_prep.spec import DataSpec
 from data_prep.tokenizer import TokenizerFiles
-
-ONE_THREAD = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OPENBLAS_NUM_THREADS": "1", "RUST_BACKTRACE": "0"}
 
 
 @dataclass(frozen=True, kw_only=True)

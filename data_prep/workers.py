@@ -7,12 +7,10 @@ than a second for Llama 3's vocabulary, are made once and lie in memory once, ho
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import forkserver
 from multiprocessing.sharedctypes import Synchronized, SynchronizedArray
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,16 +22,15 @@ from data_prep.duplicate_files import BucketRepeats, PartHashes
 from data_prep.duplicates import SORTING_MIB, BucketTask, HashTask
 from data_prep.failure_classes import CorruptSource, TokenizerUnusable, WorkerLost
 from data_prep.finalise import Packing
-from data_prep.fork_server import keep_sockets_short
+from data_prep.fork_server import start_server
 from data_prep.part import PartTask
 from data_prep.part_record import PartRecord, Sample
 from data_prep.patience import ended, last_read
-from data_prep.preload import FOLDER_VARIABLE
 from data_prep.progress import Counts
 from data_prep.sources import Compression, Kind
 from data_prep.spec import DataSpec
 from data_prep.tokenizer import TokenizerFiles
-from data_prep.worker_tasks import ONE_THREAD, Setup, run_bucket, run_gate, run_hashing, run_packing, run_part_task, start
+from data_prep.worker_tasks import Setup, run_bucket, run_gate, run_hashing, run_packing, run_part_task, start
 
 T = TypeVar("T")
 POLL_SECONDS = 0.2
@@ -41,27 +38,6 @@ ENDING_SECONDS = 10.0
 CRASHES = frozenset({-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE})
 """How a library's own defect ends a process. SIGKILL is the kernel's, for memory: another attempt may have more."""
 _CONTEXT = multiprocessing.get_context("forkserver")
-
-
-def start_server(tokenizer: Path) -> None:
-    """Start the process that workers are forked from, while this one goes on; one per process, later calls change nothing.
-
-    Args:
-        tokenizer: local folder of the tokenizer's files. Workers of another tokenizer load their own.
-    """
-    keep_sockets_short()
-    given = {FOLDER_VARIABLE: str(tokenizer), **ONE_THREAD}
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
-    try:
-        _CONTEXT.set_forkserver_preload(["data_prep.preload", "data_prep.worker_tasks"])
-        forkserver.ensure_running()
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def memory_bound_mib(

@@ -1,15 +1,18 @@
-"""Fixtures shared by all test folders."""
+"""Fixtures shared by all test folders; which tests share a process when two work; what the offline checks print last."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+from ledger import LEDGER
 
 from local_aws import embedded
 from local_aws.embedded import Embedded
@@ -71,3 +74,48 @@ def embedded_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS
         yield EmbeddedStacks(aws=aws, outputs=embedded.deploy(aws, lines.append))
     finally:
         embedded.clean(root)
+
+
+# -- two processes (`make test`: pytest-xdist, --dist loadgroup) -----------------------------------------
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Tests that share something expensive, or a name on this machine, run in one process; of the others each file does.
+
+    The deployed stacks are made once; the offline checks add up to one proof; jobs of equal run and leg take equal ports.
+    """
+    for item in items:
+        folder = item.path.relative_to(HERE).parts[0]
+        if "embedded_aws" in getattr(item, "fixturenames", ()) or folder == "offline":
+            group = "deployment"
+        elif folder in ("local_aws", "training"):
+            group = folder
+        else:
+            group = str(item.path.relative_to(HERE))
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # a process that was handed tests: it prints nothing itself
+        session.config.workeroutput["ledger"] = dataclasses.asdict(LEDGER)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    if hasattr(node, "workeroutput"):
+        LEDGER.add(node.workeroutput["ledger"])
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for title, lines in LEDGER.tables.items():
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    line = LEDGER.line()
+    if line is not None and not hasattr(config, "workeroutput"):
+        print(line)

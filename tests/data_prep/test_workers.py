@@ -25,7 +25,7 @@ def shares(folder, found):
 
 if __name__ == "__main__":
     import multiprocessing
-    from data_prep.workers import start_server
+    from data_prep.fork_server import start_server
     start_server(Path(sys.argv[1]))
     context = multiprocessing.get_context("forkserver")
     found = context.Queue()

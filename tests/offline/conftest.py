@@ -1,11 +1,10 @@
-"""Fixtures of the offline checks: one synthesis, one run of all paths, and the figures that `make check-infra` prints last."""
+"""Fixtures of the offline checks: one synthesis, one run of all paths."""
 
 import dataclasses
 import os
 
 import pytest
 from aws_models.jobs import build_needs, prepare_needs
-from aws_models.ledger import LEDGER
 from aws_models.monitor import rounds
 from aws_models.needs import Names, of_api_calls, of_services, of_tasks
 from aws_models.pipeline import Pipeline
@@ -68,16 +67,3 @@ def watched(tmp_path_factory):
 def monitored(watched):
     """The monitor's rounds and the quota check over an account with running jobs: their outcomes, and the world with their calls."""
     return rounds(watched)
-
-
-def pytest_terminal_summary(terminalreporter):
-    for title, lines in LEDGER.tables.items():
-        terminalreporter.section(title)
-        for line in lines:
-            terminalreporter.write_line(line)
-
-
-def pytest_unconfigure():
-    line = LEDGER.line()
-    if line is not None:
-        print(line)

@@ -7,8 +7,8 @@ import gzip
 import json
 
 import pytest
-from aws_models.ledger import LEDGER
 from aws_models.pipeline import Job, Scenario
+from ledger import LEDGER
 
 pytestmark = pytest.mark.embedded
 SMALL = {

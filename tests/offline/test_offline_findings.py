@@ -8,8 +8,8 @@ import cdk_nag
 import pytest
 from aws_cdk import aws_s3 as s3
 from aws_models import definition, findings
-from aws_models.ledger import LEDGER
 from aws_models.synthesis import REGIONS, context, settings_of, synthesise
+from ledger import LEDGER
 
 from infra.constructs.assets import ROOT
 

@@ -2,7 +2,6 @@
 
 import pytest
 from aws_models import definition, findings
-from aws_models.ledger import LEDGER
 from aws_models.mutations import ALL
 from aws_models.neighbours import neighbours
 from aws_models.pipeline import Pipeline
@@ -10,6 +9,7 @@ from aws_models.privileges import unused, wildcards
 from aws_models.scenarios import paths
 from aws_models.simulator import decide
 from aws_models.template import TemplateError
+from ledger import LEDGER
 
 # Paths that a fault in the machine or in a request is tried on, in this order; the first that goes wrong ends it.
 TRIED = (

@@ -5,10 +5,10 @@ from collections import Counter
 import pytest
 from aws_models import node, patterns
 from aws_models.coverage import measure
-from aws_models.ledger import LEDGER
 from aws_models.pipeline import Scenario
 from aws_models.queries import VOLATILE
 from aws_models.scenarios import LOCAL
+from ledger import LEDGER
 
 
 def test_every_state_branch_and_error_entry_is_used(synthesised, runs):

@@ -4,12 +4,12 @@ import re
 
 from aws_models.execution import Failure
 from aws_models.jobs import BUILD_COMMANDS, PREPARE, aws_commands
-from aws_models.ledger import LEDGER
 from aws_models.needs import Names, of_api_calls, of_services
 from aws_models.neighbours import neighbours
 from aws_models.privileges import unused, wildcards
 from aws_models.scan import calls_in, modules_of
 from aws_models.simulator import decide
+from ledger import LEDGER
 
 from infra.constructs.assets import ROOT
 

@@ -4,10 +4,10 @@ Inputs go through Admit's own code and the state machine, so what is checked is 
 models and the table of service rules.
 """
 
-from aws_models.ledger import LEDGER
 from aws_models.pipeline import Job, Scenario
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ledger import LEDGER
 
 from infra.sagemaker.instance_types import INSTANCE_TYPES
 

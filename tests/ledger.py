@@ -1,4 +1,4 @@
-"""Figures and tables collected by the checks, for the summary and the last line of `make check-infra`."""
+"""Figures and tables that the offline checks collect, for the summary and the last line of `make check-infra` and `make test`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ class Ledger:
 
     figures: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, other: dict[str, dict[str, Any]]) -> None:
+        """Take in the ledger of another process, as ``dataclasses.asdict`` gives it."""
+        self.figures |= other["figures"]
+        self.tables |= other["tables"]
 
     def line(self) -> str | None:
         """The JSON line, or None while a figure is missing (a part of the proof did not run, or failed before it)."""
