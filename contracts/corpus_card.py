@@ -46,6 +46,8 @@ class CorpusCard:
     """Of their text."""
     skipped: dict[str, int]
     """Records of the source that its reading policies left out, by reason."""
+    replaced: dict[str, int] = field(default_factory=dict)
+    """Documents that they have put U+FFFD into, by reason."""
     steps: tuple[StepCounts, ...]
     """In the order in which they were carried out."""
     evaluation: Json | None = None
@@ -57,7 +59,7 @@ class CorpusCard:
 
     def counts(self) -> Json:
         """The part that people read: for data cards and reports."""
-        names = ("fingerprint", "datatrove", "read", "documents", "characters", "skipped", "evaluation")
+        names = ("fingerprint", "datatrove", "read", "documents", "characters", "skipped", "replaced", "evaluation")
         return {name: getattr(self, name) for name in names} | {"steps": [to_json(step) for step in self.steps]}
 
 

@@ -4,7 +4,7 @@ People write it as ``data.sources`` (data_prep/spec.py); Admit and `pretrain pla
 from run.json. Shards are prepared once per source and hold nothing of the mixture.
 
     stages([MixedSource(name="web", weight=3), MixedSource(name="code", weight=1)], [800, 90], steps=100, samples_per_step=8)
-    -> (Stage(from_step=1, first=0, samples=800, shares=(3/4, 1/4), counts=(600, 200)),)
+    -> (Stage(from_step=1, first=0, samples=800, shares=(3/4, 1/4)),)
 """
 
 from __future__ import annotations
@@ -47,13 +47,15 @@ class MixedSource:
     name: Annotated[str, SOURCE_NAME]
     """Names the source in metrics and report; two sources have two names."""
     weight: Weight | None = None
-    """Its share of the tokens, relative to the sum of all weights; at every sample of the run it is less than one sample from it.
-    A run that is continued may have other weights: they count from its checkpoint on. Give exactly one of ``weight`` and ``epochs``."""
+    """Its share of the tokens, relative to the sum of all weights; at every sample of the run, through all changes of a curriculum, it is
+    less than one sample from it. A run that is continued may have other weights: they count from its checkpoint on. Give exactly one of
+    ``weight`` and ``epochs``."""
     epochs: Annotated[float, Bounds(0, 1e6)] | None = None
     """How many passes over it the whole run makes; the sources with weights share the rest. Where every source has ``epochs``, they
     are relative: the shares follow from the sizes, and the run's steps decide how many passes it comes to."""
     curriculum: tuple[CurriculumStep, ...] = ()
-    """Other weights from later steps on, each until the next: [{"from_step": 8000, "weight": 0.5}]."""
+    """Other weights from later steps on, each until the next: [{"from_step": 8000, "weight": 0.5}]. Where a weight becomes 0, the part of
+    a sample that is still owed may come as one sample later."""
 
     def check(self) -> Iterator[Problem]:
         """Exactly one measure; steps of the curriculum rise."""
@@ -104,10 +106,9 @@ class Stage:
     first: int
     """Its first sample among all of the run, from 0."""
     samples: int
+    """0 of a stage that begins after the run's last step: the run may be continued into it."""
     shares: tuple[Fraction, ...]
     """What was asked for; the sum is 1."""
-    counts: tuple[int, ...]
-    """Samples of each source: its share of ``samples``, rounded up or down; the sum is ``samples``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +157,7 @@ def require_sequences(sources: Sequence[MixedSource], tokens: Sequence[int | Non
 
 
 def stages(sources: Sequence[MixedSource], available: Sequence[int | None], *, steps: int, samples_per_step: int) -> tuple[Stage, ...]:
-    """What every source contributes to a run, stage by stage; what begins after the last step is left out.
-
-    In each stage a source gets its share of the samples to within one, and what rounding gave or took counts in the next, so the
-    whole run comes to the asked shares as well. The order of the sources changes nothing.
+    """What is asked of every source, stage by stage. The order of the sources changes nothing.
 
     Args:
         sources: at least one, without ``mixture_problems``.
@@ -172,16 +170,24 @@ def stages(sources: Sequence[MixedSource], available: Sequence[int | None], *, s
     """
     total = steps * samples_per_step
     fixed = _epoch_shares(sources, available, total)
-    begins = [step for step in first_steps(sources) if step <= max(1, steps)]
-    owed = [Fraction(0)] * len(sources)
+    begins = first_steps(sources)
     found = []
-    for step, following in zip(begins, [*begins[1:], steps + 1], strict=True):
-        samples = (following - step) * samples_per_step
+    for step, following in zip(begins, [*begins[1:], LAST_STEP + 1], strict=True):
+        samples = max(0, min(following - 1, steps) - step + 1) * samples_per_step
         shares = _shares(sources, fixed, step)
-        counts = _rounded([share * samples for share in shares], owed, [source.name for source in sources])
-        owed = [owed[i] + shares[i] * samples - counts[i] for i in range(len(sources))]
-        found.append(Stage(from_step=step, first=(step - 1) * samples_per_step, samples=samples, shares=shares, counts=counts))
+        found.append(Stage(from_step=step, first=(step - 1) * samples_per_step, samples=samples, shares=shares))
     return tuple(found)
+
+
+def samples_by_source(sources: Sequence[MixedSource], made: Sequence[Stage]) -> tuple[int, ...]:
+    """Samples of each source in the whole run: its shares of all stages, rounded up or down to the run's number of samples."""
+    quotas = [sum((stage.shares[i] * stage.samples for stage in made), Fraction(0)) for i in range(len(sources))]
+    counts = [quota.numerator // quota.denominator for quota in quotas]
+    remainders = [quota - count for quota, count in zip(quotas, counts, strict=True)]
+    order = sorted(range(len(sources)), key=lambda i: (-remainders[i], sources[i].name))
+    for i in order[: int(sum(remainders))]:
+        counts[i] += 1
+    return tuple(counts)
 
 
 def leg_stages(sources: Sequence[MixedSource], tokens: Sequence[int | None], leg: LegSamples) -> tuple[Stage, ...] | None:
@@ -238,16 +244,6 @@ def _shares(sources: Sequence[MixedSource], fixed: Sequence[Fraction], step: int
     if rest and not whole:
         raise MixtureError(f"every weight is 0 from step {step} on, and epochs fill {float(1 - rest):.1%} of the run; give one a weight")
     return tuple(share + (rest * weight / whole if whole else 0) for share, weight in zip(fixed, weights, strict=True))
-
-
-def _rounded(quotas: Sequence[Fraction], owed: Sequence[Fraction], names: Sequence[str]) -> tuple[int, ...]:
-    """Whole numbers of the same sum, each its quota rounded up or down: largest remainders first, what is owed from before included."""
-    counts = [quota.numerator // quota.denominator for quota in quotas]
-    remainders = [quota - count for quota, count in zip(quotas, counts, strict=True)]
-    order = sorted((i for i, left in enumerate(remainders) if left), key=lambda i: (-(remainders[i] + owed[i]), names[i]))
-    for i in order[: int(sum(remainders))]:
-        counts[i] += 1
-    return tuple(counts)
 
 
 def _exact(number: float) -> Fraction:

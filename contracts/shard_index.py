@@ -150,6 +150,8 @@ class ShardIndex:
     """Of parts.json."""
     skipped: dict[str, Any] = field(default_factory=dict)
     """Documents of the source that are in no shard, by reason."""
+    replaced: dict[str, Any] = field(default_factory=dict)
+    """Documents with U+FFFD in the place of what no UTF-8 can hold (a "replace" policy), by reason."""
     tokenizer_loss: Count = 0
     """Documents in the shards whose tokens do not decode to their text."""
     left_out: dict[str, Any] = field(default_factory=dict)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from contracts.corpus_card import StepCounts
-from corpus.steps import SKIPPED
 
 DROPPED, CONTAMINATED = "dropped_", "contaminated_"
 Counts = Counter[str]
@@ -41,9 +40,9 @@ def step_counts(name: str, counts: Counts) -> StepCounts:
     return StepCounts(name=name, read=counts["total"], kept=counts["forwarded"], dropped=dict(sorted(dropped.items())))
 
 
-def skipped(reader: Counts) -> dict[str, int]:
-    """Records that the reading policies left out."""
-    return {name.removeprefix(SKIPPED): count for name, count in sorted(reader.items()) if name.startswith(SKIPPED)}
+def by_policy(reader: Counts, prefix: str) -> dict[str, int]:
+    """Records that the reading policies left out (SKIPPED) or changed (REPLACED), by reason."""
+    return {name.removeprefix(prefix): count for name, count in sorted(reader.items()) if name.startswith(prefix)}
 
 
 def written(folder: Path, tasks: int, block: int) -> list[str]:

@@ -15,11 +15,11 @@ from contracts.config import Json, to_json
 from contracts.corpus_card import CORPUS_CARD, DOCUMENTS_PREFIX, CorpusCard, card_bytes, parse_card
 from contracts.failure import BadInput
 from corpus import pipeline
-from corpus.counts import skipped, stage_counts, step_counts, written
+from corpus.counts import by_policy, stage_counts, step_counts, written
 from corpus.executor import Executor
 from corpus.failure_classes import NothingLeft
 from corpus.request import CorpusJob
-from corpus.steps import SourceReader
+from corpus.steps import REPLACED, SKIPPED, SourceReader
 from corpus.work import Work
 from data_prep.corpus_source import evaluation_spec, identify_corpus
 from data_prep.corpus_spec import DATATROVE
@@ -127,7 +127,7 @@ class _Preparation:
 
     def _check_skipped(self) -> None:
         reader = stage_counts(self._logs(pipeline.CLEAN), len(self.plan))[0]
-        counts = {reason: count for reason, count in skipped(reader).items() if reason != "empty"}
+        counts = {reason: count for reason, count in by_policy(reader, SKIPPED).items() if reason != "empty"}
         total, limit = sum(counts.values()), self.job.spec.max_skipped_share
         if total > limit * (reader["total"] + total):
             reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
@@ -168,6 +168,7 @@ class _Preparation:
         }
         return CorpusCard(
             fingerprint=job.fingerprint, source=source, datatrove=DATATROVE, read=reader["total"], documents=last["total"],
-            characters=last["doc_len"], skipped=skipped(reader), steps=tuple(steps), evaluation=sets, files=files,
+            characters=last["doc_len"], skipped=by_policy(reader, SKIPPED), replaced=by_policy(reader, REPLACED),
+            steps=tuple(steps), evaluation=sets, files=files,
             settings={"corpus": job.corpus.fingerprinted(), "reading": json.loads(json.dumps(to_json(job.spec.reading)))},
         )  # fmt: skip

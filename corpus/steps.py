@@ -30,6 +30,8 @@ from data_prep.spec import DataSpec
 Documents = Iterator[Document]
 SKIPPED = "skipped_"
 """Prefix of the reader's counts of records that a reading policy left out."""
+REPLACED = "replaced_"
+"""The same of documents that a policy has put U+FFFD into."""
 
 
 class SourceReader(PipelineStep):
@@ -55,8 +57,9 @@ class SourceReader(PipelineStep):
                 self.stat_update("total")
                 yield Document(text=document.text, id=identity, metadata={"set": segment.item.key} if self.name_sets else {})
             source.require_unchanged(segment.item)
-        for reason, count in skipped.counts.items():
-            self.stat_update(f"{SKIPPED}{reason}", value=count)
+        for prefix, counts in ((SKIPPED, skipped.counts), (REPLACED, skipped.replaced)):
+            for reason, count in counts.items():
+                self.stat_update(f"{prefix}{reason}", value=count)
 
 
 class RankReader(JsonlReader):

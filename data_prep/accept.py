@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from contracts.failure import readable
 from data_prep.failure_classes import CorruptSource
 from data_prep.sources import Kind
 from data_prep.spec import DataSpec
@@ -16,6 +17,8 @@ Reason = Literal[
     "empty", "invalid_utf8", "lone_surrogates", "too_long", "corrupt_record", "separator_in_text", "tokenizer_loss", "duplicate"
 ]
 EXAMPLES_PER_REASON = 3
+NAME_CHARACTERS = 200
+"""Of an id field's value in a sentence."""
 ONE_PER_LINE = "JSONL has one object per line (jq -c '.[]' turns an array into that, jq -c . a pretty-printed object)"
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -38,6 +41,8 @@ class Skipped:
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    replaced: Counter[str] = field(default_factory=Counter)
+    """Documents that a ``replace`` policy has put U+FFFD into, by the same reasons."""
 
     def add(self, reason: Reason, place: str) -> None:
         """Count one."""
@@ -45,6 +50,11 @@ class Skipped:
         known = self.examples.setdefault(reason, [])
         if len(known) < EXAMPLES_PER_REASON:
             known.append(place)
+
+
+def _number(digits: str) -> int | float:
+    """Python refuses to read whole numbers of more than 4,300 digits; nothing here depends on one."""
+    return int(digits) if len(digits) <= 4300 else float(digits)
 
 
 class Policies:
@@ -56,7 +66,7 @@ class Policies:
     def place(self, position: int, identity: object = None) -> str:
         """Where a document is, in words."""
         unit = "row" if self._kind in ("parquet", "arrow") else "byte"
-        named = f' ({self._spec.id_field}="{identity}")' if identity is not None else ""
+        named = f' ({self._spec.id_field}="{readable(str(identity)[:NAME_CHARACTERS])}")' if identity is not None else ""
         where = f" at {unit} {position}" if self._kind != "text" else ""
         return f"{self._object_uri}{where}{named}"
 
@@ -109,7 +119,7 @@ class Policies:
                 return None
             text = line.decode(errors="replace")
         try:
-            return json.loads(text)
+            return json.loads(text, parse_int=_number)
         except (ValueError, RecursionError) as error:
             whole = line.strip() in (b"{", b"[", b"[{") or line.lstrip()[:1] == b"["
             self.corrupt(offset, f"is no JSON ({error})" + (f"; {ONE_PER_LINE}" if whole else ""))
@@ -121,6 +131,7 @@ class Policies:
             choices = '"skip" or "replace"' if setting in ("invalid_utf8", "lone_surrogates") else '"skip"'
             raise CorruptSource(f"{self.place(position, identity)} {what}; repair it, or set data.{setting} to {choices}")
         if policy == "replace":
+            self._skipped.replaced[reason] += 1
             return True
         self._skipped.add(reason, self.place(position, identity))
         return False

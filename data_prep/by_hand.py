@@ -64,7 +64,8 @@ def summary(index: ShardIndex, out: str) -> str:
     per_token = train.text_bytes / max(1, train.tokens)
     lost = f"; {index.tokenizer_loss:,} documents do not decode to their text" if index.tokenizer_loss else ""
     skipped = "; skipped: " + ", ".join(f"{n:,} {reason}" for reason, n in index.skipped.items()) if index.skipped else ""
+    replaced = "; U+FFFD put into: " + ", ".join(f"{n:,} {reason}" for reason, n in index.replaced.items()) if index.replaced else ""
     return (
         f"{out}: {train.tokens:,} training tokens in {train.documents:,} documents and {len(train.shards)} shards, "
-        f"{validation.tokens:,} validation tokens, {per_token:.2f} bytes per token{lost}{skipped}; card.html shows more"
+        f"{validation.tokens:,} validation tokens, {per_token:.2f} bytes per token{lost}{skipped}{replaced}; card.html shows more"
     )

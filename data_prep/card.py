@@ -54,6 +54,7 @@ def make_card(
             "corpus": index.corpus,
             "skipped": {name: {"documents": n, "first": examples.get(name, [])[:3]} for name, n in sorted(skipped.items())},
             "left_out": {left.reason: {"files": left.files, "first": list(left.first)} for left in listing.left_out},
+            "replaced": index.replaced,
             "tokenizer_loss": {"documents": index.tokenizer_loss, "first": [p for record in records for p in record.lost_examples][:3]},
             "token_lengths": [{"from": 1 << k if k else 0, "to": (2 << k) - 1, "documents": n} for k, n in sorted(lengths.items()) if n],
             "encoder": {"name": encoder, "why": reason, "documents_compared": sum(record.compared for record in records)},

@@ -29,6 +29,7 @@ def page(content: dict[str, Any]) -> str:
         "<h2>Tokens by split</h2>" + bars([(name, facts["tokens"]) for name, facts in content["splits"].items()]),
         "<h2>Left out</h2>" + _skipped(content["skipped"]),
         "<h2>Files not read</h2>" + _skipped(content["left_out"], "files"),
+        "<h2>U+FFFD put in the place of characters</h2>" + _replaced(content["replaced"]),
         "<h2>Not decoding to their text</h2>" + _loss(content["tokenizer_loss"]),
         "<h2>Encoder</h2>" + _encoder(content["encoder"]),
         "<h2>Samples</h2>" + "".join(_sample(sample) for sample in content["samples"]),
@@ -75,6 +76,8 @@ def _corpus(corpus: dict[str, Any]) -> str:
     sets = corpus["evaluation"]
     found = "" if sets is None else f" Of {sets['documents']:,} evaluation texts {sets['too_short']:,} are too short to be found."
     told = f"{corpus['documents']:,} of {corpus['read']:,} documents are left, cleaned by datatrove {_text(corpus['datatrove'])}.{found}"
+    for words, counts in (("Skipped while reading", corpus.get("skipped")), ("U+FFFD put into", corpus.get("replaced"))):
+        told += f" {words}: {', '.join(f'{_text(reason)} {n:,}' for reason, n in counts.items())}." if counts else ""
     return f"<h2>Cleaned first</h2><p>{told}</p>" + table(("step", "read", "kept", "taken out"), rows)
 
 
@@ -93,6 +96,11 @@ def _skipped(skipped: dict[str, dict[str, Any]], unit: str = "documents") -> str
         return "<p>Nothing.</p>"
     rows = [(name.replace("_", " "), facts[unit], "; ".join(facts["first"])) for name, facts in skipped.items()]
     return table(("reason", unit, "the first"), rows)
+
+
+def _replaced(replaced: dict[str, int]) -> str:
+    rows = [(name.replace("_", " "), documents) for name, documents in replaced.items()]
+    return table(("reason", "documents"), rows) if rows else "<p>In no document.</p>"
 
 
 def _loss(loss: dict[str, Any]) -> str:

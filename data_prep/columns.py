@@ -1,26 +1,24 @@
-"""Parquet and Arrow files to rows of one text column. Memory: a page of the one or a record batch of the other, and a few rows."""
+"""Batches of Parquet and Arrow files to rows of one text column. Memory: a few texts beside the batch."""
 
 from __future__ import annotations
 
-import io
-import itertools
 from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from contracts.failure import BadInput
-from data_prep.declared_sizes import DICTIONARY_PAGE, MOST_BYTES, RECORD_BATCH, arrow_messages, parquet_pages
-from data_prep.failure_classes import CorruptSource
-from data_prep.store import READ_BYTES
 
 ROWS = 1024
 DECODED_BYTES = 32 << 20  # of texts written out at once
-ARROW_FILE_MAGIC = b"ARROW1"
+BYTES_OF = {
+    pa.types.is_string: pa.binary(),
+    pa.types.is_large_string: pa.large_binary(),
+    pa.types.is_string_view: pa.binary_view(),
+}
 
 
 class WrongType(NamedTuple):
@@ -48,108 +46,7 @@ class Columns(NamedTuple):
     identity: str | None
 
 
-def parquet_rows(file: BinaryIO, start: int, stop: int, columns: Columns, name: str) -> Iterator[Row]:
-    """Rows of the row groups that begin between ``start`` and ``stop``.
-
-    Raises:
-        BadInput: the column is missing or there are several of its name.
-        Exception: pyarrow's, when the file is damaged.
-    """
-    parquet = pq.ParquetFile(pa.PythonFile(file, mode="r"), buffer_size=1 << 20, pre_buffer=False)
-    wanted = _wanted(parquet.schema_arrow, columns, name)
-    row, begins = 0, 0
-    for group in range(parquet.metadata.num_row_groups):
-        facts = parquet.metadata.row_group(group)
-        if facts.num_rows and facts.num_columns:
-            first = facts.column(0)
-            begins = min((x for x in (first.data_page_offset, first.dictionary_page_offset) if x), default=begins)
-            if start <= begins < stop:
-                at = row
-                rows = _rows_at_once(file, facts, wanted, f"{name}, row group {group},")
-                for batch in parquet.iter_batches(batch_size=rows, row_groups=[group], columns=wanted, use_threads=False):
-                    yield from _rows(batch, columns, at)
-                    at += batch.num_rows
-        row += facts.num_rows
-
-
-def _rows_at_once(file: BinaryIO, group: Any, wanted: list[str], name: str) -> int:
-    """How many rows of a row group to read at once, so that neither many texts nor one of a dictionary, repeated, are too much memory.
-
-    Raises:
-        CorruptSource: a page of a wanted column is too large to read.
-    """
-    chunks = [group.column(i) for i in range(group.num_columns)]
-    size = sum(chunk.total_uncompressed_size for chunk in chunks)
-    rows: int = min(ROWS, READ_BYTES * group.num_rows // max(1, size))
-    for chunk in chunks:
-        if chunk.path_in_schema not in wanted:
-            continue
-        begin = min(x for x in (chunk.data_page_offset, chunk.dictionary_page_offset) if x)
-        # On disk headers are a few reads; in S3 they are the whole chunk once more, so they are looked at where the sum allows a large one.
-        everywhere = isinstance(file, io.RawIOBase) or chunk.total_uncompressed_size > MOST_BYTES
-        pages = parquet_pages(file, begin, begin + chunk.total_compressed_size)
-        for page in pages if everywhere else itertools.islice(pages, 1):
-            if page.bytes > MOST_BYTES:
-                raise CorruptSource(
-                    f'{name} has a page of {page.bytes} bytes in the column "{chunk.path_in_schema}", more than the {MOST_BYTES} that a '
-                    "worker reads at once; write it again with fewer rows in a page (pyarrow: write_table(table, write_batch_size=16)), "
-                    "or leave it out with data.include"
-                )
-            if page.kind == DICTIONARY_PAGE:
-                rows = min(rows, MOST_BYTES // max(1, page.bytes))
-    return max(1, rows)
-
-
-def arrow_rows(file: BinaryIO, columns: Columns, name: str) -> Iterator[Row]:
-    """Rows of an Arrow IPC file or stream (Feather version 2 is the former).
-
-    Raises:
-        BadInput: as for parquet.
-        Exception: pyarrow's, when the file is damaged.
-    """
-    magic = file.read(len(ARROW_FILE_MAGIC))
-    file.seek(0)
-    stored = pa.PythonFile(file, mode="r")
-    in_file = magic == ARROW_FILE_MAGIC
-    reader: Any = pa.ipc.open_file(stored) if in_file else pa.ipc.open_stream(stored)
-    _wanted(reader.schema, columns, name)
-    batches = (reader.get_batch(i) for i in range(reader.num_record_batches)) if in_file else iter(reader)
-    sizes = _batch_sizes(file, len(ARROW_FILE_MAGIC) + 2 if in_file else 0)
-    at = 0
-    for number in itertools.count():
-        size = next(sizes, 0)
-        if size > MOST_BYTES:
-            raise CorruptSource(
-                f"{name} has {size} bytes in record batch {number}, more than the {MOST_BYTES} that a worker reads at once; write it again "
-                "in smaller ones (pyarrow: write_table(table, max_chunksize=1000)), or as parquet, or leave it out with data.include"
-            )
-        batch = next(batches, None)
-        if batch is None:
-            return
-        batch.validate(full=True)  # a damaged file's offsets would be followed out of its memory
-        for first in range(0, batch.num_rows, ROWS):
-            yield from _rows(batch.slice(first, ROWS), columns, at + first)
-        at += batch.num_rows
-
-
-def _batch_sizes(file: BinaryIO, start: int) -> Iterator[int]:
-    """Decompressed bytes of each record batch or of a dictionary before it, whichever are more. Leaves the file where it was."""
-    largest = 0
-    messages = arrow_messages(file, start)
-    while True:
-        before = file.tell()
-        message = next(messages, None)
-        file.seek(before)
-        if message is None:
-            return
-        kind, size, _ = message
-        largest = max(largest, size)
-        if kind == RECORD_BATCH:
-            yield largest
-            largest = 0
-
-
-def _wanted(schema: Any, columns: Columns, name: str) -> list[str]:
+def wanted_columns(schema: Any, columns: Columns, name: str) -> list[str]:
     """What to read of a file: paths as parquet takes them."""
     found = []
     for column in (columns.text, columns.identity):
@@ -179,22 +76,56 @@ def _exists(schema: Any, column: str) -> bool:
     return True
 
 
-def _rows(batch: Any, columns: Columns, at: int) -> Iterator[Row]:
-    texts = _column(batch, columns.text)
-    identities: Any = [None] * batch.num_rows
-    if columns.identity is not None and _exists(batch.schema, columns.identity):
-        identities = _column(batch, columns.identity)
-    for first, count in _windows(texts, identities):
-        part = slice(first, first + count)
-        values = _values(texts.slice(first, count))
-        named = identities[part] if isinstance(identities, list) else _dense(identities.slice(first, count)).to_pylist()
-        yield from map(Row, range(at + first, at + first + count), values, named)
+def rows_of(batch: Any, columns: Columns, at: int) -> Iterator[Row]:
+    """The rows of a batch whose first has the number ``at``."""
+    texts = _as_bytes(_column(batch, columns.text))
+    texts.validate(full=True)  # offsets and indices; bytes that are no UTF-8 are the policies' to judge
+    names = _names(batch, columns.identity)
+    for low in range(0, batch.num_rows, ROWS):
+        part = [texts.slice(low, ROWS)] if names is None else [texts.slice(low, ROWS), names.slice(low, ROWS)]
+        for first, count in _windows(*part):
+            values, *named = (column.slice(first, count) for column in part)
+            begin = at + low + first
+            yield from map(Row, range(begin, begin + count), _values(values), _named(*named) or [None] * count)
+
+
+def _names(batch: Any, column: str | None) -> Any:
+    """The id field's column; None when there is none that reads."""
+    if column is None or not _exists(batch.schema, column):
+        return None
+    names = _column(batch, column)
+    try:
+        names.validate(full=True)
+    except pa.ArrowInvalid:
+        return None
+    return names
+
+
+def _named(names: Any = None) -> list[Any]:
+    """Values of the id field, or nothing. They serve sentences only: one that Python has no value for (a date beyond the year 9999, a
+    time zone that nobody knows) leaves documents without a name, and not the source unread.
+    """
+    try:
+        return [] if names is None else _dense(names).to_pylist()
+    except Exception:  # pyarrow, zoneinfo, pytz and pandas each have their own
+        return []
+
+
+def _as_bytes(column: Any) -> Any:
+    """Text as the bytes that it is stored as, without a copy."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return pa.DictionaryArray.from_arrays(column.indices, _as_bytes(column.dictionary))
+    for is_text, as_bytes in BYTES_OF.items():
+        if is_text(kind):
+            return column.view(as_bytes)
+    return column
 
 
 def _windows(*columns: Any) -> Iterator[tuple[int, int]]:
     """(first, count) of runs of rows whose values, each written out, take DECODED_BYTES at most, or of one row that takes more."""
     rows = len(columns[0])
-    ends = np.cumsum(sum((_lengths(column) for column in columns if not isinstance(column, list)), np.zeros(rows, np.int64)))
+    ends = np.cumsum(sum((_lengths(column) for column in columns), np.zeros(rows, np.int64)))
     first = 0
     while first < rows:
         done = int(ends[first - 1]) if first else 0

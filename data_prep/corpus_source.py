@@ -8,7 +8,7 @@ from typing import Any
 
 from contracts.failure import BadInput
 from data_prep.fingerprint import SourceListing, corpus_fingerprint
-from data_prep.sources import etag_of, list_source, local_path, split_s3
+from data_prep.sources import etag_of, list_source, local_bytes, local_path, split_s3
 from data_prep.spec import DataSpec
 
 
@@ -44,5 +44,5 @@ def _model_reference(uri: str, s3_client: Any) -> str:
         except FileNotFoundError:
             pass
     elif (path := local_path(uri)).is_file():
-        return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+        return f"sha256:{hashlib.sha256(local_bytes(path)).hexdigest()}"
     raise BadInput(f"data.corpus.language_filter.model {uri} does not exist; upload the fastText model or change the setting")

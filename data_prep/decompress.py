@@ -90,29 +90,35 @@ def _unzstd(stream: _Counted) -> Iterator[bytes]:
 
 
 def _unxz(stream: _Counted) -> Iterator[bytes]:
+    try:
+        yield from _streams(stream, lambda: lzma.LZMADecompressor(memlimit=WINDOW_BYTES))
+    except lzma.LZMAError as error:
+        if "memory" not in str(error).lower():
+            raise
+        raise TooMuch(f"needs more than {WINDOW_BYTES >> 20} MiB of memory; compress it again with xz -9 or less") from None
+
+
+def _unbz2(stream: _Counted) -> Iterator[bytes]:
+    return _streams(stream, bz2.BZ2Decompressor)  # BZ2File takes a damaged second stream for the end of the file
+
+
+def _streams(stream: _Counted, decompressor: Callable[[], Any]) -> Iterator[bytes]:
+    """Compressed streams one after the other, to the end of the file."""
     content = stream.read(READ_BYTES)
     while content:
-        decoder = lzma.LZMADecompressor(memlimit=WINDOW_BYTES)
+        decoder = decompressor()
         while not decoder.eof:
-            try:
-                block = decoder.decompress(content, READ_BYTES)
-            except lzma.LZMAError as error:
-                if "memory" not in str(error).lower():
-                    raise
-                raise TooMuch(f"needs more than {WINDOW_BYTES >> 20} MiB of memory; compress it again with xz -9 or less") from None
+            block = decoder.decompress(content, READ_BYTES)
             if block:
                 yield block
             content = b""
             if not decoder.eof and decoder.needs_input:
                 content = stream.read(READ_BYTES)
                 if not content:
-                    raise EOFError("xz")
-        content = (decoder.unused_data or stream.read(READ_BYTES)).lstrip(b"\0")  # streams may be padded
-
-
-def _unbz2(stream: _Counted) -> Iterator[bytes]:
-    with bz2.BZ2File(stream) as file:
-        yield from iter(lambda: file.read(READ_BYTES), b"")
+                    raise EOFError
+        content = decoder.unused_data.lstrip(b"\0")  # streams may be padded
+        while not content and (more := stream.read(READ_BYTES)):
+            content = more.lstrip(b"\0")
 
 
 _READERS = {"gz": _gunzip, "zst": _unzstd, "xz": _unxz, "bz2": _unbz2}

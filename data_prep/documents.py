@@ -6,7 +6,6 @@ Memory is bounded by max_line_bytes, max_document_bytes and a few blocks of 4 Mi
 from __future__ import annotations
 
 import codecs
-import csv
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -19,23 +18,31 @@ from data_prep.failure_classes import CorruptSource
 from data_prep.partition import Segment
 from data_prep.spec import DataSpec
 from data_prep.store import Source
+from data_prep.tables import table_rows
 
 if TYPE_CHECKING:
     from data_prep.columns import Row
 
 MISSING: Any = object()
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32's other mark begins as the first
 
 
 def _field(record: dict[str, Any], name: str) -> Any:
-    """A field by its name, or by a path of names with dots between; MISSING when there is none."""
+    """A field by its name, or by a path of names with dots between; MISSING when there is none, None where null stands on the way."""
     if name in record or "." not in name:
         return record.get(name, MISSING)
     value: Any = record
     for step in name.split("."):
+        if value is None:
+            return None
         if type(value) is not dict or step not in value:
             return MISSING
         value = value[step]
     return value
+
+
+def _without_mark(fields: list[str]) -> list[str]:
+    return [fields[0].removeprefix("\ufeff"), *fields[1:]]
 
 
 class SegmentReader:
@@ -73,6 +80,8 @@ class SegmentReader:
         limit = self.spec.max_document_bytes
         content = bytearray()
         for block in self._blocks(self.store.open(self.segment.item)):
+            if not content:
+                self._refuse_utf16(block)
             content += block
             if len(content) > limit:
                 self._policies.apply(
@@ -88,13 +97,16 @@ class SegmentReader:
         loads, accept = orjson.loads, self._policies.accept
         for offset, line in self._lines():
             if line is None:
-                self._policies.corrupt(offset, f"is a line of more than max_line_bytes={self.spec.max_line_bytes}")
+                self._policies.corrupt(offset, f"is a line of more than max_line_bytes={self.spec.max_line_bytes}; {ONE_PER_LINE}")
                 continue
             if not line or line.isspace():
                 continue
             try:
                 record = loads(line)
             except orjson.JSONDecodeError:
+                line = line.removeprefix(codecs.BOM_UTF8)  # of a file that was joined to the one before
+                if not line.strip():
+                    continue
                 record = self._policies.parse_slowly(line, offset)
                 if record is None:
                     continue
@@ -111,7 +123,8 @@ class SegmentReader:
                 yield document
 
     def _columns(self) -> Iterator[Document]:
-        from data_prep.columns import Columns, arrow_rows, parquet_rows  # pyarrow: 0.2 s and 35 MiB in every process
+        from data_prep.column_files import arrow_rows, parquet_rows  # pyarrow: 0.2 s and 35 MiB in every process
+        from data_prep.columns import Columns
 
         columns, segment = Columns(self.spec.text_field, self.spec.id_field), self.segment
         with self.store.open_seekable(segment.item) as file:
@@ -146,41 +159,26 @@ class SegmentReader:
         return self._policies.accept_bytes(row.text, row.position, row.identity)
 
     def _table(self) -> Iterator[Document]:
-        """CSV and TSV with a header, quoted as RFC 4180 says; fields may hold line ends."""
-        starts: list[int] = []
-        csv.field_size_limit(self.spec.max_line_bytes)
-        # Strict, since an unclosed quote would otherwise swallow the rest of the file as text.
-        rows = csv.reader(self._table_lines(starts), delimiter="\t" if self.segment.kind == "tsv" else ",", strict=True)
+        """CSV and TSV with a header."""
         header: list[str] | None = None
         place: dict[str, int] = {}
-        while True:
-            starts.clear()
-            try:
-                row = next(rows, None)
-            except csv.Error as error:
-                self._policies.corrupt(starts[0] if starts else 0, f"is no {self.segment.kind.upper()} row ({error})")
-                continue
-            if row is None:
-                return
-            at = starts[0] if starts else 0
-            if not row:
-                continue
+        for row in table_rows(self._lines(), self.segment.kind, self.spec.max_line_bytes):
             if header is None:
-                header, place = row, self._header(row)
-            elif len(row) != len(header):
-                self._policies.corrupt(at, f"has {len(row)} fields, the header has {len(header)}")
+                if row.damage is not None:
+                    raise self._policies.damaged(f"has no header: its first line {row.damage}")
+                header, place = row.fields, self._header(row.fields)
+            elif row.damage is not None:
+                self._policies.corrupt(row.at, row.damage)
+            elif len(row.fields) != len(header):
+                self._policies.corrupt(row.at, f"has {len(row.fields)} fields, the header has {len(header)}")
+            elif len(header) > 1 and _without_mark(row.fields) == header:
+                continue  # of a file that was joined to the one before
             else:
-                identity = row[place["id"]] if "id" in place else None
-                document = self._policies.accept_bytes(row[place["text"]].encode(errors="surrogateescape"), at, identity)
+                identity = row.fields[place["id"]] if "id" in place else None
+                text = row.fields[place["text"]].encode(errors="surrogateescape")
+                document = self._policies.accept_bytes(text, row.at, identity)
                 if document is not None:
                     yield document
-
-    def _table_lines(self, starts: list[int]) -> Iterator[str]:
-        for offset, line in self._lines():
-            starts.append(offset)
-            if line is None:
-                raise csv.Error(f"a line of more than max_line_bytes={self.spec.max_line_bytes}")
-            yield line.decode(errors="surrogateescape") + "\n"
 
     def _header(self, names: list[str]) -> dict[str, int]:
         place = {}
@@ -206,8 +204,10 @@ class SegmentReader:
         dropping = not whole and segment.start > 0
         tail = b""
         for number, block in enumerate(self._blocks(self.store.open(segment.item, at))):
-            if number == 0 and at == 0 and block.startswith(codecs.BOM_UTF8):
-                at, block = len(codecs.BOM_UTF8), block[len(codecs.BOM_UTF8) :]
+            if number == 0 and at == 0:
+                self._refuse_utf16(block)
+                if block.startswith(codecs.BOM_UTF8):
+                    at, block = len(codecs.BOM_UTF8), block[len(codecs.BOM_UTF8) :]
             if dropping:
                 cut = block.find(b"\n") + 1
                 at += cut or len(block)
@@ -233,6 +233,14 @@ class SegmentReader:
         if tail:
             yield at, tail
 
+    def _refuse_utf16(self, begin: bytes) -> None:
+        """A file in UTF-16 is none of single bad bytes, which data.invalid_utf8 is about; to skip it is to skip all of it, counted."""
+        if begin.startswith(UTF16_MARKS) and self.spec.invalid_utf8 != "skip":
+            raise CorruptSource(
+                f"{self.object_uri} is UTF-16 or UTF-32, not UTF-8; "
+                "convert it (iconv -f UTF-16 -t UTF-8), or leave it out with data.include"
+            )
+
     def _blocks(self, stream: BinaryIO) -> Iterator[bytes]:
         """Decompressed blocks; a damaged or truncated object raises."""
         compression = self.segment.compression
@@ -246,7 +254,8 @@ class SegmentReader:
         except JobFailure:
             raise
         except Exception as error:  # each library has its own
-            raise self._policies.damaged(f"does not decompress ({error})") from error
+            what = "cannot be read" if compression == "none" else "does not decompress"
+            raise self._policies.damaged(f"{what} ({error})") from error
 
     def _field_hint(self, record: Any) -> str:
         return f" (it has {', '.join(map(str, list(record)[:8]))}; data.text_field names it)" if isinstance(record, dict) and record else ""

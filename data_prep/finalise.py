@@ -78,13 +78,13 @@ def _damaged(name: str) -> CorruptShard:
     )
 
 
-def skipped_counts(records: Iterable[PartRecord]) -> dict[str, int]:
-    """Documents left out, by reason."""
-    counts: dict[str, int] = {}
-    for record in records:
-        for reason, count in record.skipped.items():
-            counts[reason] = counts.get(reason, 0) + count
-    return dict(sorted(counts.items()))
+def by_reason(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """The sums of all parts' counts, sorted by reason."""
+    sums: dict[str, int] = {}
+    for part in counts:
+        for reason, count in part.items():
+            sums[reason] = sums.get(reason, 0) + count
+    return dict(sorted(sums.items()))
 
 
 def part_facts(sources: Sequence[tuple[SourceRange, ...]], records: Sequence[PartRecord], groups: Iterable[Packing]) -> Iterator[PartFacts]:
@@ -196,5 +196,5 @@ def unigram_entropy(store: Store, split: Split, facts: TokenizerFacts) -> float 
 def left_out(records: Sequence[PartRecord]) -> str:
     """What became of the documents when none was left."""
     held_out = sum(piece.shard.documents for record in records for piece in record.validation)
-    skipped = ", ".join(f"{count} {reason}" for reason, count in skipped_counts(records).items()) or "none"
+    skipped = ", ".join(f"{count} {reason}" for reason, count in by_reason(record.skipped for record in records).items()) or "none"
     return f"skipped: {skipped}; held out for validation: {held_out}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def walk(root: Path) -> Iterator[SourceObject]:
 
     Raises:
         AccessDenied: a folder that this user may not read.
-        BadInput: a link to nothing or back to a folder above it, a name that is no UTF-8.
+        BadInput: a link to nothing or back to a folder above it, a pipe, socket or device, a name that is no UTF-8.
     """
     yield from _walk(root, "", (os.path.realpath(root),))
 
@@ -32,15 +33,21 @@ def _walk(folder: Path, prefix: str, above: tuple[str, ...]) -> Iterator[SourceO
         key = prefix + entry.name
         if not entry.name.isprintable() and not _is_utf8(entry.name):
             raise BadInput(f"{folder} holds a file whose name is no UTF-8 ({os.fsencode(entry.name)!r}); rename it")
-        if entry.is_dir():
+        try:
+            mode = entry.stat().st_mode
+        except FileNotFoundError:
+            raise BadInput(f"{entry.path} is a link to nothing; repair or remove it") from None
+        except OSError as error:  # a link to itself, or into a folder that may not be read
+            raise AccessDenied(f"{entry.path} below the source cannot be read ({error.strerror}); repair or remove it") from None
+        if stat.S_ISDIR(mode):
             real = os.path.realpath(entry.path)
             if real in above:
                 raise BadInput(f"{entry.path} is a link to a folder that it lies in, so that its files never end; remove the link")
             yield from _walk(Path(entry.path), key + "/", (*above, real))
-        elif entry.is_file():
+        elif stat.S_ISREG(mode):
             yield SourceObject(key, entry.stat().st_size, "")
-        elif entry.is_symlink():
-            raise BadInput(f"{entry.path} is a link to nothing; repair or remove it")
+        else:
+            raise BadInput(f"{entry.path} is no file but a pipe, a socket or a device; move it out of the source")
 
 
 def _is_utf8(name: str) -> bool:

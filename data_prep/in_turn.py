@@ -28,6 +28,7 @@ from data_prep.request import Job
 from data_prep.source_access import identified_each, open_source, open_store
 from data_prep.sources import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, local_path
 from data_prep.spec import DataSpec
+from data_prep.store import disk_errors
 from data_prep.tokenizer import TokenizerFiles
 from data_prep.tokenizer_source import Text, obtain
 
@@ -131,7 +132,8 @@ def prepare_source(
     _require_apart(found, out_uri)
     parent = out.root / ".work" if isinstance(out, LocalStore) else None  # same file system: a finished part is a rename
     if parent is not None:
-        parent.mkdir(parents=True, exist_ok=True)
+        with disk_errors(str(parent)):
+            parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="scratch-", dir=parent, ignore_cleanup_errors=True) as scratch:
         job = Job(
             spec=spec, listing=found.listing, fingerprint=found.fingerprint, name=name, tokenizer_reference=found.tokenizer_reference,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from contracts.config import SpecError
-from contracts.failure import BadInput, JobFailure, Unexpected, write_failure
+from contracts.failure import BadInput, JobFailure, Unexpected, readable, write_failure
 from data_prep.failure_classes import Interrupted
 
 
@@ -47,4 +47,4 @@ def fail(failure: JobFailure, in_container: bool) -> int:
 
 def say(sentence: str) -> None:
     """A line of the job's log."""
-    print(sentence, flush=True)
+    print(readable(sentence), flush=True)

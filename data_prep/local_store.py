@@ -9,8 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
+from contracts.failure import CorruptShard
+from contracts.shard_index import Shard
 from data_prep.failure_classes import AccessDenied
 from data_prep.fingerprint import SourceObject
+from data_prep.shards import check_shard
 from data_prep.sources import local_etag, local_path
 from data_prep.store import Store, changed, disk_errors
 
@@ -24,7 +27,14 @@ class LocalStore(Store):
 
     def read(self, key: str) -> bytes:
         """A whole small file."""
-        return (self.root / key).read_bytes()
+        try:
+            return (self.root / key).read_bytes()
+        except NotADirectoryError:
+            raise FileNotFoundError(key) from None
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise AccessDenied(f"{self.root / key} cannot be read ({error.strerror}); choose another folder, or repair it") from None
 
     def write(self, key: str, content: bytes) -> None:
         """Put a small object, whole."""
@@ -74,6 +84,14 @@ class LocalStore(Store):
         """Remove everything below a prefix."""
         shutil.rmtree(self.root / prefix, ignore_errors=True)
 
+    def intact(self, shard: Shard) -> bool:
+        """Its checksums hold: files can be edited."""
+        try:
+            check_shard(self.root, shard, "full")
+        except CorruptShard:
+            return False
+        return True
+
     def exists(self, key: str) -> bool:
         """Whether the object is there."""
         return (self.root / key).is_file()
@@ -84,9 +102,9 @@ class LocalStore(Store):
         try:
             etag = local_etag(path)
             file = path.open("rb", buffering=0)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise changed(self.uri, item.key, "was removed") from None
-        except PermissionError as error:
+        except OSError as error:
             raise AccessDenied(f"{path} cannot be read ({error.strerror})") from None
         if item.etag and etag != item.etag:
             file.close()

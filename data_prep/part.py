@@ -161,6 +161,7 @@ class _PartRun:
             text_bytes={name: split.text_bytes for name, split in self.splits.items()},
             skipped=dict(sorted(self.skipped.counts.items())),
             skipped_examples=self.skipped.examples,
+            replaced=dict(sorted(self.skipped.replaced.items())),
             first_repeats=self.repeats.first,
             lost=self.lost.counts["tokenizer_loss"],
             lost_examples=tuple(self.lost.examples.get("tokenizer_loss", ())),

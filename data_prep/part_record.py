@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from contracts.config import Bounds
@@ -54,6 +54,8 @@ class PartRecord:
     """Documents left out, by reason."""
     skipped_examples: dict[str, Any]
     """Where the first few were."""
+    replaced: dict[str, int] = field(default_factory=dict)
+    """Documents with U+FFFD in the place of what no UTF-8 can hold, by reason."""
     first_repeats: tuple[int, ...] = ()
     """Part, segment and position of the document that the first duplicate repeats."""
     lost: int = 0

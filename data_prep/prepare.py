@@ -19,7 +19,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from contracts.failure import BadInput, JobFailure
+from contracts.failure import BadInput, CorruptShard, JobFailure
 from contracts.files import INDEX_FILE, PARTS_FILE
 from contracts.shard_index import FORMAT_VERSION, SPLITS, ShardIndex, Splits, dtype_for, index_bytes, parse_index
 from data_prep.begin import begin, join, setup
@@ -28,6 +28,7 @@ from data_prep.coordination import Together
 from data_prep.deduplicate import find_repeats, with_originals
 from data_prep.fidelity import lossless
 from data_prep.finalise import (
+    by_reason,
     check_loss,
     check_skipped,
     check_stored,
@@ -35,7 +36,6 @@ from data_prep.finalise import (
     left_out,
     packings,
     part_facts,
-    skipped_counts,
     unigram_entropy,
 )
 from data_prep.gate import SampleCheck
@@ -82,11 +82,18 @@ def prepare(job: Job) -> ShardIndex | None:
 
 
 def read_finished(out: Store) -> ShardIndex | None:
-    """The index when the data set is complete."""
+    """The index when the data set is complete.
+
+    Raises:
+        CorruptShard: there is one that does not read.
+    """
+    where = f"{out.uri.rstrip('/')}/{INDEX_FILE}"
     try:
-        return parse_index(json.loads(out.read(INDEX_FILE)), f"{out.uri}/{INDEX_FILE}")
+        return parse_index(json.loads(out.read(INDEX_FILE)), where)
     except FileNotFoundError:
         return None
+    except (ValueError, RecursionError) as error:
+        raise CorruptShard(f"{where} is no JSON ({error}); delete the folder and run again") from None
 
 
 def _finished(job: Job) -> ShardIndex | None:
@@ -178,7 +185,8 @@ def _finish(
         splits=Splits(train=splits["train"], validation=replace(splits["validation"], unigram_entropy_nats=entropy)),
         spec=manifest.settings,
         tokenizer_loss=sum(record.lost for record in records),
-        skipped=skipped_counts(records),
+        skipped=by_reason(record.skipped for record in records),
+        replaced=by_reason(record.replaced for record in records),
         left_out={left.reason: left.files for left in job.listing.left_out},
         corpus={} if job.corpus is None else job.corpus.counts(),
         parts_sha256=hashlib.sha256(parts).hexdigest(),

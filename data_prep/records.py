@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from contracts.config import SpecError, parse, to_json
-from contracts.shard_index import SPLITS
+from contracts.shard_index import SPLITS, Shard
 from data_prep.coordination import Together
 from data_prep.failure_classes import InstanceLost
 from data_prep.gate import SampleCheck
@@ -45,7 +45,7 @@ def kept_records(job: Job, origins: Mapping[int, str]) -> Records:
     held = _held(job)
     for key in sorted(listed):
         record = _read(job, key, names[key], origins)
-        if record is not None and _has_pieces(record, held):
+        if record is not None and _has_pieces(record, held) and all(job.out.intact(shard) for shard in _shards(record)):
             records[record.part] = record
     if len(records) < len(listed):
         job.say(
@@ -70,9 +70,12 @@ def _held(job: Job) -> dict[str, int]:
     return {key: size for prefix in (PIECES_PREFIX, *(f"{split}/" for split in SPLITS)) for key, size in job.out.sizes(prefix).items()}
 
 
+def _shards(record: PartRecord) -> list[Shard]:
+    return [piece.shard for split in SPLITS for piece in record.pieces(split)]
+
+
 def _has_pieces(record: PartRecord, held: Mapping[str, int]) -> bool:
-    shards = [piece.shard for split in SPLITS for piece in record.pieces(split)]
-    return all(held.get(s.name) == s.bytes and held.get(s.ends_name) == s.ends_bytes for s in shards)
+    return all(held.get(s.name) == s.bytes and held.get(s.ends_name) == s.ends_bytes for s in _shards(record))
 
 
 def own_progress(job: Job, mine: Sequence[Part], records: Records) -> Progress:
@@ -95,7 +98,7 @@ def run_parts(
 
 
 def _counts(record: PartRecord) -> Counts:
-    shards = [piece.shard for split in SPLITS for piece in record.pieces(split)]
+    shards = _shards(record)
     return Counts(record.stored_bytes, sum(shard.documents for shard in shards), sum(shard.tokens for shard in shards))
 
 

@@ -68,7 +68,7 @@ def list_source(uri: str, include: Iterable[str] = (), s3_client: Any = None, *,
     if not root.is_dir():
         raise SourceEmpty(f"data.source {uri} is no folder; name the folder that holds the text files")
     found = select(walk(root), uri, include, any_ending=any_ending)
-    return replace(found, objects=tuple(replace(item, etag=_readableetag_of(root / item.key)) for item in found.objects))
+    return replace(found, objects=tuple(replace(item, etag=_readable_etag_of(root / item.key)) for item in found.objects))
 
 
 def select(objects: Iterable[SourceObject], uri: str, include: Iterable[str], *, any_ending: bool) -> SourceListing:
@@ -79,7 +79,7 @@ def select(objects: Iterable[SourceObject], uri: str, include: Iterable[str], *,
     """
     globs, known, left = tuple(include), [], LeftOutCounts()
     for item in objects:
-        if item.key.endswith("/"):
+        if item.key.endswith("/") and not item.size:
             continue  # S3's markers of folders
         if _hidden(item.key):
             left.add("hidden", item.key)
@@ -120,7 +120,7 @@ class LeftOutCounts:
         return tuple(LeftOut(reason, count, tuple(self.first[reason])) for reason, count in sorted(self.counts.items()))
 
 
-def _readableetag_of(path: Path) -> str:
+def _readable_etag_of(path: Path) -> str:
     try:
         return local_etag(path)
     except OSError as error:
@@ -177,7 +177,7 @@ def tokenizer_reference(tokenizer: TokenizerSpec, s3_client: Any = None) -> str:
     path = local_tokenizer(uri)
     config = path.with_name(TOKENIZER_CONFIG_FILE)
     files = (path, config) if config.is_file() else (path,)
-    return "sha256:" + "+".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    return "sha256:" + "+".join(hashlib.sha256(local_bytes(file)).hexdigest() for file in files)
 
 
 def s3_tokenizer_candidates(uri: str) -> tuple[str, ...]:
@@ -199,6 +199,18 @@ def local_tokenizer(uri: str) -> Path:
     if not path.is_file():
         raise BadInput(f"data.tokenizer.uri {uri} names no tokenizer.json and no folder that holds one")
     return path
+
+
+def local_bytes(path: Path) -> bytes:
+    """A small file's content.
+
+    Raises:
+        AccessDenied: this user cannot read it.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AccessDenied(f"{path} cannot be read ({error.strerror}); grant access, or name another file") from None
 
 
 def split_s3(uri: str) -> tuple[str, str]:

@@ -68,9 +68,9 @@ class SourceFields:
     id_field: str | None = None
     """Field or column that names a document in messages; null uses object and position."""
     invalid_utf8: BadText = "fail"
-    """Bytes that are no UTF-8: stop, skip the document, or put U+FFFD in their place."""
+    """Bytes that are no UTF-8: stop, skip the document, or put U+FFFD in their place and count it. A file in UTF-16 is skipped or stops."""
     lone_surrogates: BadText = "replace"
-    """JSON escapes such as \\ud800 that no UTF-8 can hold: stop, skip the document, or put U+FFFD in their place."""
+    """JSON escapes such as \\ud800 that no UTF-8 can hold: stop, skip the document, or put U+FFFD in their place and count it."""
     empty_documents: Literal["fail", "skip"] = "skip"
     """Documents without text."""
     max_document_bytes: Annotated[int, Bounds(1, 1 << 30)] = 16 << 20
@@ -78,9 +78,10 @@ class SourceFields:
     long_documents: Literal["fail", "skip"] = "fail"
     """Documents longer than that."""
     max_line_bytes: Annotated[int, Bounds(2, 1 << 30)] = 64 << 20
-    """Longest JSONL line in bytes; a longer one counts as a corrupt record. Bounds the memory of a worker."""
+    """Longest JSONL line, or all lines of a CSV row, in bytes; a longer one counts as a corrupt record. Bounds the memory of a worker."""
     corrupt_records: Literal["fail", "skip"] = "fail"
-    """Lines that are no JSON object, rows without the text field, overlong lines: stop, or skip and count."""
+    """Lines that are no JSON object, rows without the text field, overlong lines: stop, or skip and count. A damaged CSV row costs its
+    first line; the lines after it are read as rows again."""
     max_skipped_share: Annotated[float, Bounds(0.0, 1.0)] = 0.001
     """With a ``skip`` policy: the job fails when more than this share of the documents was skipped; empty ones and duplicates do not
     count."""

@@ -13,10 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from contracts.shard_index import Shard
 from data_prep.failure_classes import AccessDenied, DiskFull, SourceChanged
 from data_prep.fingerprint import SourceObject
 
 READ_BYTES = 4 << 20
+REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG})
+"""The user may not write there, or a file or link stands where a folder must be, or no such name can be."""
 
 
 class Source(ABC):
@@ -76,6 +79,11 @@ class Store(Source):
     def delete(self, prefix: str) -> None:
         """Remove every object whose key begins with ``prefix`` (a folder, ending in "/")."""
 
+    def intact(self, shard: Shard) -> bool:
+        """Whether a shard that is there with its sizes is the one that was written. Objects in S3 are: nothing edits them in place."""
+        del shard
+        return True
+
     def exists(self, key: str) -> bool:
         """Whether the object is there."""
         try:
@@ -100,6 +108,6 @@ def disk_errors(what: str, fix: str = "raise data.volume_size_gb (parts in work 
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(f"no space left while writing {what}; {fix} or free the disk") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in REFUSED:
             raise AccessDenied(f"writing {what} was refused ({error.strerror}); choose a folder that this user may write") from error
         raise

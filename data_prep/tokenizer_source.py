@@ -18,6 +18,7 @@ from data_prep.sources import (
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
     beside,
+    local_bytes,
     local_tokenizer,
     parse_hub,
     s3_tokenizer_candidates,
@@ -65,7 +66,8 @@ def obtain(texts: Sequence[Text], s3_client: Any, say: Callable[[str], None]) ->
     if uri.startswith("s3://"):
         return _from_s3(uri, s3_client)
     path = local_tokenizer(uri)
-    return TokenizerFiles(path.read_bytes(), _optional(path.with_name(TOKENIZER_CONFIG_FILE).read_bytes))
+    config = path.with_name(TOKENIZER_CONFIG_FILE)
+    return TokenizerFiles(local_bytes(path), local_bytes(config) if config.is_file() else None)
 
 
 def _from_s3(uri: str, client: Any) -> TokenizerFiles:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from contracts.config import Json
-from contracts.mixture import LegSamples, first_steps, leg_stages, samples_of
+from contracts.mixture import LegSamples, first_steps, leg_stages, samples_by_source, samples_of
 from data_prep.spec import DataSpec
 from training.spec import TrainingSpec, tokens_per_step, total_steps
 
@@ -59,10 +59,11 @@ def leg_mixture(
     made = leg_stages(sources, training_tokens, leg_samples("", training, hosts)) if sources else None
     if made is None:
         return None
+    counts = samples_by_source(sources, made)
     found = []
     for i, source in enumerate(sources):
-        samples, size = sum(stage.counts[i] for stage in made), samples_of(training_tokens[i] or 0, length)
-        shares = tuple((stage.from_step, float(stage.shares[i])) for stage in made)
+        samples, size = counts[i], samples_of(training_tokens[i] or 0, length)
+        shares = tuple((stage.from_step, float(stage.shares[i])) for stage in made if stage.samples or stage.from_step == 1)
         epochs = samples / size if size else None
         found.append(SourceShare(name=source.name, shares=shares, tokens=samples * length, epochs=epochs))
     return tuple(found)

@@ -23,7 +23,7 @@ from contracts.shard_index import FORMAT_VERSION, Shard, ShardIndex, Split, Spli
 from data_prep.shards import ShardWriter, open_tokens
 from training.loader import ShardLoader
 from training.loader_state import write_state
-from training.mixture_order import Mixture, Position, Stage
+from training.mixture_order import Mixture, MixtureOrder, Position, Stage
 from training.token_shards import TokenShards
 
 ROOT = Path(__file__).parents[2]
@@ -208,7 +208,8 @@ def state_at(config: ShardLoader.Config, token: int) -> dict[str, Any]:
     weights = config.mixture.stages[0].weights
     periods = places // sum(weights) // 2 * 2
     counts = tuple(weight * periods for weight in weights)
-    position = Position(place=sum(counts), cursors=counts, weights=weights, counts=counts)
+    schedule = MixtureOrder(config.mixture.stages).schedule
+    position = Position(place=sum(counts), cursors=counts, counts=counts, schedule=schedule)
     return write_state(position, tuple(config.mixture.folders))
 
 

@@ -20,6 +20,7 @@ from contracts.mixture import (
     read_mixture,
     read_tokens,
     require_sequences,
+    samples_by_source,
     samples_of,
     stages,
 )
@@ -64,16 +65,12 @@ def test_shares_are_exact_and_every_sample_is_somebodys(case: tuple[list[MixedSo
     asked = [Fraction(0)] * len(sources)
     for stage in found:
         assert sum(stage.shares) == 1
-        assert sum(stage.counts) == stage.samples
-        for i, (count, share) in enumerate(zip(stage.counts, stage.shares, strict=True)):
-            assert abs(count - share * stage.samples) < 1
-            assert count >= 0
-            assert share > 0 or count == 0
-            asked[i] += share * stage.samples
-    for i, item in enumerate(sources):
-        assert abs(sum(stage.counts[i] for stage in found) - asked[i]) < 2  # one stage gives back what another took
-        if item.epochs is not None:
-            assert asked[i] == Fraction(str(item.epochs)) * sizes[i]
+        asked = [before + share * stage.samples for before, share in zip(asked, stage.shares, strict=True)]
+    counts = samples_by_source(sources, found)
+    assert sum(counts) == steps * per_step
+    for item, size, count, quota in zip(sources, sizes, counts, asked, strict=True):
+        assert quota - 1 < count < quota + 1
+        assert item.epochs is None or quota == Fraction(str(item.epochs)) * size
 
 
 @given(mixtures(), st.randoms(use_true_random=False))
@@ -81,44 +78,60 @@ def test_the_order_of_the_sources_changes_nothing(case: tuple[list[MixedSource],
     sources, sizes, steps, per_step = case
     order = list(range(len(sources)))
     random.shuffle(order)  # type: ignore[attr-defined]
+    moved = [sources[i] for i in order]
     one = stages(sources, sizes, steps=steps, samples_per_step=per_step)
-    other = stages([sources[i] for i in order], [sizes[i] for i in order], steps=steps, samples_per_step=per_step)
-    assert [tuple(stage.counts[i] for i in order) for stage in one] == [stage.counts for stage in other]
+    other = stages(moved, [sizes[i] for i in order], steps=steps, samples_per_step=per_step)
+    assert [tuple(stage.shares[i] for i in order) for stage in one] == [stage.shares for stage in other]
+    counts = samples_by_source(sources, one)
+    assert tuple(counts[i] for i in order) == samples_by_source(moved, other)
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=16), st.integers(1, 1000), st.integers(1, 500))
 def test_only_the_ratio_of_weights_counts(weights: list[int], scale: int, steps: int) -> None:
     def counts(factor: int) -> tuple[int, ...]:
         mixed = [source(NAMES[i], weight * factor) for i, weight in enumerate(weights)]
-        return stages(mixed, [None] * len(mixed), steps=steps, samples_per_step=8)[0].counts
+        return samples_by_source(mixed, stages(mixed, [None] * len(mixed), steps=steps, samples_per_step=8))
 
     assert counts(1) == counts(scale)
 
 
+def counts_of(sources: list[MixedSource], sizes: list[int | None], steps: int, per_step: int) -> tuple[int, ...]:
+    return samples_by_source(sources, stages(sources, sizes, steps=steps, samples_per_step=per_step))
+
+
 def test_decimal_weights_are_taken_as_written() -> None:
-    (stage,) = stages([source("a", 0.1), source("b", 0.2), source("c", 0.7)], [None] * 3, steps=10, samples_per_step=1)
-    assert stage.counts == (1, 2, 7)
+    mixed = [source("a", 0.1), source("b", 0.2), source("c", 0.7)]
+    (stage,) = stages(mixed, [None] * 3, steps=10, samples_per_step=1)
     assert stage.shares == (Fraction(1, 10), Fraction(2, 10), Fraction(7, 10))
+    assert counts_of(mixed, [None] * 3, 10, 1) == (1, 2, 7)
 
 
 def test_epochs_fix_a_share_and_weights_take_the_rest() -> None:
-    (stage,) = stages([source("small", epochs=4), source("web", 3), source("code", 1)], [50, 900, 900], steps=100, samples_per_step=10)
-    assert stage.counts == (200, 600, 200)
+    assert counts_of([source("small", epochs=4), source("web", 3), source("code", 1)], [50, 900, 900], 100, 10) == (200, 600, 200)
 
 
 def test_where_all_have_epochs_the_sizes_give_the_shares() -> None:
-    (stage,) = stages([source("a", epochs=1), source("b", epochs=2)], [600, 100], steps=80, samples_per_step=10)
-    assert stage.counts == (600, 200)
-    (half,) = stages([source("a", epochs=1), source("b", epochs=2)], [600, 100], steps=40, samples_per_step=10)
-    assert half.counts == (300, 100)
+    mixed = [source("a", epochs=1), source("b", epochs=2)]
+    assert counts_of(mixed, [600, 100], 80, 10) == (600, 200)
+    assert counts_of(mixed, [600, 100], 40, 10) == (300, 100)
 
 
 def test_a_curriculum_changes_weights_from_its_step_on() -> None:
     mixed = [source("web", 1, s51=0), source("code", 0, s51=1), source("fixed", epochs=1)]
     first, second = stages(mixed, [9, 9, 200], steps=100, samples_per_step=4)
-    assert (first.from_step, first.samples, first.counts) == (1, 200, (100, 0, 100))
-    assert (second.from_step, second.first, second.counts) == (51, 200, (0, 100, 100))
-    assert len(stages(mixed, [9, 9, 200], steps=50, samples_per_step=4)) == 1
+    half, none = Fraction(1, 2), Fraction(0)
+    assert (first.from_step, first.samples, first.shares) == (1, 200, (half, none, half))
+    assert (second.from_step, second.first, second.shares) == (51, 200, (none, half, half))
+    assert samples_by_source(mixed, (first, second)) == (100, 100, 200)
+
+
+def test_a_stage_after_the_last_step_is_kept_for_a_run_that_is_continued() -> None:
+    mixed = [source("web", 3, s51=0), source("code", 1)]
+    short, long = (stages(mixed, [None] * 2, steps=steps, samples_per_step=4) for steps in (50, 60))
+    assert [stage.samples for stage in short] == [200, 0]
+    assert [stage.samples for stage in long] == [200, 40]
+    assert [(stage.first, stage.shares) for stage in short] == [(stage.first, stage.shares) for stage in long]
+    assert samples_by_source(mixed, short) == (150, 50)
 
 
 def test_what_cannot_be_mixed_is_one_sentence() -> None:
@@ -198,4 +211,4 @@ def test_samples_of_tokens() -> None:
 
 def test_a_stage_is_plain_data() -> None:
     (stage,) = stages([source("a", 1)], [None], steps=2, samples_per_step=3)
-    assert dataclasses.astuple(stage) == (1, 0, 6, (Fraction(1),), (6,))
+    assert dataclasses.astuple(stage) == (1, 0, 6, (Fraction(1),))

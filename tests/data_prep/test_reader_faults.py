@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from test_documents import line, read, zstd
 
 from contracts.failure import BadInput, JobFailure, Unexpected
-from data_prep import columns, decompress
+from data_prep import column_files, columns, decompress
 from data_prep.accept import Skipped
 from data_prep.failure_classes import CorruptSource
 
@@ -233,7 +233,7 @@ def test_a_long_text_of_a_dictionary_is_not_written_out_for_all_rows_at_once(tmp
 def test_a_page_or_batch_that_declares_too_much_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: Any, sentence: str
 ):
-    monkeypatch.setattr(columns, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(column_files, "MOST_BYTES", 1 << 20)
     table = pa.table({"text": ["short", "x" * (2 << 20)]})
     with pytest.raises(CorruptSource, match=sentence):
         read(tmp_path, name, content(table))

@@ -129,6 +129,19 @@ def test_nothing_is_made_again_when_nothing_changed(run_job, source, tokenizer_f
     assert every_file(out) == held
 
 
+def test_a_shard_that_was_edited_meanwhile_is_made_again(run_job, source, tokenizer_folder, tmp_path: Path):
+    several_in_a_part = ("--set", "shard_tokens=1024")
+    stopped(run_job, source, tmp_path / "out", tokenizer_folder, *several_in_a_part)
+    shard = min((tmp_path / "out/train").glob("part-*.tokens"))
+    content, before = shard.read_bytes(), shard.stat()
+    shard.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+    done = prepare(run_job, source, tmp_path / "out", tokenizer_folder, *several_in_a_part)
+    assert "1 records of parts are not used: they do not read, or prove neither this origin nor their pieces" in done.stdout
+    assert "2 of 4 parts are finished already" in done.stdout
+    assert shard.read_bytes() == content
+
+
 def test_a_stranger_s_files_in_the_destination_stay(run_job, source, tokenizer_folder, tmp_path: Path):
     out = tmp_path / "out"
     (out / "train").mkdir(parents=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from job_runs import TINY
 from leg_corpus import write_job
@@ -71,6 +71,7 @@ stage = st.tuples(weight, weight, weight, weight).filter(any)
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stages=st.lists(stage, min_size=1, max_size=3), first=st.integers(1, 4), second=st.integers(1, 4), stop=st.integers(0, 9))
+@example(stages=[(1, 5, 0, 30), (0, 5, 2, 1), (1, 1, 0, 0)], first=4, second=3, stop=5)  # where the third stage begins
 def test_any_number_of_ranks_goes_on_with_the_same_samples(folders, stages, first, second, stop):
     mixture = Mixture(folders=folders, stages=tuple(Stage(first=30 * i, weights=w) for i, w in enumerate(stages)))
     whole, end = rows(mixture, stop + 6, 1, 12)
@@ -173,8 +174,10 @@ def test_run_json_becomes_folders_and_whole_weights_by_name(folders, tmp_path: P
     mixture = job_mixture(made, job_tokens(made))
     assert mixture is not None
     assert list(mixture.folders) == ["books", "code", "web"]
-    # 24 steps of 4 samples: 14 of 96 are two passes over the books, the rest is 1 to 2, and from step 11 on all code; step 99 never comes.
-    assert mixture.stages == (Stage(first=0, weights=(21, 41, 82)), Stage(first=40, weights=(7, 41, 0)))
+    # 24 steps of 4 samples: 14 of 96 are two passes over the books, the rest is 1 to 2, and from step 11 on all code;
+    # step 99 comes where the run is continued.
+    later = Stage(first=392, weights=(511, 123, 2870))
+    assert mixture.stages == (Stage(first=0, weights=(21, 41, 82)), Stage(first=40, weights=(7, 41, 0)), later)
     order = MixtureOrder(mixture.stages)
     ends = [position.cursors for _, position in itertools.islice(order.steps(order.start(), 4), 24)]
     assert ends[9] == (6, 11, 23)  # of 5.83, 11.39, 22.78
