@@ -19,9 +19,21 @@ from constructs import Construct
 from contracts.files import ATTEMPTS, CHECKPOINTS, EVALUATION, METRICS, RESULT_FILE
 from infra.constructs.policy import Conditions, Statement, allow, new_role
 from infra.monitor.published_metrics import NAMESPACE
-from infra.run.layout import CORPUS_PREFIX, EVALUATION_PREFIX, IMAGES_PREFIX, JOBS_PREFIX, RUNS_PREFIX, TOKENS_PREFIX, WEIGHTS_PREFIX
+from infra.report.model_registry import APPROVAL
+from infra.run.layout import (
+    CORPUS_PREFIX,
+    EVALUATION_PREFIX,
+    IMAGES_PREFIX,
+    JOBS_PREFIX,
+    MODEL_METRICS,
+    RUNS_PREFIX,
+    TOKENS_PREFIX,
+    WEIGHTS_PREFIX,
+)
+from infra.run.recipes import RECIPES
 from infra.run.run_event import DETAIL_TYPE, SOURCE
-from infra.settings import BuildSettings
+from infra.run.sink_settings import model_group
+from infra.settings import BuildSettings, Settings
 
 PREFIX = "objects below a prefix of infra/run/layout.py"
 ANY_TEXT = "text and tokenizers may lie anywhere in the bucket"
@@ -202,11 +214,8 @@ def _see_jobs(scope: Construct) -> list[Statement]:
 TRACKER_CALLS = ("GetExperimentByName", "CreateExperiment", "SearchRuns", "CreateRun", "LogBatch", "UpdateRun")
 
 
-def report_role(scope: Construct, shared: Shared, log_group_arn: str, tracking_server_arn: str | None) -> iam.Role:
-    """Report: reads the run's folder, its jobs and the token index, writes two files, sends to a tracking server where there is one."""
-    tracker = (
-        [] if tracking_server_arn is None else [allow(*(f"sagemaker-mlflow:{call}" for call in TRACKER_CALLS), on=tracking_server_arn)]
-    )
+def report_role(scope: Construct, shared: Shared, settings: Settings, log_group_arn: str) -> iam.Role:
+    """Report: reads the run's folder, its jobs and the token index, writes two files, sends the run on where settings name a place."""
     return _function(
         scope,
         "ReportRole",
@@ -217,10 +226,38 @@ def report_role(scope: Construct, shared: Shared, log_group_arn: str, tracking_s
             allow("s3:GetObject", on=shared.objects(f"{RUNS_PREFIX}*", f"{TOKENS_PREFIX}*/index.json"), because=PREFIX),
             allow("s3:PutObject", on=shared.objects(f"{RUNS_PREFIX}*/report.html", f"{RUNS_PREFIX}*/report.json"), because=PREFIX),
             *_see_jobs(scope),
-            *tracker,
+            *_trackers(scope, settings),
+            *(_model_registry(scope, shared, settings.name) if settings.model_registry else []),
             _key_through_s3(scope, shared, "kms:Decrypt", "kms:GenerateDataKey"),
         ],
     )
+
+
+def _trackers(scope: Construct, settings: Settings) -> list[Statement]:
+    """One tracking server; the secret of one API key."""
+    server, wandb, found = settings.mlflow_tracking_server_arn, settings.wandb, list[Statement]()
+    if server is not None:
+        found.append(allow(*(f"sagemaker-mlflow:{call}" for call in TRACKER_CALLS), on=server))
+    if wandb is not None:
+        found.append(allow("secretsmanager:GetSecretValue", on=wandb.api_key_secret_arn))
+        if wandb.api_key_key_arn is not None:
+            found.append(allow("kms:Decrypt", on=wandb.api_key_key_arn, when=_through(scope, "secretsmanager")))
+    return found
+
+
+def _model_registry(scope: Construct, shared: Shared, deployment: str) -> list[Statement]:
+    """Groups of the deployment's recipes and versions in them, of which none is approved."""
+    names = [model_group(deployment, recipe) for recipe in RECIPES]
+    groups = [_arn(scope, "sagemaker", "model-package-group", name) for name in names]
+    versions = [_arn(scope, "sagemaker", "model-package", f"{name}/*") for name in names]
+    pending = {"StringEquals": {"sagemaker:ModelApprovalStatus": APPROVAL}}
+    calls = ("sagemaker:DescribeModelPackageGroup", "sagemaker:CreateModelPackageGroup", "sagemaker:AddTags")
+    return [
+        allow(*calls, on=groups),
+        allow("sagemaker:CreateModelPackage", on=versions, when=pending, because="versions are numbered by the service"),
+        allow("sagemaker:ListModelPackages", on="*", because=NO_RESOURCES),
+        allow("s3:PutObject", on=shared.objects(f"{RUNS_PREFIX}*/{MODEL_METRICS}/*.json"), because=PREFIX),
+    ]
 
 
 def monitor_role(scope: Construct, shared: Shared, log_group_arn: str, *, keeps_logs: bool) -> iam.Role:

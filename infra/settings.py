@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from contracts.config import Bounds, Json, Pattern, Problem, SpecError, at, one_or_more, parse, suggestion
+from infra.run.arns import KEY_ARN, SECRET_ARN
 from infra.run.recipes import RECIPES
 from infra.run.run_spec import RUN_ID, resolve
+from infra.run.sink_settings import ModelRegistry, WandbProject
 
 STACK_NAME = Pattern(r"[a-zA-Z][a-zA-Z0-9-]{0,39}", "a stack name prefix: 1 to 40 letters, digits and hyphens, a letter first")
 ACCOUNT = Pattern(r"\d{12}", "an AWS account number of 12 digits")
 REGION = Pattern(r"[a-z]{2}(-[a-z]+)+-\d", 'an AWS region such as "us-west-2"')
 CIDR = Pattern(r"\d{1,3}(\.\d{1,3}){3}/\d{1,2}", 'an address range such as "10.42.0.0/16"')
-KEY_ARN = Pattern(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[a-zA-Z0-9-]+", "the ARN of a KMS key")
 SUBNET = Pattern(r"subnet-([0-9a-f]{8}|[0-9a-f]{17})", 'the id of a subnet such as "subnet-0123456789abcdef0"')
 GROUP = Pattern(r"sg-([0-9a-f]{8}|[0-9a-f]{17})", 'the id of a security group such as "sg-0123456789abcdef0"')
 VPC = Pattern(r"vpc-([0-9a-f]{8}|[0-9a-f]{17})", 'the id of a VPC such as "vpc-0123456789abcdef0"')
-SECRET_ARN = Pattern(r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:.+", "the ARN of a secret")
 TRACKING_SERVER = Pattern(
     r"arn:aws[a-z-]*:sagemaker:[a-z0-9-]+:\d{12}:mlflow-tracking-server/[a-zA-Z0-9-]+", "the ARN of an MLflow tracking server"
 )
@@ -215,6 +215,11 @@ class Settings:
     mlflow_tracking_server_arn: Annotated[str, TRACKING_SERVER] | None = None
     """A tracking server of SageMaker's managed MLflow in the deployment's region: the report sends every run's settings and curves there
     once the run has ended, to the experiment of the deployment's name. What the server does not take never fails a run."""
+    wandb: WandbProject | None = None
+    """A project of Weights & Biases: as ``mlflow_tracking_server_arn``, beside it or in its place."""
+    model_registry: ModelRegistry | None = None
+    """Register every exported model in SageMaker Model Registry, with its metrics and lineage; {} is enough. What the registry does not
+    take never fails a run."""
     training_task: Literal["sync", "polling"] = "sync"
     """How the state machine runs a training job: Step Functions' own integration, or SageMaker's API with polling, which knows fields that
     the integration does not know yet."""

@@ -163,6 +163,17 @@ def test_run_survives_a_killed_job_and_leaves_everything_it_promises(stacks: Emb
     source = channel["DataSource"]["S3DataSource"]["S3Uri"]
     assert (channel["InputMode"], source) == ("FastFile", f"s3://{stacks.bucket}/{first}checkpoints/step-{result['resumed_from']}/")
 
+    sagemaker = stacks.client("sagemaker")  # registered once, whatever else this deployment has registered
+    versions = sagemaker.list_model_packages(ModelPackageGroupName="pretrain-local", MaxResults=100)["ModelPackageSummaryList"]
+    (arn,) = [one["ModelPackageArn"] for one in versions if one["ModelPackageDescription"].startswith("Run whole, leg main: ")]
+    assert report["sinks"][0]["places"] == {"main": arn}, report["sinks"]
+    model = sagemaker.describe_model_package(ModelPackageName=arn)
+    assert (model["ModelApprovalStatus"], model["SourceUri"]) == ("PendingManualApproval", leg["export"])
+    lineage = model["CustomerMetadataProperties"]
+    assert (lineage["training_job"], lineage["image"]) == (given["TrainingJobArn"], given["AlgorithmSpecification"]["TrainingImage"])
+    measured = model["ModelMetrics"]["ModelQuality"]["Statistics"]["S3Uri"].removeprefix(f"s3://{stacks.bucket}/")
+    assert json.loads(read(stacks, measured))["figures"] == leg["figures"]
+
     assert {"run.json", "report.html", "report.json"} <= keys(stacks, "runs/whole/")
     left = keys(stacks, second)
     assert any(re.fullmatch(r"export/.*\.safetensors", key) for key in left)

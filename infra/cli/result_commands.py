@@ -13,6 +13,7 @@ from infra.cli import compare as comparing
 from infra.cli.exits import CommandError, Exit
 from infra.cli.find_run import find_run
 from infra.cli.options import AsJson, Run, echo
+from infra.cli.report_again import write_again
 from infra.cli.results import download_export, fetch_report
 from infra.cli.screen import output
 from infra.cli.target import Target
@@ -38,10 +39,13 @@ def report(
     run: Run = None,
     folder: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Target folder; runs/<run>/ when left out.")] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Write it anew first; trackers and Model Registry get what they lack.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fetch a run's report.html and report.json; on AWS, also print the links to the run's console pages."""
     found = find_run(target, run)
+    for sentence in write_again(target, found) if again else ():
+        typer.echo(sentence, err=True)
     run_id, execution = found.run_id, found.execution_arn.rsplit(":", 1)[-1] if found.execution_arn else None
     page = fetch_report(target, run_id, folder or Path.cwd() / "runs" / run_id, execution)
     links = json.loads(page.with_name("report.json").read_text())["links"]

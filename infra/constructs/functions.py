@@ -65,7 +65,7 @@ class Functions(Construct):
             self,
             "Report",
             stage="report",
-            role=roles.report_role(self, shared, logs["Report"].log_group_arn, settings.mlflow_tracking_server_arn),
+            role=roles.report_role(self, shared, settings, logs["Report"].log_group_arn),
             log_group=logs["Report"],
             timeout_minutes=10,  # a long run's metrics are tens of MB; after a stop the jobs' last checkpoints are waited for
             memory_mb=1024,
@@ -74,6 +74,9 @@ class Functions(Construct):
                 dashboard=dashboard_name(settings.name, cdk.Stack.of(self).region),
                 name=settings.name,
                 mlflow_tracking_server_arn=settings.mlflow_tracking_server_arn,
+                wandb=settings.wandb,
+                model_registry=settings.model_registry,
+                tags=settings.tags,
             ),
         )
         stages = {"Admit": "Admit", "Report": "Report", "Explain": "Triage", "Triage": "Triage"}

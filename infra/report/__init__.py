@@ -6,6 +6,7 @@
     series.py    metrics lines -> curves, thinned to what a screen can show
     document.py  figures and curves -> report.json
     page.py      report.json -> report.html, self-contained; overview.py and tables.py are its parts
+    sinks.py     the run -> trackers and Model Registry, where settings name them
 
 Runs in a Lambda function: standard library and boto3 only.
 """

@@ -53,6 +53,7 @@ def build_document(facts: RunFacts, usd_per_hour: UsdPerHour) -> Json:
         "lineage": _lineage(facts),
         "links": links(facts),
         "unread": list(facts.unread),
+        "sinks": [],
     }
     finite: Json = _finite(document)
     return finite
@@ -136,6 +137,7 @@ def summary(document: Json) -> Json:
         "go_on": document["go_on"],
         "legs": legs,
         "unread": document["unread"][:UNREAD_IN_OUTPUT],
+        "sinks": document["sinks"],
     }
 
 

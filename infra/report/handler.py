@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import boto3
@@ -18,9 +18,12 @@ import boto3
 from infra.edge import log
 from infra.edge.function import Container, lambda_function
 from infra.report.document import build_document, summary
-from infra.report.mlflow import TrackingServer, send
+from infra.report.mlflow import TrackingServer
+from infra.report.model_registry import Registry, register
 from infra.report.page import render
 from infra.report.read import Json, RunFacts, epoch_seconds, read_run
+from infra.report.sinks import Tracker, follow, with_deliveries
+from infra.report.wandb import WandbServer
 from infra.run.deployment import ReportDeployment
 from infra.run.layout import REPORT_HTML, REPORT_JSON, uri
 from infra.run.run_jobs import UNDER_WAY, UsdPerHour, run_jobs
@@ -46,13 +49,37 @@ def handler(event: Json, container: Container[ReportDeployment]) -> Json:
         now=time.time(),
     )
     facts = dataclasses.replace(facts, read=time.time(), unread=(*facts.unread, *late))
-    written = write_report(facts, s3=s3, usd_per_hour=functools.partial(admitted_usd_per_hour, facts.run))
-    if where.mlflow_tracking_server_arn is None:
-        return written
-    server = TrackingServer(arn=where.mlflow_tracking_server_arn, region=container.region, credentials=boto3.Session().get_credentials())
-    told = send(facts, server, where.name)
-    log.info(told)
-    return {**written, "tracker": told}
+    prices = functools.partial(admitted_usd_per_hour, facts.run)
+    # An execution that does not own its run sends nothing on: the one that does may still be training it.
+    registry, trackers = (registry_of(container), trackers_of(container)) if facts.owner else (None, [])
+    return write_report(facts, s3=s3, usd_per_hour=prices, registry=registry, trackers=trackers)
+
+
+def registry_of(container: Container[ReportDeployment]) -> Registry | None:
+    """Model Registry, where a setting asks for it."""
+    where = container.deployment
+    if where.model_registry is None:
+        return None
+    clients = {name: container.client(name) for name in ("sagemaker", "s3")}
+    return Registry(settings=where.model_registry, deployment=where.name, tags=where.tags, **clients)
+
+
+def trackers_of(container: Container[ReportDeployment]) -> list[Tracker]:
+    """The trackers that settings name."""
+    where, found = container.deployment, list[Tracker]()
+    if where.mlflow_tracking_server_arn is not None:
+        found.append(
+            TrackingServer(
+                arn=where.mlflow_tracking_server_arn,
+                region=container.region,
+                credentials=boto3.Session().get_credentials(),
+                experiment=where.name,
+                url=container.endpoint,
+            )
+        )
+    if where.wandb is not None:
+        found.append(WandbServer(project=where.wandb, secrets=container.client("secretsmanager")))
+    return found
 
 
 def wait_for_jobs(
@@ -70,9 +97,24 @@ def wait_for_jobs(
         pause(LOOK_SECONDS)
 
 
-def write_report(facts: RunFacts, *, s3: Any, usd_per_hour: UsdPerHour) -> Json:
-    """Put report.json, then report.html, into the report's folder; returns the summary. Writing again replaces both."""
+def write_report(
+    facts: RunFacts, *, s3: Any, usd_per_hour: UsdPerHour, registry: Registry | None = None, trackers: Sequence[Tracker] = ()
+) -> Json:
+    """Write the report, send the run on, write the report again with what became of that; returns the summary. The first writing is what
+    no sink can cost."""
     document = build_document(facts, usd_per_hour)
+    _put(document, facts, s3)
+    given = [register(registry, document, facts)] if registry is not None else []
+    deliveries = [each for each in (*given, *(follow(tracker, facts) for tracker in trackers)) if each is not None]
+    if deliveries:
+        document = with_deliveries(document, deliveries)
+        log.info("the run was sent on", sinks=[each.sentence for each in deliveries])
+        _put(document, facts, s3)
+    return summary(document)
+
+
+def _put(document: Json, facts: RunFacts, s3: Any) -> None:
+    """Put report.json, then report.html, into the report's folder. Writing again replaces both."""
     body = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
     s3.put_object(Bucket=facts.bucket, Key=facts.folder + REPORT_JSON, Body=body, ContentType="application/json")
     page = render(document).encode()
@@ -86,4 +128,3 @@ def write_report(facts: RunFacts, *, s3: Any, usd_per_hour: UsdPerHour) -> Json:
         unread=list(facts.unread),
         report=uri(facts.bucket, facts.folder + REPORT_HTML),
     )
-    return summary(document)

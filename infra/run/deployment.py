@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from contracts.config import Bounds, to_json
+from infra.run.sink_settings import ModelRegistry, WandbProject
 
 VARIABLE = "DEPLOYMENT"
 
@@ -85,9 +86,15 @@ class ReportDeployment:
     dashboard: str
     """Name of the CloudWatch dashboard."""
     name: str = ""
-    """The deployment's name: MLflow's experiment."""
+    """The deployment's name: MLflow's experiment, and what names of model package groups begin with."""
     mlflow_tracking_server_arn: str | None = None
     """Where every run's curves are sent; null sends nothing."""
+    wandb: WandbProject | None = None
+    """The same for Weights & Biases."""
+    model_registry: ModelRegistry | None = None
+    """How exported models are registered; null registers none."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """Tags of model package groups."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ weights/<owner>--<name>/<commit>/                 models copied from the Hugging
 runs/<run>/{run.json,lock.json,report.html,report.json}
 runs/<run>/executions/{<execution>.json,<execution>/report.html,<execution>/report.json}
 runs/<run>/<leg>/attempts/<attempt>/{checkpoints,metrics,tensorboard,export,evaluation}/
+runs/<run>/<leg>/model_metrics/<attempt>.json     figures of a model that was registered (infra/report/model_registry.py)
 images/<image tag>/                               bill of materials and provenance of the images (container/records.py)
 jobs/                                             what SageMaker uploads by itself (output.tar.gz)
 
@@ -34,6 +35,7 @@ IMAGES_PREFIX = "images/"
 WEIGHTS_PREFIX = "weights/"
 REPORT_HTML = "report.html"
 REPORT_JSON = "report.json"
+MODEL_METRICS = "model_metrics"
 
 
 def explanation_key(layout: RunLayout, execution: str) -> str:
@@ -127,6 +129,10 @@ class RunLayout:
     def attempts_prefix(self, leg: str) -> str:
         """Folder of one leg's attempts."""
         return f"{self.leg_prefix(leg)}{ATTEMPTS}/"
+
+    def model_metrics(self, leg: str, attempt: str) -> str:
+        """Figures of the model that an attempt exported, as Model Registry links them."""
+        return f"{self.leg_prefix(leg)}{MODEL_METRICS}/{attempt}.json"
 
     def attempt_stem(self, leg: str, started: str, digest: str) -> str:
         """What the folders of one execution's attempts begin with; ``<number>/`` follows. ``started`` is ISO 8601, in UTC."""

@@ -1,4 +1,4 @@
-"""The embedded SageMaker: training and processing jobs, their states, names, tags and events."""
+"""The embedded SageMaker: training and processing jobs, their states, names, tags and events; models in model_packages.py."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from local_aws.jobs.training_job import TrainingRun
 from local_aws.place import Place
 from local_aws.services import account_limits, ministack_internals, request_shapes
 from local_aws.services.json_service import Json, JsonService, ServiceError
+from local_aws.services.model_packages import ModelPackages
 
 RUNS: dict[str, type[JobRun]] = {"Training": TrainingRun, "Processing": ProcessingRun}
 SUMMARY = (
@@ -32,13 +33,14 @@ DEFAULT_PAGE = 10  # what List calls return when MaxResults is absent
 _MISSING = "Requested resource not found."
 
 
-class SageMaker(JsonService):
+class SageMaker(ModelPackages, JsonService):
     """``create_training_job`` and its seven siblings; each job runs in a thread of its own."""
 
     scope = "sagemaker"
     target_prefix = "SageMaker"
 
     def __init__(self, where: Place, faults: Faults, resolve_image: Callable[[str], Path], quota: Callable[[str], float]) -> None:
+        super().__init__()
         self._where, self._faults, self._resolve_image, self._quota = where, faults, resolve_image, quota
         self._jobs = {kind: _store() for kind in RUNS}
         self._tags = _store()
@@ -91,13 +93,13 @@ class SageMaker(JsonService):
         return account_limits.training_plan(self._where.home, request["TrainingPlanName"])
 
     def add_tags(self, request: Json) -> Json:
-        """Tag a job."""
+        """Tag a job or a group of models."""
         tags = {tag["Key"]: tag for tag in [*self._tags.get(request["ResourceArn"], []), *request["Tags"]]}
         self._tags[request["ResourceArn"]] = list(tags.values())
         return {"Tags": list(tags.values())}
 
     def list_tags(self, request: Json) -> Json:
-        """A job's tags."""
+        """A job's tags, or a group's."""
         return {"Tags": self._tags.get(request["ResourceArn"], [])}
 
     def delete_tags(self, request: Json) -> Json:
@@ -228,8 +230,9 @@ class SageMaker(JsonService):
             run.ended.wait(SHUTDOWN_GRACE_SECONDS + 5)
 
     def get_state(self) -> Json:
-        """Jobs and tags."""
-        return {"jobs": copy.deepcopy(self._jobs), "tags": copy.deepcopy(self._tags)}
+        """Jobs, tags and models."""
+        models = {"groups": copy.deepcopy(self._groups), "versions": copy.deepcopy(self._versions)}
+        return {"jobs": copy.deepcopy(self._jobs), "tags": copy.deepcopy(self._tags), **models}
 
     def load_persisted_state(self, state: Json) -> None:
         """Take back jobs and tags; what ran when the launcher ended has failed."""
@@ -239,11 +242,13 @@ class SageMaker(JsonService):
                 if record[f"{kind}JobStatus"] in account_limits.ACTIVE:
                     record |= {f"{kind}JobStatus": "Failed", "FailureReason": "InternalServerError: the embedded AWS was restarted"}
         self._tags.update(state.get("tags", {}))
+        self._groups.update(state.get("groups", {}))
+        self._versions.update(state.get("versions", {}))
 
     def reset(self) -> None:
-        """Forget every job; running ones are ended."""
+        """Forget everything; running jobs are ended."""
         self.shut_down()
-        for store in [*self._jobs.values(), self._tags]:
+        for store in [*self._jobs.values(), self._tags, self._groups, self._versions]:
             store.clear()
 
 

@@ -31,6 +31,7 @@ import redriven
 import refusals
 import rounds
 import service
+import sinks
 import small_run
 import stopped
 from account import Account
@@ -81,7 +82,7 @@ def every_fault(root: Path, only: str) -> list[Row]:
     )
     rows += side_by_side(chosen(*together), account)
     rows += side_by_side(chosen(*stopped.RETURNED), account)
-    rows += side_by_side(chosen(*service.LAST, *polled.PROOFS, *operators.ALONE, *deployments.LIFE), account, at_once=1)
+    rows += side_by_side(chosen(*service.LAST, *polled.PROOFS, *sinks.PROOFS, *operators.ALONE, *deployments.LIFE), account, at_once=1)
     return rows
 
 

@@ -9,6 +9,7 @@ from aws_models.monitor import rounds
 from aws_models.needs import Names, of_api_calls, of_services, of_tasks
 from aws_models.pipeline import Pipeline
 from aws_models.scenarios import paths
+from aws_models.sent_on import sent_on, with_sinks
 from aws_models.synthesis import settings_of, synthesise
 from aws_models.unreported import deliveries
 
@@ -57,8 +58,9 @@ def needs(synthesised, names, runs, ended):
 
 @pytest.fixture(scope="session")
 def watched(tmp_path_factory):
-    """A deployment whose options give Monitor all its work (enabled schedules, pruned checkpoints) and look at its quotas."""
-    settings = settings_of(checkpoint_days=30, refuse_missing_quotas=True, job_log_retention_days=90)
+    """A deployment whose options give Monitor all its work (enabled schedules, pruned checkpoints), look at its quotas, and let Report send
+    runs on."""
+    settings = with_sinks(settings_of(checkpoint_days=30, refuse_missing_quotas=True, job_log_retention_days=90))
     schedules = tuple(dataclasses.replace(schedule, enabled=True) for schedule in settings.schedules)
     return synthesise(tmp_path_factory.mktemp("watched"), dataclasses.replace(settings, schedules=schedules))
 
@@ -67,3 +69,9 @@ def watched(tmp_path_factory):
 def monitored(watched):
     """The monitor's rounds and the quota check over an account with running jobs: their outcomes, and the world with their calls."""
     return rounds(watched)
+
+
+@pytest.fixture(scope="session")
+def sent(watched):
+    """A run's report with every sink, written again and again."""
+    return sent_on(watched)

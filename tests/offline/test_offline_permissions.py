@@ -2,13 +2,14 @@
 
 import re
 
+from aws_models import sent_on
 from aws_models.execution import Failure
 from aws_models.jobs import BUILD_COMMANDS, PREPARE, aws_commands
 from aws_models.needs import Names, of_api_calls, of_services
 from aws_models.neighbours import neighbours
 from aws_models.privileges import unused, wildcards
 from aws_models.scan import calls_in, modules_of
-from aws_models.simulator import decide
+from aws_models.simulator import Request, decide
 from ledger import LEDGER
 
 from infra.constructs.assets import ROOT
@@ -90,9 +91,52 @@ def test_wildcards_are_only_where_a_service_has_no_resources(synthesised):
     ] == []
 
 
-def test_every_aws_call_in_the_functions_code_was_made_on_some_path(synthesised, runs, ended, watched, monitored):
+def test_what_report_sends_on_is_allowed_and_its_role_can_do_no_more(watched, sent):
+    """Model Registry is given one version however often the report is written; the trackers, whom nobody answers for, are told."""
+    told = [outcome.value["Payload"]["sinks"] for outcome in sent.outcomes]
+    assert [[each["sink"] for each in sinks] for sinks in told] == [["Model Registry", "MLflow", "Weights & Biases"]] * 2
+    assert [[each["complete"] for each in sinks] for sinks in told] == [[True, False, False]] * 2
+    assert [len(versions) for versions in sent.world.models.values()] == [1]
+    assert sent.world.wrong == []
+    names = Names(watched.templates)
+    role = names.role("Report")
+    wanted = [*of_api_calls(names, sent.world.calls, sent.world.missing), *of_services(names, watched.policies)]
+    wanted = [need for need in wanted if need.request.principal == role]
+    assert {"sagemaker:CreateModelPackage", "secretsmanager:GetSecretValue"} <= {need.request.action for need in wanted}
+    decisions = decide([(watched.policies, need.request) for need in wanted])
+    assert [f"{need.request} ({need.because})" for need, d in zip(wanted, decisions, strict=True) if not d.allowed] == []
+    left = [grant for grant in unused(watched.policies, wanted) if grant.role == role]
+    # Calls that boto3 has no client for (tests/infra/report/test_report_mlflow.py), the secret's own key, other recipes' groups.
+    assert {
+        str(grant).split(": ")[1] for grant in left if "sagemaker-mlflow:" not in grant.action and "-llama3-" not in grant.resource
+    } == {f"kms:Decrypt on {sent_on.KEY}"}
+
+
+def test_report_approves_no_model_and_touches_no_other_group_or_secret(watched):
+    names = Names(watched.templates)
+
+    def asked(action, resource, **context):
+        return Request(principal=names.role("Report"), action=action, resource=resource, context=context)
+
+    pending, approved = ({"sagemaker:ModelApprovalStatus": status} for status in ("PendingManualApproval", "Approved"))
+    own = names.arn("sagemaker", "model-package/pretrain-local/1")
+    requests = [
+        asked("sagemaker:CreateModelPackage", own, **pending),
+        asked("sagemaker:CreateModelPackage", own, **approved),
+        asked("sagemaker:CreateModelPackage", names.arn("sagemaker", "model-package/somebody-elses/1"), **pending),
+        asked("sagemaker:UpdateModelPackage", own),
+        asked("sagemaker:DeleteModelPackage", own),
+        asked("sagemaker:CreateModelPackageGroup", names.arn("sagemaker", "model-package-group/somebody-elses")),
+        asked("secretsmanager:GetSecretValue", names.secret),
+        asked("s3:PutObject", names.object("runs/r/main/attempts/a-1/export/model.safetensors")),
+    ]
+    assert [decision.allowed for decision in decide([(watched.policies, request) for request in requests])] == [True] + [False] * 7
+
+
+def test_every_aws_call_in_the_functions_code_was_made_on_some_path(synthesised, runs, ended, watched, monitored, sent):
     """The source scan against the recorded calls: a call that no path makes would go unproven."""
-    worlds = [(synthesised, run.world) for _, run in runs.values()] + [(synthesised, ended.world), (watched, monitored.world)]
+    worlds = [(synthesised, run.world) for _, run in runs.values()] + [(synthesised, ended.world)]
+    worlds += [(watched, monitored.world), (watched, sent.world)]
     made = {(_handler(synthesis, call.role), call.operation) for synthesis, world in worlds for call in world.calls}
     found = {}
     for function in watched.templates.resources("AWS::Lambda::Function"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from io import BytesIO
 from types import SimpleNamespace
 
 import pytest
@@ -289,6 +290,36 @@ def test_stop_asks_and_stops_only_what_runs(aws, pretrain):
     assert aws.states.stopped == [running]
     again = pretrain("stop", "evening", "--yes")
     assert again.code == 4 and "is not running" in again.out
+
+
+def test_report_again_makes_the_executions_own_call_once_more(aws, pretrain, tmp_path):
+    put_report(aws, "evening", 9000.0, 0.003)
+    payload = {"run_id": "evening", "execution_arn": "arn", "outcome": "succeeded", "legs": [{"name": "main"}]}
+    others = [{"FunctionName": "triage", "Payload": {"run_id": "evening", "execution_arn": "arn", "stage": "Train"}}, {"TopicArn": "t"}]
+    calls = [{"FunctionName": "report", "Payload": payload}, *others]
+    scheduled = [{"type": "TaskScheduled", "taskScheduledEventDetails": {"parameters": json.dumps(call)}} for call in calls]
+    aws.states.add("evening", "SUCCEEDED", [*reversed(scheduled), entered("Report", 1)])
+    made, answer = [], {"sinks": [{"sentence": "MLflow: 12 values of 1 leg were sent."}]}
+
+    def invoke(**arguments):
+        made.append((arguments["FunctionName"], json.loads(arguments["Payload"])))
+        return {"Payload": BytesIO(json.dumps(answer).encode())} | ({"FunctionError": "Unhandled"} if "errorType" in answer else {})
+
+    aws.session = SimpleNamespace(client=lambda service, **rest: SimpleNamespace(invoke=invoke))
+    result = pretrain("report", "evening", "--to", str(tmp_path), "--again")
+    assert result.code == 0 and "MLflow: 12 values of 1 leg were sent." in result.out
+    assert made == [("report", payload)]
+    answer.update(errorType="TransientFault", errorMessage="Report: throttled")
+    result = pretrain("report", "evening", "--to", str(tmp_path), "--again")
+    assert result.code == 1 and "the report could not be written: TransientFault: Report: throttled; pretrain logs evening" in result.out
+
+
+@pytest.mark.parametrize(("status", "code", "words"), [("RUNNING", 1, "is active"), ("ABORTED", 4, "pretrain start --again evening")])
+def test_report_again_needs_an_execution_that_came_to_its_report(aws, pretrain, status, code, words):
+    put_report(aws, "evening", 9000.0, 0.003)
+    aws.states.add("evening", status, [entered("Train", 1)])
+    result = pretrain("report", "evening", "--again")
+    assert result.code == code and words in result.out
 
 
 def test_unknown_run_is_not_found(aws, pretrain):

@@ -13,9 +13,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from botocore.credentials import Credentials
 
-from infra.report import mlflow
-from infra.report.mlflow import TrackingServer, send
+from infra.report import mlflow, sinks
+from infra.report.mlflow import TrackingServer
 from infra.report.read import LegFacts, RunFacts
+from infra.report.sinks import Delivery, follow
 
 ARN = "arn:aws:sagemaker:us-east-1:111122223333:mlflow-tracking-server/team"
 
@@ -37,6 +38,7 @@ class Server(ThreadingHTTPServer):
             arn=ARN,
             region="us-east-1",
             credentials=Credentials("AKID", "secret", "token"),
+            experiment="pretrain",
             url=f"http://127.0.0.1:{self.server_address[1]}",
         )
 
@@ -55,7 +57,12 @@ class Server(ThreadingHTTPServer):
             case "runs/search":
                 wanted = body["filter"].split("'")[1]
                 found = [(key, run) for key, run in self.runs.items() if run["tags"]["pretrain.leg"] == wanted]
-                last = {key: [{"key": m, "step": step, "value": value} for m, step, value in run["metrics"]] for key, run in found}
+                last = {  # the newest value of each metric, as MLflow's latest_metrics
+                    key: [
+                        {"key": m, "step": step, "value": v} for m, (step, v) in {m: (s, v) for m, s, v in sorted(run["metrics"])}.items()
+                    ]
+                    for key, run in found
+                }
                 return 200, {"runs": [{"info": {"run_id": key}, "data": {"metrics": last[key]}} for key, _ in found]}
             case "runs/create":
                 key = f"run{len(self.runs)}"
@@ -107,7 +114,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     found = Server()
-    thread = threading.Thread(target=found.serve_forever, daemon=True)
+    thread = threading.Thread(target=found.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield found
     found.shutdown()
@@ -126,9 +133,15 @@ def run_facts(steps: int = 400, outcome: str = "succeeded") -> RunFacts:
     )  # fmt: skip
 
 
+def sent(server: TrackingServer, facts: RunFacts) -> Delivery:
+    found = follow(server, facts)
+    assert found is not None
+    return found
+
+
 def test_settings_and_every_logged_value_arrive(server):
-    told = send(run_facts(), server.as_tracker, "pretrain")
-    assert told == "MLflow: 1200 values of 1 legs in experiment pretrain"
+    told = sent(server.as_tracker, run_facts())
+    assert (told.sentence, told.complete) == ("MLflow: 1,200 values of 1 leg were sent.", True)
     (run,) = server.runs.values()
     assert (run["name"], run["status"], run["tags"]["pretrain.recipe"]) == ("evening/main", "FINISHED", "local")
     assert run["params"]["optimizer.lr"] == "0.001"
@@ -137,40 +150,62 @@ def test_settings_and_every_logged_value_arrive(server):
     assert ("loss", 400, 4.6) in run["metrics"]
 
 
-def test_another_report_of_the_run_adds_what_is_new(server):
-    send(run_facts(100, "failed"), server.as_tracker, "pretrain")
-    assert "903 values" in send(run_facts(400), server.as_tracker, "pretrain")  # 300 steps, and the last one that was there
+def test_another_report_of_the_run_adds_what_is_new_and_nothing_twice(server):
+    sent(server.as_tracker, run_facts(100, "failed"))
+    assert sent(server.as_tracker, run_facts(400)).sent == 900
+    assert sent(server.as_tracker, run_facts(400)).sent == 0  # Lambda tried again
     (run,) = server.runs.values()
     assert (len(run["metrics"]), run["status"]) == (1200, "FINISHED")
     assert list(server.experiments) == ["pretrain"]
 
 
+def test_a_step_that_was_trained_again_with_another_value_has_one_point(server):
+    sent(server.as_tracker, run_facts(100, "failed"))
+    again = run_facts(120)
+    rows = tuple(row | {"loss": row["loss"] + 0.01} if row["step"] > 90 else row for row in again.legs[0].rows)
+    sent(server.as_tracker, dataclasses.replace(again, legs=(dataclasses.replace(again.legs[0], rows=rows),)))
+    (run,) = server.runs.values()
+    assert sorted(step for name, step, _ in run["metrics"] if name == "loss") == list(range(1, 121))
+
+
+def test_a_batch_that_was_cut_within_its_last_step_is_completed(server):
+    sent(server.as_tracker, run_facts(100))
+    (run,) = server.runs.values()
+    run["metrics"] = {one for one in run["metrics"] if one[:2] != ("mfu", 100)}
+    assert sent(server.as_tracker, run_facts(100)).sent == 1
+    assert len(run["metrics"]) == 300
+
+
 def test_a_fault_in_between_is_told_and_made_good_by_the_next_report(server):
     server.refuse = "runs/log-batch"
-    assert send(run_facts(), server.as_tracker, "pretrain").startswith(
-        "MLflow: runs/log-batch: 500 INTERNAL_ERROR disk full; 0 values were sent"
+    told = sent(server.as_tracker, run_facts())
+    assert told.sentence == (
+        "MLflow: runs/log-batch: 500 INTERNAL_ERROR disk full; 0 values were sent, up to 1,200 are missing there; pretrain report evening "
+        "--again sends them."
     )
+    assert (told.complete, told.left) == (False, 1200)
     server.refuse = ""
-    send(run_facts(), server.as_tracker, "pretrain")
+    sent(server.as_tracker, run_facts())
     (run,) = server.runs.values()
     assert (len(run["metrics"]), run["params"]["steps"]) == (1200, "400")
 
 
 def test_no_server_costs_a_sentence(server):
     gone = dataclasses.replace(server.as_tracker, url="http://127.0.0.1:9")
-    assert "experiments/create: no answer" in send(run_facts(), gone, "pretrain")
+    assert "experiments/create: no answer (EndpointConnectionError)" in sent(gone, run_facts()).sentence
 
 
 def test_a_slow_server_gets_what_fits_the_time(server, monkeypatch):
-    monkeypatch.setattr(mlflow, "ALL_SECONDS", -1.0)
-    assert "1200 were left out" in send(run_facts(), server.as_tracker, "pretrain")
+    monkeypatch.setattr(sinks, "ALL_SECONDS", -1.0)
+    told = sent(server.as_tracker, run_facts())
+    assert "it took longer than" in told.sentence and told.left == 1200
 
 
 def test_every_call_that_is_made_is_allowed(server):
     from infra.roles import TRACKER_CALLS
 
-    send(run_facts(), server.as_tracker, "pretrain")
-    send(run_facts(), server.as_tracker, "pretrain")
+    sent(server.as_tracker, run_facts())
+    sent(server.as_tracker, run_facts())
     operations = {
         "experiments/create": "CreateExperiment", "experiments/get-by-name": "GetExperimentByName", "runs/search": "SearchRuns",
         "runs/create": "CreateRun", "runs/log-batch": "LogBatch", "runs/update": "UpdateRun",

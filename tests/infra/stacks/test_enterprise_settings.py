@@ -10,11 +10,13 @@ import pytest
 from synthesised import Synthesised, synthesise
 
 from contracts.config import SpecError
+from infra.run.recipes import RECIPES
 from infra.settings import load_settings
 
 Json = Any
 KEY = "arn:aws:kms:us-west-2:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 SECRET = "arn:aws:secretsmanager:us-west-2:111122223333:secret:pip-Ab12Cd"
+WANDB = "arn:aws:secretsmanager:us-west-2:111122223333:secret:wandb-Ab12Cd"
 BOUNDARY = "arn:aws:iam::111122223333:policy/team/boundary"
 BLOCK: Json = {
     "account": "111122223333",
@@ -35,6 +37,8 @@ BLOCK: Json = {
     "job_log_retention_days": 30,
     "chat": {"slack_workspace_id": "T0123ABCD", "slack_channel_id": "C0123ABCD"},
     "mlflow_tracking_server_arn": "arn:aws:sagemaker:us-west-2:111122223333:mlflow-tracking-server/team",
+    "wandb": {"project": "llama", "entity": "team", "api_key_secret_arn": WANDB, "api_key_key_arn": KEY},
+    "model_registry": {"inference_image": "763104351884.dkr.ecr.us-west-2.amazonaws.com/djl-inference:0.33.0-lmi15.0.0-cu128"},
 }
 TRACKER = "arn:aws:sagemaker:us-west-2:111122223333:mlflow-tracking-server/team"
 STACKS = ("foundation", "network", "pipeline", "monitoring")
@@ -121,6 +125,20 @@ def test_only_the_setting_lets_the_report_send_to_the_tracking_server(enterprise
     assert "mlflow" not in json.dumps(default.template("pipeline").to_json())
 
 
+def test_only_the_settings_let_the_report_read_the_key_of_wandb_and_register_models(enterprise: Synthesised, default: Synthesised) -> None:
+    granted = statements(enterprise, "ReportRole")
+    (key,) = [s for s in granted if s["Action"] == "secretsmanager:GetSecretValue"]
+    assert key["Resource"] == WANDB
+    assert [s["Resource"] for s in granted if s["Action"] == "kms:Decrypt" and "secretsmanager" in json.dumps(s["Condition"])] == [KEY]
+    (create,) = [s for s in granted if s["Action"] == "sagemaker:CreateModelPackage"]
+    assert create["Condition"] == {"StringEquals": {"sagemaker:ModelApprovalStatus": "PendingManualApproval"}}
+    assert len(create["Resource"]) == len(RECIPES) and "model-package/pretrain-llama3-8b/*" in json.dumps(create["Resource"])
+    plain = json.dumps(default.template("pipeline").to_json())
+    assert "model-package" not in plain and "wandb" not in plain
+    for role in ("AdmitRole", "TriageRole", "TrainingRole"):
+        assert WANDB not in json.dumps(statements(enterprise, role))
+
+
 def test_none_of_it_is_there_without_the_settings(default: Synthesised) -> None:
     assert default.stacks.network is None
     (project,) = default.template("pipeline").find_resources("AWS::CodeBuild::Project").values()
@@ -136,6 +154,10 @@ def test_none_of_it_is_there_without_the_settings(default: Synthesised) -> None:
         ({"existing_network": None}, "set network or existing_network too"),
         ({"build": {"vpc_id": "vpc-0000000d"}}, "go together"),
         ({"tags": {"aws:team": "x"}}, "without the prefix aws:"),
+        ({"wandb": {"project": "a/b", "api_key_secret_arn": WANDB}}, "none of them a space"),
+        ({"wandb": {"project": "a", "api_key_secret_arn": "0123456789abcdef0123456789abcdef01234567"}}, "the ARN of a secret"),
+        ({"wandb": {"project": "a", "api_key_secret_arn": WANDB, "base_url": "http://wandb.example.com"}}, "https://api.wandb.ai"),
+        ({"model_registry": {"inference_image": "djl-inference:latest"}}, "an ECR image"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(change: Json, words: str) -> None:

@@ -132,6 +132,9 @@ def _requests(names: Names, service: str, name: str, given: Mapping[str, Any]) -
         "GetSecretValue": lambda: str(given["SecretId"]),
         "DescribeStacks": lambda: str(given["StackName"]),
         "DescribeTrainingPlan": lambda: arn("sagemaker", f"training-plan/{given['TrainingPlanName']}"),
+        "DescribeModelPackageGroup": lambda: arn("sagemaker", f"model-package-group/{given['ModelPackageGroupName']}"),
+        "CreateModelPackageGroup": lambda: arn("sagemaker", f"model-package-group/{given['ModelPackageGroupName']}"),
+        "CreateModelPackage": lambda: arn("sagemaker", f"model-package/{given['ModelPackageGroupName']}/1"),
     }
     if service == "s3":
         yield from _s3(names, name, given)
@@ -145,11 +148,15 @@ def _requests(names: Names, service: str, name: str, given: Mapping[str, Any]) -
         yield "lambda:InvokeFunction", str(given["FunctionName"]), {}
         return
     context = {"cloudwatch:namespace": str(given["Namespace"])} if name == "PutMetricData" else {}
+    if name == "CreateModelPackage":
+        context = {"sagemaker:ModelApprovalStatus": str(given["ModelApprovalStatus"])}
     yield f"{prefix}:{name}", resources[name]() if name in resources else "*", context
     if name == "Publish":
         yield from (("kms:GenerateDataKey", names.key, names.via("sns")), ("kms:Decrypt", names.key, names.via("sns")))
-    if name == "GetSecretValue":
+    if name == "GetSecretValue" and given["SecretId"] == names.secret:  # any other secret's key is a setting of its own
         yield "kms:Decrypt", names.key, names.via("secretsmanager")
+    if name == "CreateModelPackageGroup" and given.get("Tags"):
+        yield "sagemaker:AddTags", resources[name](), {}
 
 
 def _s3(names: Names, name: str, given: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, str]]]:

@@ -28,6 +28,8 @@ from infra.run.layout import corpus_card_key, index_key, split_uri
 from infra.run.run_spec import RunSpec, resolve
 
 Json = Any
+OFFLINE = {"AWS_ACCESS_KEY_ID": "offline", "AWS_SECRET_ACCESS_KEY": "offline", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+"""Lambda's credentials, and nobody who answers what boto3 has no client for."""
 QUOTAS = ("training job", "spot training job", "training warm pool", "processing job")
 
 
@@ -206,7 +208,7 @@ class Pipeline:
         module, name = function.properties["Handler"].rsplit(".", 1)
         handler = getattr(importlib.import_module(module), name)
         variables = function.properties.get("Environment", {}).get("Variables", {})
-        environment = {**variables, "AWS_REGION": world.region, "AWS_DEFAULT_REGION": world.region, "PATH": os.environ["PATH"]}
+        environment = {**variables, **OFFLINE, "AWS_REGION": world.region, "AWS_DEFAULT_REGION": world.region, "PATH": os.environ["PATH"]}
         event = json.loads(json.dumps(event))
         with (
             mock.patch.dict(os.environ, environment, clear=True),

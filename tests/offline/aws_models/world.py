@@ -73,6 +73,8 @@ class World:
     """Of every stack."""
     ended: dict[str, Json] = field(default_factory=dict)
     """Executions that ended, by ARN: as DescribeExecution gives them, with their ``events``."""
+    models: dict[str, list[Json]] = field(default_factory=dict)
+    """Model package groups by name: the requests that made their versions."""
     polled: set[str] = field(default_factory=set)
     """Training jobs whose status was asked for by the machine itself."""
     running: set[str] = field(default_factory=set)
@@ -243,6 +245,25 @@ class World:
             raise ApiError("ValidationException", "Requested resource not found.")
         return self.jobs[name]
 
+    def _sagemaker_DescribeModelPackageGroup(self, ModelPackageGroupName: str) -> Json:
+        if ModelPackageGroupName not in self.models:
+            raise ApiError("ValidationException", f"ModelPackageGroup {ModelPackageGroupName} does not exist.")
+        return {"ModelPackageGroupName": ModelPackageGroupName}
+
+    def _sagemaker_CreateModelPackageGroup(self, ModelPackageGroupName: str, **_: Any) -> Json:
+        self.models[ModelPackageGroupName] = []
+        return {"ModelPackageGroupArn": f"arn:aws:sagemaker:us-east-1:111111111111:model-package-group/{ModelPackageGroupName}"}
+
+    def _sagemaker_ListModelPackages(self, ModelPackageGroupName: str, **_: Any) -> Json:
+        keys = ("ModelPackageArn", "ModelPackageDescription")
+        return {"ModelPackageSummaryList": [{key: one[key] for key in keys} for one in self.models[ModelPackageGroupName]]}
+
+    def _sagemaker_CreateModelPackage(self, ModelPackageGroupName: str, **request: Any) -> Json:
+        versions = self.models[ModelPackageGroupName]
+        arn = f"arn:aws:sagemaker:us-east-1:111111111111:model-package/{ModelPackageGroupName}/{len(versions) + 1}"
+        versions.append(request | {"ModelPackageArn": arn})
+        return {"ModelPackageArn": arn}
+
     def _logs_DescribeLogStreams(self, logGroupName: str, logStreamNamePrefix: str = "", **_: Any) -> Json:
         streams = [stream for group, stream in self.logs if group == logGroupName and stream.startswith(logStreamNamePrefix)]
         if not any(group == logGroupName for group, _ in self.logs):
@@ -261,6 +282,9 @@ class World:
 
     def _secretsmanager_DescribeSecret(self, SecretId: str) -> Json:
         return {"ARN": SecretId, "VersionIdsToStages": {"1": ["AWSCURRENT"]} if self.secret_set else {}}
+
+    def _secretsmanager_GetSecretValue(self, SecretId: str) -> Json:
+        return {"ARN": SecretId, "SecretString": "0123456789abcdef" * 2}
 
     def _cloudformation_DescribeStacks(self, StackName: str) -> Json:
         return {"Stacks": [{"StackName": StackName.split("/")[1], "CreationTime": START, "StackStatus": self.stack_status}]}
