@@ -116,8 +116,8 @@ def parse_manifest(body: bytes) -> CheckpointManifest:
         intact = digest == _digest(content)
     except DamagedManifest:
         raise
-    except (ValueError, RecursionError) as error:
-        raise DamagedManifest(f"it is no JSON ({type(error).__name__})") from None
+    except (ValueError, RecursionError):
+        raise DamagedManifest("it is cut off or no JSON") from None
     if not intact:
         raise DamagedManifest("its own checksum differs: it was changed after it was written")
     version = content.get("format_version")

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from contracts.config_shape import Bounds, Pattern, Shape, one_or_more, shapes
 
-__all__ = ["Bounds", "Json", "Pattern", "Problem", "SpecError", "at", "merge", "one_or_more", "parse", "suggestion", "to_json"]
+__all__ = ["Bounds", "Json", "Pattern", "Problem", "SpecError", "at", "kind_of", "merge", "one_or_more", "parse", "suggestion", "to_json"]
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -133,13 +133,17 @@ def _key(key: object) -> str:
     return key if isinstance(key, str) else _shown(key) or "?"
 
 
-def _got(value: object) -> str:
-    """What was given instead, in JSON's words."""
+def kind_of(value: object) -> str:
+    """What a value is, in JSON's words."""
     if value is None:
-        return "got null"
+        return "null"
     names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", tuple: "a list"}
-    kind = "an object" if isinstance(value, Mapping) else names.get(type(value), "something that is not JSON")
-    return f"got {kind} {_shown(value)}".rstrip()
+    return "an object" if isinstance(value, Mapping) else names.get(type(value), "something that is not JSON")
+
+
+def _got(value: object) -> str:
+    """What was given instead."""
+    return "got null" if value is None else f"got {kind_of(value)} {_shown(value)}".rstrip()
 
 
 def _read(shape: Shape, value: object, path: str, problems: list[Problem]) -> object:

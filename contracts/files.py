@@ -28,6 +28,8 @@ CHECKPOINT_CHANNEL = "checkpoint"
 """The channel that holds the checkpoint to go on from; a job that starts afresh has none."""
 INITIAL_CHANNEL = "initial"
 """The channel with the weights that a leg begins from (training.initial); no longer there once it has a checkpoint."""
+EXPORT_MANIFEST = "manifest.json"
+"""Of an exported model: size and SHA-256 of its files, written after them (contracts/export_manifest.py)."""
 WEIGHTS_MANIFEST = "manifest.json"
 """Beside weights copied from the Hub, written last: what was copied (data_prep/weights.py)."""
 

@@ -135,8 +135,8 @@ def _json(name: str, sizes: Mapping[str, int], read: ReadRange, limit: int) -> J
         raise UnusableWeights(f"{name} has {size:,} bytes, and {limit:,} are the most that one has")
     try:
         content = json.loads(read(name, 0, size))
-    except (ValueError, RecursionError) as error:
-        raise UnusableWeights(f"{name} is cut off or no JSON ({type(error).__name__})") from None
+    except (ValueError, RecursionError):
+        raise UnusableWeights(f"{name} is cut off or no JSON") from None
     if not isinstance(content, dict):
         raise UnusableWeights(f"{name} holds no JSON object")
     return content
@@ -157,8 +157,8 @@ def _header(name: str, sizes: Mapping[str, int], read: ReadRange) -> dict[str, S
         found = {key: _stored(name, entry, 8 + length) for key, entry in entries.items()}
     except UnusableWeights:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UnusableWeights(f"{name} is no safetensors file: its header does not read ({type(error).__name__})") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise UnusableWeights(f"{name} is no safetensors file: its header does not read") from None
     end = max((weight.begin + weight.bytes for weight in found.values()), default=8 + length)
     if end > size:
         raise UnusableWeights(f"{name} is truncated: it has {size:,} bytes of {end:,}")

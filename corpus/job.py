@@ -52,7 +52,7 @@ def _in_container() -> int:
         run = json.loads(path.read_bytes())
         data, corpora = run["data"], {str(name): (str(c["uri"]), str(c["fingerprint"])) for name, c in run["corpora"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{path} does not read as a run ({type(error).__name__}: {error}); Admit writes it") from None
+        raise BadInput(f"{path} does not read as a run ({error}); Admit writes it") from None
     spec, client = parse(DataSpec, data, "data"), s3_client()
     specs, found = spec.source_specs, identified_each(spec, client)
     for name, (uri, admitted) in corpora.items():

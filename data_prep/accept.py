@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from contracts.config import kind_of
 from contracts.failure import readable
 from data_prep.failure_classes import CorruptSource
 from data_prep.sources import Kind
@@ -91,7 +92,7 @@ class Policies:
             self.apply("empty", self._spec.empty_documents, position, identity, "holds no text", "empty_documents")
             return None
         if type(text) is not str:
-            self.corrupt(position, f'has a field "{self._spec.text_field}" that is no text but {type(text).__name__}', identity)
+            self.corrupt(position, f'has a field "{self._spec.text_field}" that is no text but {kind_of(text)}', identity)
             return None
         try:
             utf8 = text.encode()

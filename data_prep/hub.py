@@ -103,8 +103,8 @@ class HubStore(Source):
                     lfs = entry.get("lfs") or {}
                     key = str(entry["path"]).removeprefix(self._prefix)
                     yield SourceObject(key, int(lfs.get("size", entry["size"])), str(lfs.get("oid", entry["oid"])))
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise BadInput(f"the hub's listing of {self.uri} does not read ({type(error).__name__}: {error}); check HF_ENDPOINT") from None
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+            raise BadInput(f"the hub's listing of {self.uri} does not read ({error}); check HF_ENDPOINT") from None
 
     def read(self, key: str) -> bytes:
         """A whole small file."""

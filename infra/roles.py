@@ -166,7 +166,6 @@ def triage_role(
     build_log_group_arn: str,
     topic_arns: Sequence[str],
     report_function_arn: str,
-    stops_jobs: bool,
 ) -> iam.Role:
     """Triage and Explain: read jobs, logs and checkpoints' manifests; confirm a run's lock; report an execution's end for it."""
     written = shared.objects(f"{RUNS_PREFIX}*/ended-*.json", f"{RUNS_PREFIX}*/lock.json")
@@ -180,7 +179,9 @@ def triage_role(
             # Update: to end the warm pool of a job whose hosts are at fault.
             allow("sagemaker:DescribeTrainingJob", "sagemaker:UpdateTrainingJob", on=training, because=JOB_NAMES),
             allow("sagemaker:DescribeProcessingJob", on=processing, because=JOB_NAMES),
-            *([allow("sagemaker:StopTrainingJob", on=training, because=JOB_NAMES)] if stops_jobs else []),
+            # Of an execution that was stopped, where no `.sync` does.
+            allow("sagemaker:StopTrainingJob", on=training, because=JOB_NAMES),
+            allow("sagemaker:StopProcessingJob", on=processing, because=JOB_NAMES),
             allow("logs:DescribeLogStreams", on=groups, because="the streams of SageMaker's two log groups"),
             allow("logs:GetLogEvents", on=build_log_group_arn),
             allow(
@@ -225,6 +226,11 @@ def report_role(scope: Construct, shared: Shared, settings: Settings, log_group_
             allow("s3:ListBucket", on=shared.bucket_arn),
             allow("s3:GetObject", on=shared.objects(f"{RUNS_PREFIX}*", f"{TOKENS_PREFIX}*/index.json"), because=PREFIX),
             allow("s3:PutObject", on=shared.objects(f"{RUNS_PREFIX}*/report.html", f"{RUNS_PREFIX}*/report.json"), because=PREFIX),
+            allow(
+                "states:DescribeExecution",
+                on=_arn(scope, "states", "execution", "*", colon=True),
+                because="the event names the execution; the machine is made after this role",
+            ),
             *_see_jobs(scope),
             *_trackers(scope, settings),
             *(_model_registry(scope, shared, settings.name) if settings.model_registry else []),

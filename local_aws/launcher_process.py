@@ -22,6 +22,7 @@ from local_aws.launcher import process_start
 
 PROJECT = Path(__file__).resolve().parents[1]
 IDENTITY = "launcher.json"
+_RECORDED = {"pid": int, "started": str, "port": int, "time": float}
 START_SECONDS = 60.0
 """A cold start takes 2 s; a loaded machine gets this."""
 UNRESPONSIVE_SECONDS = 30.0
@@ -45,12 +46,13 @@ def lock(home: Path) -> Iterator[None]:
 
 
 def identity(home: Path) -> dict[str, Any] | None:
-    """The recorded launcher, if the same process still lives."""
+    """The recorded launcher, if the same process still lives; a damaged record names none."""
     try:
         recorded: dict[str, Any] = json.loads((home / IDENTITY).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        whole = {name: type(recorded[name]) for name in _RECORDED} == _RECORDED
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    alive = process_start(recorded["pid"]) == recorded["started"]
+    alive = whole and recorded["started"] and process_start(recorded["pid"]) == recorded["started"]
     return recorded if alive else None
 
 

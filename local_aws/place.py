@@ -78,7 +78,7 @@ def client(endpoint: str, service: str, region: str = REGION, account: str = ACC
         config=botocore.config.Config(
             proxies={},
             user_agent_appid=INTERNAL_APP_ID if internal else None,
-            retries={"mode": "standard", "total_max_attempts": 5},
+            retries={"mode": "standard", "total_max_attempts": 10},  # several threads at once, and every second call refused: make faults
             max_pool_connections=32,
             s3={"addressing_style": "path"},
         ),

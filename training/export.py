@@ -3,12 +3,14 @@
 Each weight is gathered on all ranks of its pipeline stage, one at a time, so that a device needs room for the largest only.
 Files of at most 5 GB are dealt out to the ranks, to one of each host in turn; the rank that owns a file keeps its weights and
 writes it while the next ones are gathered. No rank holds more than two files, no host the whole model, and hosts share no
-disk: their /opt/ml/checkpoints sync to one S3 prefix. (torch's HuggingFaceStorageWriter joins its shards into whole files on
+disk: their /opt/ml/checkpoints sync to one S3 prefix. Last comes manifest.json, with every file's SHA-256; a rank hashes a file in the
+thread that has written it, while the next one is gathered. (torch's HuggingFaceStorageWriter joins its shards into whole files on
 a disk that all ranks share, which SageMaker's hosts do not have.)
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +23,8 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 from torchtitan.trainer import Trainer
 
-from contracts.files import EXPORT
+from contracts.export_manifest import FORMAT_VERSION, ExportedFile, ExportManifest, exported_file, manifest_bytes
+from contracts.files import EXPORT, EXPORT_MANIFEST
 from training.leg_job import LegJob
 from training.metrics import write_json
 from training.model import hugging_face_config
@@ -40,6 +43,8 @@ class Exported:
     files: int
     """Files with weights."""
     dtype: str
+    manifest_sha256: str
+    """SHA-256 of manifest.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +63,7 @@ def export_model(trainer: Trainer, job: LegJob, tokens: Tokens, *, max_file_byte
     """Write ``export/``. Collective: every rank calls it. A second call replaces the first export."""
     folder = job.work / EXPORT
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("model*.safetensors"):
+    for stale in (folder / EXPORT_MANIFEST, *folder.glob("model*.safetensors")):
         stale.unlink(missing_ok=True)  # several ranks of a host clear one folder
     stages = trainer.parallel_dims.pp
     per_stage = dist.get_world_size() // stages
@@ -72,7 +77,7 @@ def export_model(trainer: Trainer, job: LegJob, tokens: Tokens, *, max_file_byte
     names = [file_name(sum(counts[:stage]) + number, sum(counts)) for number in range(counts[stage])]
     owners = writers(per_stage, stage * per_stage, job.spec.processes_per_host)
     mine = {number: folder / name for number, name in enumerate(names) if owners[number % per_stage] == rank}
-    _write_weights(state, trainer.checkpointer.sd_adapter, placed, mine, getattr(torch, job.spec.export.dtype))
+    written = _write_weights(state, trainer.checkpointer.sd_adapter, placed, mine, getattr(torch, job.spec.export.dtype))
     total = sum(item.bytes for part in plans for item in part)
     if dist.get_rank() == 0:
         weight_map = {
@@ -80,8 +85,26 @@ def export_model(trainer: Trainer, job: LegJob, tokens: Tokens, *, max_file_byte
         }
         index_content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         write_json(folder / "model.safetensors.index.json", index_content)
-        _write_companions(trainer, job, tokens, folder)
-    return Exported(bytes=total, files=sum(counts), dtype=job.spec.export.dtype)
+        written += [exported_file(path) for path in _write_companions(trainer, job, tokens, folder)]
+        written.append(exported_file(folder / "model.safetensors.index.json"))
+    manifest = _manifest(written)
+    if dist.get_rank() == 0:
+        _put(manifest, folder / EXPORT_MANIFEST)
+    return Exported(bytes=total, files=sum(counts), dtype=job.spec.export.dtype, manifest_sha256=hashlib.sha256(manifest).hexdigest())
+
+
+def _manifest(written: list[ExportedFile]) -> bytes:
+    """manifest.json of what all ranks have written. Collective: it is complete when every rank's files are."""
+    lists: list[list[ExportedFile]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(lists, written)
+    files = sorted((file for part in lists for file in part), key=lambda file: file.name)
+    return manifest_bytes(ExportManifest(format_version=FORMAT_VERSION, files=tuple(files)))
+
+
+def _put(body: bytes, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_bytes(body)
+    temporary.replace(path)
 
 
 def plan(state: dict[str, torch.Tensor], adapter: Any, dtype: torch.dtype, max_file_bytes: int) -> list[Placed]:
@@ -109,12 +132,15 @@ def writers(ranks: int, first: int, per_host: int) -> list[int]:
 
 
 @torch.no_grad()
-def _write_weights(state: dict[str, torch.Tensor], adapter: Any, placed: list[Placed], mine: dict[int, Path], dtype: torch.dtype) -> None:
+def _write_weights(
+    state: dict[str, torch.Tensor], adapter: Any, placed: list[Placed], mine: dict[int, Path], dtype: torch.dtype
+) -> list[ExportedFile]:
     """Gather every weight, keep those of ``mine``, and write each file as soon as it is full."""
     file_of = {item.hf_name: item.file for item in placed}
     missing = {number: sum(item.file == number for item in placed) for number in mine}
     pending: dict[str, torch.Tensor] = {}
-    writing: Future[None] | None = None
+    writing: Future[ExportedFile] | None = None
+    written: list[ExportedFile] = []
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="export") as disk:
         for name in dict.fromkeys(item.name for item in placed):
             value = state[name]
@@ -129,22 +155,24 @@ def _write_weights(state: dict[str, torch.Tensor], adapter: Any, placed: list[Pl
                 missing[number] -= 1
                 if missing[number] == 0:
                     if writing is not None:
-                        writing.result()
+                        written.append(writing.result())
                     writing = disk.submit(_save, pending, mine[number])
                     pending = {}
         if writing is not None:
-            writing.result()
+            written.append(writing.result())
+    return written
 
 
-def _save(weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Whole or not at all, since a sync may read the folder at any moment."""
+def _save(weights: dict[str, torch.Tensor], path: Path) -> ExportedFile:
+    """Whole or not at all, since a sync may read the folder at any moment. Hashed as it lies there, from the page cache."""
     temporary = path.with_name(f".{path.name}.part")
     save_file(weights, temporary, metadata={"format": "pt"})
     temporary.replace(path)
+    return exported_file(path)
 
 
-def _write_companions(trainer: Trainer, job: LegJob, tokens: Tokens, folder: Path) -> None:
-    """Everything that is no weight."""
+def _write_companions(trainer: Trainer, job: LegJob, tokens: Tokens, folder: Path) -> list[Path]:
+    """Everything that is no weight; the files."""
     tokenizer, shape = tokens.tokenizer, job.spec.model
     described = hugging_face_config(shape, dtype=job.spec.export.dtype, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
     write_json(folder / "config.json", described)
@@ -153,3 +181,5 @@ def _write_companions(trainer: Trainer, job: LegJob, tokens: Tokens, folder: Pat
         shutil.copy(tokens.folder / name, folder / Path(name).name)
     write_json(folder / "leg.json", trainer.checkpointer.leg)
     (folder / "README.md").write_text(model_card(job, tokens, rows=trainer.metrics_processor.file.rows(), step=trainer.step))
+    names = ["config.json", "generation_config.json", "leg.json", "README.md", *(Path(name).name for name in tokenizer.files)]
+    return [folder / name for name in dict.fromkeys(names)]

@@ -113,8 +113,8 @@ def continued(spec: RunSpec, layout: RunLayout, s3: Any, bucket: str) -> Continu
         return Continued(spec=spec, run_id=layout.run_id)
     try:
         previous = _run_json(body)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        what = f"{uri(bucket, layout.run_json)} cannot be read ({type(error).__name__})"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        what = f"{uri(bucket, layout.run_json)} cannot be read"
         fix = f"restore its version before (the bucket keeps versions), or {AFRESH}"
         return Continued(spec=spec, run_id=layout.run_id, unreadable=f"{what}, so what the run's checkpoints are of is not known; {fix}")
     newest = {leg.name: _whole(s3, bucket, layout, leg.name) for leg in spec.legs}

@@ -23,7 +23,7 @@ from data_prep.hub import HubStore
 from data_prep.sources import HubReference, parse_hub
 from infra.edge.transient import is_transient
 from infra.run.layout import RUNS_PREFIX, WEIGHTS_PREFIX, RunLayout, split_uri, uri, weights_prefix
-from infra.run.leg_files import attempt_folders, export_prefix, manifest_of, step_folders
+from infra.run.leg_files import attempt_folders, export_of, manifest_of, step_folders
 from infra.run.run_spec import RunSpec
 from training.initial import OtherLeg, other_leg
 
@@ -147,11 +147,11 @@ def _checkpoint(initial: str, named: OtherLeg, step: int, s3: Any, bucket: str) 
 
 def _export(initial: str, named: OtherLeg, s3: Any, bucket: str) -> Start:
     """The export of the newest attempt that reached its last step."""
-    folder = export_prefix(s3, bucket, RunLayout(named.run), named.leg)
-    if folder is None:
+    found = export_of(s3, bucket, RunLayout(named.run), named.leg)
+    if found is None:
         why = f"leg {named.leg} of run {named.run} has not reached its last step; wait for it, or name one of its checkpoints with @STEP"
         return Start(source=initial, refused=why)
-    return _stored(initial, uri(bucket, folder), s3)
+    return _stored(initial, uri(bucket, found.prefix), s3)
 
 
 def _from_hub(initial: str, hub: HubReference, s3: Any, bucket: str) -> Start:

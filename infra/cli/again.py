@@ -18,12 +18,15 @@ def settings_of(target: Target, run_id: str) -> Json:
     """
     try:
         run = read_json(target.client("s3"), target.bucket, RunLayout(run_id).run_json)
-        legs = {str(leg["name"]): leg["training"] for leg in run.get("legs", ())}
+        legs = {str(leg["name"]): {**leg["training"]} for leg in run.get("legs", ())}
     except (Unreadable, KeyError, TypeError) as error:
         raise CommandError(f"the settings of run {run_id} cannot be read: {error}") from None
     if not legs:
         raise CommandError(f"run {run_id} was never admitted, so it has no settings; start it by its input", Exit.NOT_FOUND)
-    value = {"run_id": run_id, **{key: run[key] for key in ("recipe", "data", "compute", "budget") if run.get(key)}}
+    value = {
+        "run_id": run_id,
+        **{key: run[key] for key in ("recipe", "data", "compute", "budget", "evaluation") if run.get(key) is not None},
+    }
     if list(legs) == [SINGLE_LEG]:
         return value | {"training": legs[SINGLE_LEG]}
     training = _shared(list(legs.values()))  # so that --set training.X still reaches every leg

@@ -188,7 +188,9 @@ def stop(
     if not yes:
         by = f", started by {who}" if (who := starter(described)) else ""
         question = f"Stop run {name}{by}? Its training job writes a checkpoint first; pretrain start --again goes on."
-        if not typer.confirm(question):
+        if not typer.confirm(question, err=as_json):  # on stderr, so that --json stays JSON
+            if as_json:
+                echo({"run_id": name, "execution_arn": execution, "stopping": False})
             raise typer.Exit(int(Exit.DONE))
     me = caller(target)
     stop_execution(target, execution, f"pretrain stop by {me}" if me else "pretrain stop")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +12,9 @@ from infra.cli.find_run import find_run
 from infra.cli.target import Target
 from infra.report.evaluation import evaluated_numbers
 from infra.report.overview import changed_settings
-from infra.run.layout import RunLayout
+from infra.run.expected import NUMBER, OBJECT, TEXT, Each, fitting
+from infra.run.layout import RunLayout, uri
+from infra.run.stored import Unreadable, read_json
 
 FIGURES = (
     ("steps", "steps", "{:,.0f}"),
@@ -30,6 +31,18 @@ FIGURES = (
 
 SOURCE_FIGURES = (("share", "share", "{:.2%}"), ("passes", "epochs", "{:.3f}"), ("validation loss", "held_out_loss", "{:.3f}"))
 """Of each source of a mixture."""
+_LEG = {
+    "name": TEXT,
+    "figures": dict.fromkeys((key for _, key, _ in FIGURES), NUMBER),
+    "sources": [{"name": TEXT, **dict.fromkeys((key for _, key, _ in SOURCE_FIGURES), NUMBER)}],
+    "settings": OBJECT,
+    "evaluation": {
+        "held_out": Each(dict.fromkeys(("loss", "perplexity", "bits_per_byte"), NUMBER)),
+        "tasks": Each({"results": Each({"metrics": Each(NUMBER)})}),
+    },
+}
+_REPORT = {"run_id": TEXT, "legs": [_LEG]}
+"""What is read of report.json."""
 
 
 def read_reports(target: Target, runs: list[str]) -> list[dict[str, Any]]:
@@ -38,17 +51,22 @@ def read_reports(target: Target, runs: list[str]) -> list[dict[str, Any]]:
     Raises:
         CommandError: a run has none.
     """
-    s3, reports = target.client("s3"), []
-    for run_id in dict.fromkeys(find_run(target, run).run_id for run in runs):
-        try:
-            body = s3.get_object(Bucket=target.bucket, Key=RunLayout(run_id).report_json)["Body"].read()
-        except s3.exceptions.NoSuchKey:
-            raise CommandError(f'run "{run_id}" has no report; pretrain list shows the runs', Exit.NOT_FOUND) from None
-        try:
-            reports.append(json.loads(body))
-        except ValueError:
-            raise CommandError(f"{RunLayout(run_id).report_json} cannot be read; restore its version before", Exit.NOT_FOUND) from None
-    return reports
+    return [_report(target, run_id) for run_id in dict.fromkeys(find_run(target, run).run_id for run in runs)]
+
+
+def _report(target: Target, run_id: str) -> dict[str, Any]:
+    key, misfits = RunLayout(run_id).report_json, list[str]()
+    try:
+        stored = read_json(target.client("s3"), target.bucket, key)
+        if not stored:
+            raise CommandError(f'run "{run_id}" has no report; pretrain list shows the runs', Exit.NOT_FOUND)
+        report: dict[str, Any] = fitting(stored, _REPORT, misfits)
+        whole = not misfits and bool(report["run_id"]) and all(leg["name"] and leg["figures"] and leg["settings"] for leg in report["legs"])
+    except (Unreadable, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise CommandError(f"{uri(target.bucket, key)} is damaged; restore its version before (the bucket keeps versions)")
+    return report
 
 
 def comparison(reports: list[dict[str, Any]]) -> dict[str, Any]:

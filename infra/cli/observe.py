@@ -18,6 +18,8 @@ from infra.cli.find_run import run_of
 from infra.cli.job_logs import GROUPS, job_name
 from infra.cli.progress import REFUSED, RunView, StageView, failure_sentence, read_leg, read_stages
 from infra.cli.target import Target
+from infra.report.stored_shapes import INDEX, RUN
+from infra.run.expected import fitting
 from infra.run.layout import RunLayout, index_key
 from infra.run.leg_files import attempt_folders, metrics_keys
 from infra.run.run_jobs import RunJob, run_jobs, total_usd
@@ -90,13 +92,11 @@ class Observer:
 
     def _load_run(self) -> None:
         if not self._run:
-            text = self._text(RunLayout(self._run_id).run_json)
-            self._run = _json(text)
+            self._run = fitting(_json(self._text(RunLayout(self._run_id).run_json)), RUN, []) or {}
 
     def _read_metrics(self) -> None:
         s3, bucket, layout = self.target.client("s3"), self.target.bucket, RunLayout(self._run_id)
-        for leg in self._run.get("legs", []):
-            name = str(leg["name"])
+        for name in (leg["name"] for leg in self._planned):
             self._metrics[name] = metrics_keys(attempt_folders(s3, bucket, layout, name))
             for key in self._metrics[name]:
                 text = self._text(key, self._read.get(key, 0))
@@ -111,9 +111,14 @@ class Observer:
         self._look_at_jobs()
         return [
             read_leg(name, _steps(leg.get("training") or {}, hosts), self._leg_rows(name), self._usd(name))
-            for leg in self._run.get("legs", [])
+            for leg in self._planned
             for name in [str(leg["name"])]
         ]
+
+    @property
+    def _planned(self) -> list[dict[str, Any]]:
+        """The legs of run.json, as far as it can be read."""
+        return [leg for leg in self._run.get("legs") or () if leg.get("name")]
 
     def _look_at_jobs(self) -> None:
         """The run's jobs; not with every look, since each is described anew."""
@@ -156,7 +161,8 @@ class Observer:
         """Documents and tokens of the finished data set, from its index, which is written last; the log may lag behind."""
         tokens = self._run.get("tokens") or {}
         named = [one["fingerprint"] for one in tokens.get("sources") or [tokens] if one.get("fingerprint")]
-        splits = [split for one in named for split in _json(self._text(index_key(one))).get("splits", {}).values()]
+        indexes = [fitting(_json(self._text(index_key(one))), INDEX, []) or {} for one in named]
+        splits = [split for index in indexes for split in (index.get("splits") or {}).values()]
         documents, tokens = (sum(int(split.get(key) or 0) for split in splits) for key in ("documents", "tokens"))
         return f"{documents:,} documents, {tokens:,} tokens" if splits else ""
 
@@ -207,6 +213,6 @@ def _steps(training: dict[str, Any], hosts: int) -> int:
 def _json(text: Any) -> dict[str, Any]:
     try:
         value = json.loads(text or "{}")
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -174,7 +174,7 @@ def failure_sentence(description: Mapping[str, Any]) -> str:
     cause, error = str(description.get("cause") or ""), str(description.get("error") or "")
     try:
         content = json.loads(cause)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if isinstance(content, dict):
         cause = str(content.get("sentence") or content.get("errorMessage") or cause)

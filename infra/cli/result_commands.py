@@ -18,7 +18,7 @@ from infra.cli.results import download_export, fetch_report
 from infra.cli.screen import output
 from infra.cli.target import Target
 from infra.cli.where import on_target
-from infra.run.layout import RunLayout
+from infra.run.layout import REPORT_JSON, RunLayout
 
 
 @on_target
@@ -48,7 +48,7 @@ def report(
         typer.echo(sentence, err=True)
     run_id, execution = found.run_id, found.execution_arn.rsplit(":", 1)[-1] if found.execution_arn else None
     page = fetch_report(target, run_id, folder or Path.cwd() / "runs" / run_id, execution)
-    links = json.loads(page.with_name("report.json").read_text())["links"]
+    links = _links(page)
     if as_json:
         echo({"run_id": run_id, "report": str(page), "links": links})
     else:
@@ -58,6 +58,15 @@ def report(
                 typer.echo(f"{name:9}  {links.get(name, '-')}", err=True)  # on stderr, so that $(pretrain report) is the path only
     if open_it:
         webbrowser.open(page.resolve().as_uri())
+
+
+def _links(page: Path) -> dict[str, str]:
+    """The links to the run's console pages; none where report.json is damaged: the page is there all the same."""
+    try:
+        return {str(name): str(link) for name, link in json.loads(page.with_name(REPORT_JSON).read_text())["links"].items() if link}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        typer.echo(f"{page.with_name(REPORT_JSON)} cannot be read, so there are no links; the bucket keeps its older versions", err=True)
+        return {}
 
 
 @on_target
@@ -74,14 +83,18 @@ def export(
     if (leg is None and len(legs) > 1) or (leg is not None and legs and leg not in legs):
         raise CommandError(f"run {run_id} has the legs {', '.join(legs)}: choose one with --leg", Exit.USAGE)
     name = leg or (legs[0] if legs else "main")
-    files = download_export(target, run_id, name, directory)
-    if not files:
+    model = download_export(target, run_id, name, directory)
+    if model is None:
         raise CommandError(f"run {run_id} has no exported model for leg {name}; it is written when the leg ends", Exit.NOT_FOUND)
-    size = sum(path.stat().st_size for path in files)
+    size = sum(path.stat().st_size for path in model.files)
     if as_json:
-        echo({"run_id": run_id, "leg": name, "folder": str(directory), "files": [str(path) for path in files], "bytes": size})
-    else:
-        typer.echo(f"{directory}: leg {name} of run {run_id}, {len(files)} files, {size / 1e6:,.1f} MB")
+        found = {"run_id": run_id, "leg": name, "folder": str(directory), "files": [str(path) for path in model.files], "bytes": size}
+        echo(found | {"verified": model.verified})
+        return
+    checked = "as the training job wrote it (SHA-256)" if model.verified else "compared by size only"
+    typer.echo(f"{directory}: leg {name} of run {run_id}, {len(model.files)} files, {size / 1e6:,.1f} MB, {checked}")
+    if not model.verified:
+        typer.echo("The model was exported by an older version, which left no checksums.", err=True)
 
 
 def _legs(target: Target, run_id: str) -> list[str]:
@@ -92,6 +105,6 @@ def _legs(target: Target, run_id: str) -> list[str]:
         return []
     try:
         return [str(leg["name"]) for leg in json.loads(body)["legs"]]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         key = RunLayout(run_id).run_json
         raise CommandError(f"s3://{target.bucket}/{key} cannot be read; restore its version before (the bucket keeps versions)") from None

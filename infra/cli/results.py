@@ -10,18 +10,18 @@ from rich.console import Console
 from rich.markup import escape
 
 from infra.cli.exits import CommandError, Exit
-from infra.cli.model_folder import PART, Source, fetch_model
+from infra.cli.model_folder import PART, Model, Source, fetch_model
 from infra.cli.progress import RunView
 from infra.cli.screen import say
 from infra.cli.target import Target
 from infra.run.layout import REPORT_HTML, REPORT_JSON, RunLayout
-from infra.run.leg_files import export_prefix
+from infra.run.leg_files import export_of
 
 
-def download_export(target: Target, run_id: str, leg: str, folder: Path) -> list[Path]:
-    """A leg's exported model into ``folder``; nothing while no attempt has reached the last step."""
-    prefix = export_prefix(target.client("s3"), target.bucket, RunLayout(run_id), leg)
-    return fetch_model(target, Source(run_id=run_id, leg=leg, prefix=prefix), folder) if prefix is not None else []
+def download_export(target: Target, run_id: str, leg: str, folder: Path) -> Model | None:
+    """A leg's exported model into ``folder``; None while no attempt has reached the last step."""
+    found = export_of(target.client("s3"), target.bucket, RunLayout(run_id), leg)
+    return fetch_model(target, Source(run_id=run_id, leg=leg, folder=found), folder) if found is not None else None
 
 
 def download_file(target: Target, key: str, path: Path) -> Path | None:

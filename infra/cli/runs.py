@@ -55,7 +55,7 @@ def _telling(group: list[dict[str, Any]]) -> dict[str, Any]:
 def _skipped(description: dict[str, Any]) -> bool:
     try:
         return "skipped" in json.loads(description.get("output") or "{}")
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return False
 
 
@@ -63,9 +63,10 @@ def starter(description: dict[str, Any]) -> str | None:
     """Who started an execution, as its input says: a person through `pretrain start`, or a schedule."""
     try:
         value = json.loads(description.get("input") or "{}")
-        return value.get("started_by") or (f"schedule {value['schedule']['name']}" if value.get("schedule") else None)
+        who = value.get("started_by") or (f"schedule {value['schedule']['name']}" if value.get("schedule") else None)
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return None
+    return who if isinstance(who, str) else None  # a refused input may hold anything
 
 
 def _row(target: Target, description: dict[str, Any], count: int) -> dict[str, Any]:

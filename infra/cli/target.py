@@ -171,9 +171,13 @@ def read_settings(environment: str, root: Path) -> Settings:
         CommandError: no such environment, or everything wrong with its block.
     """
     file = next(folder / "cdk.json" for folder in (root, PROJECT) if (folder / "cdk.json").exists() or folder == PROJECT)
-    context = json.loads(file.read_text()).get("context", {})
     try:
-        return load_settings(context.get("environments"), environment)
+        context = json.loads(file.read_text()).get("context") or {}
+        environments = context.get("environments")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise CommandError(f"{file} is not the JSON object that cdk and this command read: {error}", Exit.REFUSED) from None
+    try:
+        return load_settings(environments, environment)
     except SpecError as error:
         raise CommandError(f"{file}: {error}", Exit.REFUSED) from error
 

@@ -106,7 +106,7 @@ def _follow(
             if ended := observer.target.gone():
                 raise CommandError(ended, Exit.UNREACHABLE) from error
             if not lost:
-                say(f"connection lost ({type(error).__name__}); the run goes on, trying again every {LOST_SECONDS:.0f} s")
+                say(f"connection lost ({error}); the run goes on, trying again every {LOST_SECONDS:.0f} s")
             lost = True
         except ClientError as error:
             if error.response["Error"]["Code"] in EXPIRED:

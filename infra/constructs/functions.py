@@ -80,7 +80,6 @@ class Functions(Construct):
             ),
         )
         stages = {"Admit": "Admit", "Report": "Report", "Explain": "Triage", "Triage": "Triage"}
-        polls = settings.training_task == "polling"
         self.triage = PythonFunction(
             self,
             "Triage",
@@ -92,7 +91,6 @@ class Functions(Construct):
                 build_log_group_arn=build.log_group.log_group_arn,
                 topic_arns=[topic_arn, *([chat_topic_arn] if chat_topic_arn else [])],
                 report_function_arn=self.report.function_arn,
-                stops_jobs=polls,
             ),
             log_group=logs["Triage"],
             timeout_minutes=1,
@@ -102,7 +100,6 @@ class Functions(Construct):
                 topic_arn=topic_arn,
                 chat_topic_arn=chat_topic_arn,
                 report_function=self.report.function_arn,
-                stops_jobs=polls,
                 runbook=settings.runbook_url,
                 log_groups={stage: logs[name].log_group_name for stage, name in stages.items()},
             ),

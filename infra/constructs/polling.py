@@ -14,9 +14,10 @@ Definition = dict[str, Any]
 POLLS = 400
 """Polls of one attempt at most: each is about nine events of the 25,000 that Step Functions keeps of an execution."""
 SECONDS = f"{{% $max([60, $ceil($states.input.attempt.max_runtime_seconds / {POLLS})]) %}}"
-# What the SDK integration raises: the service's name, then the exception's.
 WORDS = "'FailureReason': $substring($string(FailureReason), 0, 400)"
-TRANSIENT = ["SageMaker.SageMakerException", "SageMaker.SdkClientException", "States.Timeout"]
+TRANSIENT = ["SageMaker.SageMakerException", "SageMaker.ThrottlingException", "SageMaker.SdkClientException", "States.Timeout"]
+"""What the SDK integration raises: the service's name, then the exception's. SageMaker's model has none for throttling, so it should be the
+service's general one; whether the code comes through as a name is documented nowhere."""
 
 
 def with_polling(definition: Definition) -> Definition:
@@ -30,6 +31,7 @@ def with_polling(definition: Definition) -> Definition:
     train |= {
         "Resource": "arn:${Partition}:states:::aws-sdk:sagemaker:createTrainingJob",
         "Output": "{% {'leg': $states.input.leg, 'attempt': $states.input.attempt} %}",
+        "Retry": copy.deepcopy(retry),
         "Next": "Wait for job",
     }
     states["Wait for job"] = {"Type": "Wait", "Seconds": SECONDS, "Next": "Job status"}

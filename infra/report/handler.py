@@ -1,7 +1,8 @@
 """Report: the run's last stage, on success and on failure. Writes report.html and report.json, returns the execution's output.
 
 For an execution that was stopped or timed out Triage invokes it in the background, with ``ended`` in the event: then the jobs may
-still be writing their last checkpoints, and are waited for.
+still be writing their last checkpoints, and are waited for. A stop does not end the function that the state Report has invoked: it would
+write "succeeded" over the report of the stop, so it looks at the execution again before it writes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from infra.sagemaker.prices import admitted_usd_per_hour
 SETTLE_SECONDS = 420.0
 """A stopped training job has 120 s for its last checkpoint, then uploads it; three of the function's ten minutes are for the report."""
 LOOK_SECONDS = 5.0
+ENDED_BY_OTHERS = ("ABORTED", "TIMED_OUT")
+"""Statuses of an execution whose report Triage orders."""
 
 
 @lambda_function("Report", ReportDeployment)
@@ -48,6 +51,9 @@ def handler(event: Json, container: Container[ReportDeployment]) -> Json:
         sagemaker=container.client("sagemaker"),
         now=time.time(),
     )
+    if not event.get("ended") and _ended_meanwhile(container.client("stepfunctions"), facts.execution_arn):
+        log.info("nothing is written: the execution was ended meanwhile, and the report of its end follows", outcome=facts.outcome)
+        return {}
     facts = dataclasses.replace(facts, read=time.time(), unread=(*facts.unread, *late))
     prices = functools.partial(admitted_usd_per_hour, facts.run)
     # An execution that does not own its run sends nothing on: the one that does may still be training it.
@@ -80,6 +86,10 @@ def trackers_of(container: Container[ReportDeployment]) -> list[Tracker]:
     if where.wandb is not None:
         found.append(WandbServer(project=where.wandb, secrets=container.client("secretsmanager")))
     return found
+
+
+def _ended_meanwhile(states: Any, execution_arn: str | None) -> bool:
+    return execution_arn is not None and states.describe_execution(executionArn=execution_arn)["status"] in ENDED_BY_OTHERS
 
 
 def wait_for_jobs(

@@ -69,8 +69,6 @@ class TriageDeployment:
     """Topic of messages in the format of Amazon Q Developer in chat applications, where there is one."""
     report_function: str
     """ARN of the function Report, for executions that ended before their state of that name."""
-    stops_jobs: bool = False
-    """Whether a stopped execution's training job must be stopped for it: with polling, where no ``.sync`` does."""
     runbook: str
     """URL or path of the runbook; a failure's section is appended."""
     log_groups: dict[str, str] = field(default_factory=dict)

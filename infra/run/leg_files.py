@@ -16,12 +16,12 @@ from typing import Any
 from contracts.checkpoint_manifest import CheckpointManifest, DamagedManifest, parse_manifest
 from contracts.config import Json
 from contracts.files import CHECKPOINT_MANIFEST, CHECKPOINTS, EXPORT, METRICS, METRICS_FILE, RESULT_FILE
-from infra.run.expected import COUNT, fitting
+from infra.run.expected import COUNT, TEXT, fitting
 from infra.run.layout import RunLayout, attempt_order
 from infra.run.stored import Unreadable, read_bytes, read_json
 
-_READ_OF_RESULT = {"steps": COUNT, "export": {"files": COUNT, "bytes": COUNT}}
-"""What Admit and Triage take from result.json."""
+_READ_OF_RESULT = {"steps": COUNT, "export": {"files": COUNT, "bytes": COUNT, "manifest_sha256": TEXT}}
+"""What Admit, Triage and `pretrain export` take from result.json."""
 _STEP_FILE = re.compile(r"step-(\d+)/([^/]+)")
 
 
@@ -132,7 +132,23 @@ def result_of(s3: Any, bucket: str, attempt: str) -> Json | None:
         return None
 
 
-def export_prefix(s3: Any, bucket: str, layout: RunLayout, leg: str) -> str | None:
-    """Folder of a leg's exported model: that of the newest attempt that reached its last step."""
+@dataclass(frozen=True, kw_only=True)
+class ExportFolder:
+    """A leg's exported model, or where it would lie."""
+
+    prefix: str
+    """Its folder, as a key prefix."""
+    manifest_sha256: str | None
+    """Of its manifest.json, by result.json; None where the model was exported before there were manifests."""
+
+
+def export_of(s3: Any, bucket: str, layout: RunLayout, leg: str) -> ExportFolder | None:
+    """A leg's exported model: that of the newest attempt that reached its last step."""
     found = newest_result(s3, bucket, attempt_folders(s3, bucket, layout, leg))
-    return f"{found[0]}{EXPORT}/" if found is not None else None
+    if found is None:
+        return None
+    attempt, result = found
+    exported = result.get("export")
+    return ExportFolder(
+        prefix=f"{attempt}{EXPORT}/", manifest_sha256=exported.get("manifest_sha256") if isinstance(exported, dict) else None
+    )

@@ -95,7 +95,7 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else "none" if value is None else json.dumps(value)
 
 
-SETTINGS = ("recipe", "data", "legs", "compute", "budget")
+SETTINGS = ("recipe", "data", "legs", "compute", "budget", "evaluation")
 
 
 def _settings(run: Json) -> Json:

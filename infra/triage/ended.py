@@ -51,7 +51,7 @@ def run_event(execution: Json, run_id: str, explained: Json, deployment: TriageD
     ended = execution.get("stopDate") or datetime.datetime.now(datetime.UTC)
     usd, who = output.get("usd"), input_of(execution).get("started_by")
     return RunEvent(
-        event_id=event_id(execution["executionArn"], state),
+        event_id=event_id(execution["executionArn"], state, *filter(None, [execution.get("redriveCount")])),  # a redriven one ends again
         deployment=deployment.name,
         state=state,
         run_id=run_id,

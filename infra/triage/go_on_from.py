@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.config import Json
-from contracts.files import EXPORT
+from contracts.files import EXPORT, EXPORT_MANIFEST
 from infra.run.layout import RunLayout, split_uri, uri
 from infra.run.leg_files import result_of, whole_checkpoints
 from infra.triage.attempts import Attempt, Decision
@@ -48,9 +48,11 @@ class LegFiles:
         if not isinstance(export, dict):
             return True  # training.export.enabled is false
         pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{attempt}{EXPORT}/")
-        weights = [item["Size"] for page in pages for item in page.get("Contents", []) if item["Key"].endswith(".safetensors")]
+        sizes = {item["Key"].rpartition("/")[2]: item["Size"] for page in pages for item in page.get("Contents", [])}
+        weights = [size for name, size in sizes.items() if name.endswith(".safetensors")]
         # Headers come on top of the weights' bytes, so a file that lacks its end is shorter than they are.
-        return len(weights) == export.get("files") and sum(weights) >= export.get("bytes", 0)
+        whole = len(weights) == export.get("files") and sum(weights) >= export.get("bytes", 0)
+        return whole and (EXPORT_MANIFEST in sizes or export.get("manifest_sha256") is None)
 
     def newest_whole(self, unusable: tuple[str, ...]) -> tuple[str | None, int]:
         """URI of the newest whole checkpoint that is not ``unusable``, and how many were left out before it."""

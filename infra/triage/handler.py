@@ -42,7 +42,7 @@ def handler(event: Json, container: Container[TriageDeployment]) -> Json:
         log.info(str(explained["sentence"]), verdict=explained["class"], action="explain")
         return explained
     decided = triage(event, clients, container.deployment, jitter=random.random())
-    if decided["again"]:
+    if decided["again"] and not decided.get("under_way"):
         told = _retrying(event, decided, container.deployment)
         send(container.client("events"), told)
         show(container.client("sns"), container.deployment.chat_topic_arn, told, container.deployment.runbook)

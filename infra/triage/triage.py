@@ -1,4 +1,9 @@
-"""Triage: an ended attempt -> the next attempt, or the explanation why there is none."""
+"""Triage: an ended attempt -> the next attempt, or the explanation why there is none.
+
+A task can fail although its job is under way: the answer to the call that created it was lost, or a look at its status was refused. A
+second job would be paid for beside it. So the machine comes back to the same attempt later: SageMaker refuses the job's name, which is
+unique for ever, and Triage looks again, until the job has ended and is judged like any other.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ from contracts.config import Json, parse
 from contracts.failure import read_failure
 from infra.edge import log
 from infra.run.deployment import TriageDeployment
+from infra.run.run_jobs import UNDER_WAY
 from infra.triage.attempts import Attempt, Limits, Source, decide, read_attempt, write_attempt
 from infra.triage.decisions import Evidence, judge
 from infra.triage.explain import Clients, explanation
@@ -24,6 +30,9 @@ RECORD = (
     *("BillableTimeInSeconds", "FailureReason", "ExitMessage"),
 )
 """Fields of a job's description that the execution carries on to the report."""
+LOOK_SECONDS, LOOK_SHARE = 60, 0.02
+"""Pause before the next look at a job that is under way: a fiftieth of its age, a minute at least. A look is about 25 of the 25,000 events
+that Step Functions keeps of an execution: five days, the longest job by default, take 290 looks, and ten days 325."""
 MAX_REASON = 200  # bytes of a reason in the record: 16 legs x HISTORY records must fit into a state's 256 KiB
 
 
@@ -33,6 +42,8 @@ def triage(event: Json, clients: Clients, deployment: TriageDeployment, *, jitte
     kind, error = KINDS[stage], event.get("error") or {}
     job_name = f"{leg['job']}-{attempt.number}"
     job = _describe(clients, kind, job_name)
+    if job.get(f"{kind}JobStatus") in UNDER_WAY:
+        return _look_again(job, f"{kind}JobStatus", job_name, event["attempt"])
     limits = parse(Limits, leg["limits"], "limits")
     sources = tuple(parse(Source, source, "sources") for source in leg["sources"])
     files = LegFiles.of(leg, clients.s3) if stage == "Train" else None
@@ -70,6 +81,15 @@ def triage(event: Json, clients: Clients, deployment: TriageDeployment, *, jitte
     says += pool
     log.info(says, job=job_name, verdict=decision.name, action=verdict.action, again=decision.again)
     return {"again": decision.again, "completed": False, "attempt": write_attempt(decision.attempt), "explanation": detail, "says": says}
+
+
+def _look_again(job: Json, status: str, job_name: str, attempt: Json) -> Json:
+    """The same attempt once more, after a pause."""
+    age = (datetime.datetime.now(datetime.UTC) - _time(job["CreationTime"])).total_seconds()
+    pause = max(LOOK_SECONDS, round(age * LOOK_SHARE))
+    says = f"the task failed, and its job {job_name} is {job[status]}: no other is created, it is looked at again in {pause} s"
+    log.warning(says, job=job_name, action="look again")
+    return {"again": True, "completed": False, "under_way": True, "attempt": {**attempt, "wait_seconds": pause}, "says": says}
 
 
 def _from(attempt: Attempt) -> str:

@@ -16,12 +16,13 @@ from contracts.config import Json
 from infra.edge import log
 from infra.run.deployment import TriageDeployment
 from infra.run.layout import RunLayout, explanation_key
+from infra.run.run_jobs import KINDS
 from infra.run.stored import read_json
 from infra.triage import explain
 from infra.triage.explain import explanation
 from infra.triage.history import done_before, entered, stage_of
 
-LAST_EVENTS = 20  # a poll is nine events, so its call is among them
+LAST_EVENTS = 40  # from one call for a job to the next are 25 events, so one is among them
 MAX_SUBJECT = 99  # SNS takes 100 characters
 OUTCOMES = {"ABORTED": "stopped", "TIMED_OUT": "timed out"}
 """The report's word for an execution's status; any other is a failure."""
@@ -45,14 +46,14 @@ def explain_unreported(execution: Json, run_id: str, clients: Clients, deploymen
     """Explain and notify once; the explanation lies in the run's folder, and its presence ends a second delivery of the event."""
     arn, name = str(execution["executionArn"]), str(execution["name"])
     last = clients.states.get_execution_history(executionArn=arn, maxResults=LAST_EVENTS, reverseOrder=True)["events"]
-    if any(item["type"] == "FailStateEntered" for item in last):
+    if any(item["type"] == "FailStateEntered" for item in last[:5]):  # the state's own event, and the execution's: a redrive follows them
         return {"explained": "by its own state Failed"}
     key = explanation_key(RunLayout(run_id), name)
     before = read_json(clients.s3, deployment.bucket, key)
-    if before:
+    end = (execution.get("stopDate") or execution["startDate"]).isoformat()
+    if before.pop("ended", None) == end:
         return {**before, "explained": "by an earlier delivery of this event"}
-    if deployment.stops_jobs:
-        _stop_job(last, clients.explain.sagemaker)
+    _stop_job(last, clients.explain.sagemaker)
     found = _explanation(execution, stage_of(last), clients, deployment)
     log.info(str(found["sentence"]), verdict=found["class"], action="explain", run_id=run_id, execution=arn)
     lines = (found["sentence"], f"Run {run_id}, stage {found['stage']}", f"What to do: {found['runbook']}", f"Execution: {arn}")
@@ -61,7 +62,8 @@ def explain_unreported(execution: Json, run_id: str, clients: Clients, deploymen
     report = _report_event(execution, run_id, found, clients.states)
     clients.functions.invoke(FunctionName=deployment.report_function, InvocationType="Event", Payload=json.dumps(report).encode())
     # Last: a crash before it sends message and report twice, another order would lose them.
-    clients.s3.put_object(Bucket=deployment.bucket, Key=key, Body=json.dumps(found).encode(), ContentType="application/json")
+    body = json.dumps({**found, "ended": end}).encode()
+    clients.s3.put_object(Bucket=deployment.bucket, Key=key, Body=body, ContentType="application/json")
     return found
 
 
@@ -102,14 +104,27 @@ def _explanation(execution: Json, stage: str, clients: Clients, deployment: Tria
 
 
 def _stop_job(last: list[Json], sagemaker: Any) -> None:
-    """Stop the job that the execution was polling; SageMaker refuses what has ended already."""
-    calls = [item["taskScheduledEventDetails"] for item in last if "taskScheduledEventDetails" in item]
-    job = next((json.loads(call["parameters"]).get("TrainingJobName") for call in calls if "TrainingJob" in call["resource"]), None)
-    if job is None:
+    """Stop the job that the execution was at, unless it has ended.
+
+    ``.sync`` stops it by itself. Polling does not, nor does an execution that came back to a job after its task had failed
+    (infra/triage/triage.py).
+    """
+    calls = (item["taskScheduledEventDetails"] for item in last if "taskScheduledEventDetails" in item)
+    kind, job = next(((kind, name) for call in calls for kind in KINDS if (name := _job_of(call, kind)) is not None), (None, None))
+    if kind is None:
         return
     try:
-        sagemaker.stop_training_job(TrainingJobName=job)
+        if getattr(sagemaker, f"describe_{kind.lower()}_job")(**{f"{kind}JobName": job})[f"{kind}JobStatus"] != "InProgress":
+            return
+        sagemaker.stop_training_job(TrainingJobName=job) if kind == "Training" else sagemaker.stop_processing_job(ProcessingJobName=job)
     except sagemaker.exceptions.ClientError as error:
-        if error.response["Error"]["Code"] not in ("ValidationException", "ResourceNotFound"):
+        if error.response["Error"]["Code"] not in ("ValidationException", "ResourceNotFound"):  # it was never created, or it has just ended
             raise
-    log.info("stopped the training job of an execution that ended", job=job)
+        return
+    log.info("stopped the job of an execution that ended", job=job)
+
+
+def _job_of(call: Json, kind: str) -> str | None:
+    """Name of the job that a task creates or looks at; None where it is no task of this kind of job."""
+    name = json.loads(call.get("parameters") or "{}").get(f"{kind}JobName") if f"{kind}Job" in call["resource"] else None
+    return None if name is None else str(name)

@@ -186,7 +186,7 @@ def test_long_documents_are_refused_or_skipped_in_every_format(tmp_path: Path):
         (b"{broken\n", "is no JSON"),
         (b"[1, 2]\n", "is no JSON object"),
         (b'{"body": "a"}\n', r'has no field "text" \(it has body; data.text_field names it\)'),
-        (b'{"text": 5}\n', "no text but int"),
+        (b'{"text": 5}\n', "no text but a number"),
         (b'{"text": "' + b"a" * 300 + b'"}\n', "max_line_bytes=256"),
     ],
 )

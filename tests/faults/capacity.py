@@ -96,8 +96,8 @@ def no_capacity_for_preparation(account: Account) -> Iterator[Row]:
 
 
 def slow_api(account: Account) -> Iterator[Row]:
-    """ThrottlingException at CreateTrainingJob."""
-    throttled = Fault(id="", on="CreateTrainingJob", error="ThrottlingException")
+    """ThrottlingException at six calls of CreateTrainingJob: the first and the five that follow at once."""
+    throttled = Fault(id="", on="CreateTrainingJob", error="ThrottlingException", times=6)
     yield _asked_again(account, "throttled", throttled, "Throttled: SageMaker's API did not answer", created=1)
 
 
@@ -128,7 +128,8 @@ def _asked_again(account: Account, run: str, fault: Fault, verdict: str, *, crea
     jobs = account.training_jobs(run)
     expect("jobs created", len(jobs), created)
     expect("the last job's number", jobs[-1]["TrainingJobName"].rpartition("-")[2], "2")
-    what = f"{fault.error} at CreateTrainingJob" if fault.error else "InternalServerError before the job had instances"
+    calls = f", {fault.times} calls" if fault.times > 1 else ""
+    what = f"{fault.error} at CreateTrainingJob{calls}" if fault.error else "InternalServerError before the job had instances"
     happened = f"{said.partition(':')[0]}; the same source after {pause} s, with compute.max_attempts=1"
     return Row(injected=what, happened=happened, attempts=len(jobs), lost=unbroken(account, run), seconds=ended.seconds)
 

@@ -148,7 +148,8 @@ def stopped_while_preparing(account: Account) -> Iterator[Row]:
 def stopped_while_reporting(account: Account) -> Iterator[Row]:
     """Stopped in the state Report."""
     run = "stop-report"
-    fault = Fault(id="", on="PutObject", service="s3", caller="function", match=f"runs/{run}/report", error="throttled", times=6)
+    # Report's first look at the leg takes seconds, so the stop comes before it writes: it must not write over the report of the stop.
+    fault = Fault(id="", on="GetObject", service="s3", caller="function", match=f"runs/{run}/main/", error="throttled", times=3)
     with account._lock:
         account._faults.append(Fault(**{**fault.__dict__, "id": run}))
         account.aws.inject(*account._faults)
@@ -157,6 +158,9 @@ def stopped_while_reporting(account: Account) -> Iterator[Row]:
     _stop(account, run)
     ended = account.ended(execution)
     expect("the end", ended.status, "ABORTED")
+    account.until(
+        lambda: "nothing is written" in pretrain(account, "logs", run, "--stage", "report")[1], "the stopped report's end", every=1
+    )
     found = _report(account, run)
     expect("stage", _stopped_stage(found), ["Report"])
     (leg,) = found["legs"]
@@ -164,8 +168,8 @@ def stopped_while_reporting(account: Account) -> Iterator[Row]:
     code, said = pretrain(account, "export", tempfile.mkdtemp(), "--run", run)
     expect(f"export: {said}", code, 0)
     yield Row(
-        injected="`pretrain stop` in the state Report, whose writes are throttled",
-        happened="report: stopped in Report, every step trained; its model can be exported",
+        injected="`pretrain stop` in the state Report, whose reads are throttled: its function goes on after the stop",
+        happened="it writes nothing; report: stopped in Report, every step trained; its model can be exported",
         attempts=1,
         lost=unbroken(account, run),
         seconds=ended.seconds,

@@ -77,6 +77,8 @@ def test_attempts_have_names_and_folders_of_their_own_and_go_on_from_the_one_bef
                 continue
             leg, folder = call.arguments["HyperParameters"]["leg"], call.arguments["CheckpointConfig"]["S3Uri"]
             earlier, job = folders.setdefault(leg, []), call.arguments["TrainingJobName"]
+            if job in jobs and (call.retry or job in run.world.under_way):
+                continue  # the same request again, not another attempt
             assert folder not in earlier and folder.endswith("/") and job not in jobs, name
             assert folder.rstrip("/").rsplit("-", 2)[1:] == job.rsplit("-", 2)[1:], name  # one can be told from the other
             channels = {channel["ChannelName"]: channel for channel in call.arguments["InputDataConfig"]}
@@ -93,6 +95,23 @@ def test_attempts_have_names_and_folders_of_their_own_and_go_on_from_the_one_bef
     assert begun["weights of a finished leg, twice"] == [{"initial"}, {"initial"}]
     assert begun["weights of the Hub, copied before"] == [{"initial"}]
     assert begun["a cool-down, twice from its trunk and then from its own"] == [{"checkpoint"}] * 3
+
+
+def test_a_job_whose_creator_got_no_answer_is_not_created_again(runs):
+    """Each job's name is asked for until it has ended, and no other job is made beside it."""
+    made = {
+        name: [job for job in run.world.jobs if "TrainingJobStatus" in run.world.jobs[job]]
+        for name, (_, run) in runs.items()
+        if "answer is lost" in name
+    }
+    assert {name: len(jobs) for name, jobs in made.items()} == {
+        "the answer is lost for every job": 2,  # one of them the evaluation
+        "the answer is lost, and the job fails": 2,
+        "the answer is lost, and the job fails for good": 1,
+    }
+    for name in made:
+        run = runs[name][1]
+        assert run.world.under_way and all(run.execution.seconds >= until for until in run.world.under_way.values())
 
 
 def test_the_warm_pool_of_a_faulty_host_is_given_up_before_the_next_attempt(runs):

@@ -31,8 +31,6 @@ ACCEPTED_UNUSED = {
 }
 # What a function's imports reach and the function does not call. Handler, operation -> reason.
 REACHED_NOT_CALLED = {
-    ("triage", "StopTrainingJob"): "only with the setting training_task: polling; tests/offline/test_offline_polling.py makes it",
-    ("report", "DescribeExecution"): "Report takes from infra.run.run_lock who owns the run, and never takes a lock",
     ("admit", "GetSecretValue"): "Admit reads the Hub through data_prep.hub without a token: its role may not read the secret",
     ("monitor", "GetProducts"): "Monitor takes from infra.sagemaker.prices what Admit put into run.json",
     ("report", "GetProducts"): "Report takes from infra.sagemaker.prices what Admit put into run.json",

@@ -28,6 +28,8 @@ def payload(outcome):
         ("faulty", "Report", "Unexpected", "States.Runtime"),
         ("unknown field", "Train", "FieldNotSupported", 'field "InfraCheckConfig" is not supported by Step Functions'),
         ("stopped", "Train", "StoppedByHand", "pretrain stop"),
+        ("stopped again", "Train", "StoppedByHand", "pretrain stop"),
+        ("stopped preparing", "Prepare data", "StoppedByHand", "pretrain stop"),
         ("late", "Train", "Unexpected", "timed out"),
         ("large input", "Admit", "Refused", "the input is too large"),
         ("before Admit ended", "Admit", "Unexpected", "States.Runtime"),
@@ -42,7 +44,7 @@ def test_one_message_for_each_and_none_for_what_explained_itself(ended):
     assert not any(isinstance(outcome, Failure) for outcome in ended.outcomes.values()) and ended.world.wrong == []
     subjects = [call.parameters["Subject"] for call in ended.world.calls if call.operation == "Publish"]
     assert subjects == [f"Failed: {RUN}"] * 3 + [
-        f"Stopped: {RUN}",
+        *[f"Stopped: {RUN}"] * 3,
         f"Timed out: {RUN}",
         "Failed: large-input",
         "Failed: before-Admit-ended",
@@ -59,8 +61,8 @@ def test_the_explanation_lies_in_the_runs_folder(ended):
 
 def test_each_has_its_report_and_what_explained_itself_has_only_its_own(ended):
     found = [payload(outcome) for outcome in ended.reports]
-    assert [one["outcome"] for one in found] == ["failed"] * 3 + ["stopped", "timed out", "refused", "failed"]
-    assert [one["run_id"] for one in found] == [RUN] * 5 + ["large-input", "before-Admit-ended"]
+    assert [one["outcome"] for one in found] == ["failed"] * 3 + ["stopped"] * 3 + ["timed out", "refused", "failed"]
+    assert [one["run_id"] for one in found] == [RUN] * 7 + ["large-input", "before-Admit-ended"]
     document = json.loads(next(body for (_, key), body in ended.world.objects.items() if key == f"runs/{RUN}/report.json"))
     assert document["outcome"] == "timed out" and [stage["state"] for stage in document["stages"]][3] == "timed out"
 
@@ -87,10 +89,10 @@ def test_every_end_is_told_to_eventbridge_in_the_documented_shape(ended):
         ("FAILED", "Unexpected"),  # the same end, delivered again
         ("FAILED", "Unexpected"),
         ("FAILED", "FieldNotSupported"),
-        ("STOPPED", None),
+        *[("STOPPED", None)] * 3,
         ("TIMED_OUT", None),
         ("FAILED", "CorruptShard"),
         ("REFUSED", "Refused"),
         ("FAILED", "Unexpected"),
     ]
-    assert details[0]["event_id"] == details[1]["event_id"] and len({detail["event_id"] for detail in details}) == 8
+    assert details[0]["event_id"] == details[1]["event_id"] and len({detail["event_id"] for detail in details}) == 10

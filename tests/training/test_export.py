@@ -20,6 +20,7 @@ from torchtitan.models.llama3.state_dict_adapter import Llama3StateDictAdapter
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from contracts.config import merge
+from contracts.export_manifest import exported_file, parse_manifest
 from training.export import writers
 from training.model import hugging_face_config, model_spec
 from training.spec import ModelShape
@@ -109,6 +110,10 @@ def test_ranks_without_a_common_disk_write_what_one_rank_would(
     assert found == expected
     assert index["weight_map"] == {}
     assert index["metadata"]["total_size"] == answers[0]["exported"]["bytes"]
+    body = (joined / "manifest.json").read_bytes()
+    assert {answer["exported"]["manifest_sha256"] for answer in answers} == {hashlib.sha256(body).hexdigest()}
+    others = sorted(path for path in joined.iterdir() if path.name != "manifest.json")
+    assert list(parse_manifest(body).files) == [exported_file(path) for path in others]
     loaded: Any = LlamaForCausalLM.from_pretrained(joined, output_loading_info=True)
     assert not any(loaded[1][key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
 

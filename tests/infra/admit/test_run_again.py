@@ -175,7 +175,7 @@ def test_an_input_nested_deeply_is_refused_and_its_record_can_be_read(depth: int
 def test_a_damaged_run_json_is_one_sentence_that_names_the_object_and_the_fix(body: str) -> None:
     clients = trained()
     clients.s3.put(RUN.run_json, body)
-    with pytest.raises(Refused, match=r"s3://data/runs/r/run\.json cannot be read .*restore its version before") as refused:
+    with pytest.raises(Refused, match=r"s3://data/runs/r/run\.json cannot be read, .*restore its version before") as refused:
         try_again(clients)
     assert len(refused.value.problems) == 1
 

@@ -6,7 +6,6 @@ import datetime as dt
 import hashlib
 import json
 from io import BytesIO
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -78,8 +77,8 @@ class S3:
     def list_objects_v2(self, *, Bucket: str, Prefix: str, **rest: Any) -> dict[str, Any]:
         return {"KeyCount": sum(key.startswith(Prefix) for key in self.objects)}
 
-    def download_file(self, bucket: str, key: str, path: str) -> None:
-        Path(path).write_bytes(self.objects[key])
+    def download_fileobj(self, bucket: str, key: str, stream: Any) -> None:
+        stream.write(self.objects[key])
 
 
 class States:

@@ -545,6 +545,7 @@ def test_a_run_that_was_always_refused_shows_its_executions_own_report(aws, pret
         {"training": {"steps": 300}},
         {"recipe": "llama3_8b", "ablation": "reference"},
         {"training": {"tokens": 10**9}, "budget": {"max_usd": 9.0}},
+        {"evaluation": {}},
     ],
 )
 def test_a_run_is_started_again_with_the_settings_of_its_run_json(aws, pretrain, given):
@@ -555,9 +556,8 @@ def test_a_run_is_started_again_with_the_settings_of_its_run_json(aws, pretrain,
     assert done.code == 0, done.out
     sent = json.loads(list(aws.states.executions.values())[-1]["input"])
     again = as_input(resolve(sent, default_recipe="local"))
-    assert {key: again[key] for key in ("run_id", "recipe", "data", "compute", "budget")} == {
-        key: before[key] for key in ("run_id", "recipe", "data", "compute", "budget")
-    }
+    kept = ("run_id", "recipe", "data", "compute", "budget", "evaluation")
+    assert {key: again[key] for key in kept} == {key: before[key] for key in kept}
     for leg in before["legs"]:
         leg["training"]["optimizer"]["lr"] = 0.002
     assert again["legs"] == before["legs"]

@@ -154,7 +154,11 @@ def test_handler_reads_its_deployment_and_region_from_the_environment(monkeypatc
     forget_clients()
     earlier = training_job("evening-main-0fab12-1", 100.0, "Stopped", HyperParameters={"run_id": "evening", "leg": "main"})
     earlier |= {"CheckpointConfig": {"S3Uri": "s3://bucket/runs/evening/main/"}, "TrainingStartTime": START, "TrainingEndTime": START + 100}
-    monkeypatch.setattr("boto3.client", lambda service, **_: s3 if service == "s3" else Jobs([earlier]))
+    jobs = Jobs([earlier])
+    monkeypatch.setattr("boto3.client", lambda service, **_: s3 if service == "s3" else jobs)
+    jobs.execution = "ABORTED"  # while the report was being written: that of the stop counts, and Triage orders it
+    assert report_function.handler(event(), None) == {} and "runs/evening/report.json" not in s3.objects
+    jobs.execution = "RUNNING"
     output = report_function.handler(event(), None)
     assert output["outcome"] == "succeeded"
     report = json.loads(s3.objects["runs/evening/report.json"])
@@ -167,6 +171,10 @@ class Jobs:
 
     def __init__(self, jobs: list[dict[str, Any]]) -> None:
         self.jobs = {job["TrainingJobName"]: job for job in jobs}
+        self.execution = "RUNNING"
+
+    def describe_execution(self, executionArn: str) -> dict[str, Any]:
+        return {"status": self.execution}
 
     def get_paginator(self, name: str) -> Any:
         found = [{"TrainingJobName": job} for job in self.jobs] if name == "list_training_jobs" else []

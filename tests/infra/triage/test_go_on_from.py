@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -105,8 +106,8 @@ def test_a_cool_down_starts_again_from_the_trunks_checkpoint_until_it_has_its_ow
     assert again["again"] is False  # to fall back to the trunk would throw the leg's own training away silently
 
 
-def finished(s3: SmallS3, files: int) -> None:
-    s3.put(f"{STEM}1/metrics/result.json", json.dumps({"steps": 100, "export": {"files": 2, "bytes": 10}}))
+def finished(s3: SmallS3, files: int, **exported: str) -> None:
+    s3.put(f"{STEM}1/metrics/result.json", json.dumps({"steps": 100, "export": {"files": 2, "bytes": 10, **exported}}))
     for number in range(files):
         s3.put(f"{STEM}1/export/model-{number}.safetensors", "weights")
 
@@ -124,3 +125,25 @@ def test_an_export_that_has_not_arrived_or_another_attempts_result_completes_not
     s3 = SmallS3()
     finished(s3, files=number)  # of the second attempt the first one's result says nothing
     assert after(s3, attempt(number))["completed"] is False
+
+
+def test_an_export_whose_manifest_has_not_arrived_completes_nothing() -> None:
+    s3 = SmallS3()
+    finished(s3, files=2, manifest_sha256="0" * 64)
+    assert after(s3, attempt())["completed"] is False
+    s3.put(f"{STEM}1/export/manifest.json", "{}")
+    assert after(s3, attempt())["completed"] is True
+
+
+@pytest.mark.parametrize(("age", "pause"), [(30, 60), (7200, 144)])
+@pytest.mark.parametrize("status", ["InProgress", "Stopping"])
+def test_a_job_that_is_under_way_although_its_task_failed_is_looked_at_again(status: str, age: int, pause: int) -> None:
+    """A second one would be paid for beside it; its name is asked for again, which SageMaker refuses, and judged once it has ended."""
+    created = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=age)
+    described = {"TrainingJobStatus": status, "CreationTime": created}
+    clients = SimpleNamespace(sagemaker=SimpleNamespace(describe_training_job=lambda TrainingJobName: described), s3=SmallS3())
+    before = write_attempt(attempt(3, spent_usd=5.0))
+    error = {"Error": "SageMaker.ResourceInUseException", "Cause": "job names must be unique"}
+    decided = triage({"stage": "Train", "leg": LEG, "attempt": before, "error": error}, clients, DEPLOYMENT, jitter=0.0)
+    assert (decided["again"], decided["completed"], decided["under_way"]) == (True, False, True)
+    assert decided["attempt"] == before | {"wait_seconds": pause} and "r-main-3" in decided["says"]

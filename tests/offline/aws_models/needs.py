@@ -123,6 +123,7 @@ def _requests(names: Names, service: str, name: str, given: Mapping[str, Any]) -
         "Publish": lambda: str(given["TopicArn"]),
         "DescribeTrainingJob": lambda: arn("sagemaker", f"training-job/{given['TrainingJobName']}"),
         "StopTrainingJob": lambda: arn("sagemaker", f"training-job/{given['TrainingJobName']}"),
+        "StopProcessingJob": lambda: arn("sagemaker", f"processing-job/{given['ProcessingJobName']}"),
         "UpdateTrainingJob": lambda: arn("sagemaker", f"training-job/{given['TrainingJobName']}"),
         "DescribeProcessingJob": lambda: arn("sagemaker", f"processing-job/{given['ProcessingJobName']}"),
         "PutRetentionPolicy": lambda: arn("logs", f"log-group:{given['logGroupName']}:log-stream:"),

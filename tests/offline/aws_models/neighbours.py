@@ -207,7 +207,7 @@ def _privileges(names: Names, policies: Policies) -> Iterator[Need]:
     only = (
         ("secretsmanager:GetSecretValue", names.secret, ("Prepare",)),
         ("sagemaker:CreateTrainingJob", training_job, ("Machine",)),
-        ("sagemaker:StopTrainingJob", training_job, ("Machine",)),
+        ("sagemaker:StopTrainingJob", training_job, ("Machine", "Triage")),
         ("codebuild:StartBuild", names.project, ("Machine",)),
         ("ecr:PutImage", names.images, ("BuildRole",)),
         ("states:StartExecution", names.machine, ("Schedule",)),

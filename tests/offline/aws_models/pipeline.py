@@ -46,6 +46,8 @@ class Job:
     raised: bool | None = None
     """Whether `.sync` raises; None: exactly when the job did not complete."""
     error: str = "States.TaskFailed"
+    lost: bool = False
+    """Whether the answer to the call that creates it is lost; it runs all the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +137,7 @@ class Pipeline:
             call.arguments[key]
             for call in execution.calls
             for key in ("TrainingJobName", "ProcessingJobName")
-            if key in call.arguments and "RoleArn" in call.arguments
+            if key in call.arguments and "RoleArn" in call.arguments and call.retry == 0 and call.arguments[key] not in world.under_way
         ]
         problems += [*rules.job_name_problems(names), *world.wrong]
         return PipelineRun(execution, world, tuple(problems), queries)
@@ -193,11 +195,16 @@ class Pipeline:
             return _status(call.arguments["TrainingJobName"], world)
         if name in ("CreateTrainingJob", "CreateProcessingJob"):
             kind = name.removeprefix("Create").removesuffix("Job")
-            ended = _job(call.arguments, planned if isinstance(planned, Job) else Job(), kind, world)
+            job, job_name = planned if isinstance(planned, Job) else Job(), call.arguments[f"{kind}JobName"]
+            if job_name in world.jobs:
+                return Failure("SageMaker.ResourceInUseException", f"{kind} job names must be unique, and {job_name} exists", seconds=1)
+            ended = _job(call.arguments, job, kind, world)
+            if job.lost:
+                world.under_way[job_name] = call.time + job.seconds
+                return Failure("SageMaker.SdkClientException", "Unable to execute HTTP request: Read timed out", seconds=12)
             if ":aws-sdk:" not in call.resource:
                 return ended
-            job = world.jobs[call.arguments[f"{kind}JobName"]]
-            return Result({f"{kind}JobArn": job[f"{kind}JobArn"]}, seconds=1)
+            return Result({f"{kind}JobArn": world.jobs[job_name][f"{kind}JobArn"]}, seconds=1)
         if name == "StartBuild":
             return self._build(planned if isinstance(planned, Build) else Build(), _targets(call.arguments), world)
         return Result({"MessageId": "00000000-0000-0000-0000-000000000000"})

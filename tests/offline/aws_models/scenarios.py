@@ -73,6 +73,7 @@ def paths(definition: Json) -> dict[str, Path]:
         **_lost_functions(),
         **_taken_over(),
         **_throttled(),
+        **_lost_answers(),
         **{f"{name}: each retried error once": _retried(definition, name) for name in names},
     }
 
@@ -80,9 +81,11 @@ def paths(definition: Json) -> dict[str, Path]:
 def _retried(definition: Json, state: str) -> Path:
     """A run on which ``state`` is called, and first fails with each error that is retried."""
     tasks: dict[str, Any] = {state: every_error_of(definition, state)}
-    if state == "Triage evaluation":
-        tasks["Evaluate"] = [Job(status="Failed", reason=BAD)]
+    if state in ("Evaluate", "Triage evaluation"):
+        tasks.setdefault("Evaluate", [Job(status="Failed", reason=BAD)])
         return Path(scenario=Scenario(input=EVALUATED, tokens=True, tasks=tasks), visits=(state,))
+    if state == "Prepare corpus":
+        return Path(scenario=Scenario(input=CLEANED, tasks=tasks), visits=(state,))
     on_failure = state in ("Explain", "Report failure", "Notify", "Triage", "Triage preparation")
     if on_failure:
         job = "Prepare data" if state == "Triage preparation" else "Train"
@@ -390,7 +393,7 @@ def _job_failures() -> dict[str, Path]:
             Scenario(
                 input=LOCAL,
                 tokens=True,
-                tasks={"Train": [Failure("SageMaker.AmazonSageMakerException", "ValidationException: no", seconds=1)]},
+                tasks={"Train": [Failure("SageMaker.AmazonSageMakerException", "ValidationException: no", seconds=1)] * 6},
             ),
             "RequestRefused",
         ),
@@ -419,7 +422,7 @@ def _lost_functions() -> dict[str, Path]:
             visits=("Leg failed", "Leg trained"),
         ),
         "Triage is lost, and there was no job": failed(
-            Scenario(input=LOCAL, tokens=True, tasks={"Train": [refused], "Triage": [LOST]}), "Unexpected", "ValidationException: no"
+            Scenario(input=LOCAL, tokens=True, tasks={"Train": [refused] * 6, "Triage": [LOST]}), "Unexpected", "ValidationException: no"
         ),
         "Triage's answer cannot be used": failed(
             Scenario(
@@ -552,5 +555,29 @@ def _throttled() -> dict[str, Path]:
             "CorruptShard",
             "cut",
             visits=("Leg failed",),
+        ),
+    }
+
+
+def _lost_answers() -> dict[str, Path]:
+    """A job is created, and its creator does not hear of it: it is not created again, and what it comes to counts."""
+    lost, once = Job(lost=True), Failure("SageMaker.AmazonSageMakerException", "Rate exceeded (Error Code: ThrottlingException)", seconds=1)
+    broken = Job(lost=True, status="Failed", reason="InternalServerError: We encountered an internal error. Please try again.", seconds=700)
+    corrupt = Job(lost=True, status="Failed", reason="AlgorithmError: CorruptShard (stop): cut")
+    return {
+        "every creation is throttled once": Path(
+            scenario=Scenario(input=EVALUATED, tasks=dict.fromkeys(("Prepare data", "Train", "Evaluate"), (once,))),
+            visits=("Prepare data", "Evaluate", "Announce"),
+            avoids=("Triage preparation", "Triage", "Triage evaluation"),
+        ),
+        "the answer is lost for every job": Path(
+            scenario=Scenario(input=EVALUATED, tasks=dict.fromkeys(("Prepare data", "Train", "Evaluate"), (lost,))),
+            visits=("Wait to prepare", "Wait", "Wait to evaluate", "Announce"),
+        ),
+        "the answer is lost, and the job fails": Path(
+            scenario=Scenario(input=LOCAL, tokens=True, tasks={"Train": [broken]}), visits=("Wait", "Leg trained")
+        ),
+        "the answer is lost, and the job fails for good": failed(
+            Scenario(input=LOCAL, tokens=True, tasks={"Train": [corrupt]}), "CorruptShard", "cut", visits=("Leg failed",)
         ),
     }

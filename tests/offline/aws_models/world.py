@@ -75,6 +75,8 @@ class World:
     """Executions that ended, by ARN: as DescribeExecution gives them, with their ``events``."""
     models: dict[str, list[Json]] = field(default_factory=dict)
     """Model package groups by name: the requests that made their versions."""
+    under_way: dict[str, float] = field(default_factory=dict)
+    """Jobs whose creator got no answer, by name: until when they run, in seconds since the execution's start."""
     polled: set[str] = field(default_factory=set)
     """Training jobs whose status was asked for by the machine itself."""
     running: set[str] = field(default_factory=set)
@@ -240,10 +242,16 @@ class World:
         self._job(TrainingJobName)
         return {}
 
+    def _sagemaker_StopProcessingJob(self, ProcessingJobName: str) -> Json:
+        self._job(ProcessingJobName)
+        return {}
+
     def _job(self, name: str) -> Json:
         if name not in self.jobs:
             raise ApiError("ValidationException", "Requested resource not found.")
-        return self.jobs[name]
+        if self.now >= self.under_way.get(name, 0.0):
+            return self.jobs[name]
+        return {key: "InProgress" if key.endswith("JobStatus") else value for key, value in self.jobs[name].items() if "EndTime" not in key}
 
     def _sagemaker_DescribeModelPackageGroup(self, ModelPackageGroupName: str) -> Json:
         if ModelPackageGroupName not in self.models:
