@@ -36,7 +36,7 @@ def prepare_in_container(give_up: Callable[[str], int]) -> int:
         data, admitted = run["data"], read_tokens(run)
         corpora = {str(name): str(corpus["uri"]) for name, corpus in run.get("corpora", {}).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{path} does not read as a run ({type(error).__name__}: {error}); Admit writes it") from None
+        raise BadInput(f"{path} does not read as a run ({error}); Admit writes it") from None
     spec = parse(DataSpec, data, "data")
     gates = admitted[0].uri.rstrip("/").rpartition("/")[0] + "/" + GATES
     here = Workplace(gates_uri=gates, instances=_instances(), client=s3_client(), say=say, give_up=give_up)
