@@ -183,7 +183,7 @@ bench-loader: .venv-bench/.done ## Benchmark the token loader against litdata, M
 
 # -- training: overhead per step, and resume after a kill
 .PHONY: bench-train bench-resume bench-memory
-bench-train: .venv/.dev ## Benchmark our trainer and loader against bare torchtitan: overhead per step (BLOCKS=12)
+bench-train: .venv/.dev ## Benchmark our trainer and loader against bare torchtitan, and each option: overhead per step (BLOCKS=12)
 	@OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/bench/train.py --blocks $(or $(BLOCKS),12)
 
 bench-resume: .venv/.dev ## Kill jobs with SIGKILL, resume them, and compare bitwise with an uninterrupted run (TRIALS=20)
@@ -198,7 +198,7 @@ bench-restore: env ## What a resume reads, and seconds to its first step, on the
 	@PYTHONPATH=. $(BIN)/python tests/bench/restore.py $(or $(HOSTS),2 4)
 
 .PHONY: bench-gpu
-bench-gpu: ## Benchmark one CUDA device and write docs/gpu-bench.md (PYTHON=..., else .venv's; installs nothing)
+bench-gpu: ## Benchmark CUDA devices and write docs/gpu-bench.md (ARGS="--minutes 9 --devices 8"; PYTHON=..., else .venv's; installs nothing)
 	@PYTHONPATH=. $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON)) tests/bench/gpu.py --write docs/gpu-bench.md $(ARGS)
 
 bench-memory: .venv/.dev ## Run torch's memory tracker over all 32 layers of llama3_8b, for comparison with the estimate

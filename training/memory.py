@@ -1,8 +1,8 @@
 """Estimate of the memory that a leg needs on each device. Pure Python: Admit uses it in a Lambda function.
 
 `pretrain plan` shows it part by part. Checked against torch's FSDP memory tracker under fake tensors
-(tests/training/test_memory.py); the constants below were derived from that tracker by changing one size at a time;
-comments name their parts.
+and against published measurements on H100 (tests/training/test_memory.py); the constants below were derived from that tracker
+by changing one size at a time; comments name their parts.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ class MemoryEstimate:
     optimizer: int
     """The optimiser's moments of the shard."""
     gradients: int
-    """Gradients that exist at the peak: all of them when passes are accumulated, those of the output layer otherwise."""
+    """The shard's reduced gradients. On GPUs they count at any moment: FSDP makes them on a stream of its own, and what torch's
+    allocator has reserved for one stream serves no other."""
     gathered: int
-    """Parameters and gradients of the layers in work, whole, as FSDP gathers and reduces them."""
+    """Parameters and gradients of the layers in work, whole, as FSDP gathers and reduces them; of every block where they are kept."""
     activations: int
     """What the forward pass keeps for the backward pass."""
     logits: int
-    """Output of the last layer and the loss's work on it, or one block's recomputation, whichever is larger."""
+    """Output of the last layer and the loss's work on it, or one block's recomputation, whichever is larger; both in an eager leg."""
     runtime: int
     """Everything that is no tensor."""
 
@@ -87,7 +88,7 @@ def device_bytes(spec: TrainingSpec, hosts: int) -> int:
 def estimate(spec: TrainingSpec, hosts: int, *, chunked: bool | None = None) -> MemoryEstimate:
     """The peak of a step on the fullest device. ``chunked`` overrides how the loss is taken (for the comparison in tests)."""
     shape, degrees = spec.model, spec.parallelism
-    element = 2 if spec.precision == "bfloat16" else 4
+    element = element_bytes(spec)
     tensor, stages = degrees.tensor, degrees.pipeline
     shards = hosts * spec.processes_per_host // (degrees.replicate * tensor * stages)  # FSDP spans context parallel ranks too
     layers = -(-shape.layers // stages)
@@ -97,44 +98,64 @@ def estimate(spec: TrainingSpec, hosts: int, *, chunked: bool | None = None) -> 
     accumulates = spec.global_batch_size is not None and spec.global_batch_size > spec.local_batch_size * shards * degrees.replicate
     in_flight = min(stages, spec.local_batch_size) if stages > 1 else spec.local_batch_size
     tokens = in_flight * spec.sequence_length // degrees.context
-    per_token = _kept_bytes(spec, element) // tensor
+    per_token = kept_bytes(spec) // tensor
     chunked = chunks_loss(spec) if chunked is None else chunked
+    gathers = 1 if spec.float8 == "tensorwise_all_gather" else element
+    kept_blocks = layers * block * gathers if stages > 1 or not degrees.reshard_after_forward else 0  # from the forward pass on
     kept = tokens * layers * per_token + tokens * shape.dim * 5 * element  # 5: embedding, final norm and its float32 parts
     # Peak one: the loss. The output layer is whole, and with chunks its gradient too, summed in float32.
     logits = 3 * 4 * tokens * shape.vocab_size // tensor // (LOSS_CHUNKS if chunked else 1)  # log-softmax, its gradient, a copy
-    head = vocabulary * element + (vocabulary * (4 + element) + tokens * shape.dim * (4 + element) if chunked else 0)
+    head = vocabulary * element + (vocabulary * (4 + element) + tokens * shape.dim * (4 + element) if chunked else 0) + kept_blocks
     # Peak two: the backward pass of the last block. Two blocks are gathered (one ahead), one reduced in float32.
-    gathers = 1 if spec.float8 == "tensorwise_all_gather" else element
-    blocks = layers * block * element if stages > 1 else 2 * block * gathers
-    backward = blocks + block * (element + 4)
+    backward = (kept_blocks or 2 * block * gathers) + block * (element + 4)
     again = tokens * (_block_bytes(shape, element) // tensor + 2 * shape.dim * element)
+    eager = spec.device == "cuda" and not spec.compile
     at_loss = head + logits >= backward + again
     return MemoryEstimate(
         parameters=4 * shard,
         optimizer=-(-optimizer_bytes(spec, held, layers * block) // shards),
-        gradients=4 * shard if accumulates else 0,
+        gradients=4 * shard if accumulates or spec.device == "cuda" else 0,
         gathered=head if at_loss else backward,
         activations=kept,
-        logits=logits if at_loss else again,
+        # Eager legs reserve more, published figures say: what one use leaves are pieces that do not fit the other.
+        logits=logits + again if at_loss and eager else logits if at_loss else again,
         runtime=CUDA_RUNTIME_BYTES if spec.device == "cuda" else 0,
     )
 
 
-def _kept_bytes(spec: TrainingSpec, element: int) -> int:
-    """Bytes per token and block that the forward pass keeps."""
-    shape = spec.model
+def kept_bytes(spec: TrainingSpec) -> int:
+    """Bytes per token and block that the forward pass keeps for the backward pass."""
+    shape, element = spec.model, element_bytes(spec)
     if spec.activation_checkpointing == "full":
         return shape.dim * element  # the block's input
     if spec.activation_checkpointing == "none":
-        return _block_bytes(shape, element)
+        return _compiled_bytes(spec, element) if spec.compile else _block_bytes(shape, element)
     # torchtitan's selective policy keeps attention's output and every second product: the fused q, k, v, w1 and w2.
     projections = shape.dim + 2 * shape.kv_heads * (shape.dim // shape.heads)
-    return element * (2 * shape.dim + projections + shape.ffn_dim) + (_attention_bytes(shape, element) if spec.device == "cuda" else 0)
+    return element * (2 * shape.dim + projections + shape.ffn_dim) + (attention_bytes(shape, element) if spec.device == "cuda" else 0)
 
 
-def _attention_bytes(shape: ModelShape, element: int) -> int:
+def element_bytes(spec: TrainingSpec) -> int:
+    """Of a number in the products."""
+    return 2 if spec.precision == "bfloat16" else 4
+
+
+def attention_bytes(shape: ModelShape, element: int = 2) -> int:
     """Output and log-sum-exp of a flash kernel. The CPU's kernel is not on torchtitan's list, and is computed again."""
     return shape.dim * element + shape.heads * 4
+
+
+def _compiled_bytes(spec: TrainingSpec, element: int) -> int:
+    """What a compiled block keeps without checkpointing: torch's partitioner computes everything but products and attention again.
+
+    Of the feed-forward width w1, w3 and, as the input of a product in BF16, their gated product; of the residual stream's
+    the inputs of the block, of qkv, of attention (queries) and of wo, and wo's output and its norm. FP8 products keep neither the
+    gated product nor the norms' outputs, but one of their inputs in FP8 (tests/training/test_memory.py counts them).
+    """
+    shape = spec.model
+    wide, narrow, eight_bit = (3, 6, 0) if spec.float8 == "off" else (2, 4, shape.dim)
+    kv = shape.kv_heads * (shape.dim // shape.heads)
+    return element * (wide * shape.ffn_dim + narrow * shape.dim + 2 * kv) + eight_bit + 4 * shape.heads
 
 
 def _block_bytes(shape: ModelShape, element: int) -> int:

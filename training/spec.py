@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from contracts.config import Bounds, Problem, one_or_more
 from training.initial import INITIAL, start_problems
+from training.parallelism import ParallelismSpec, replica_problems
 from training.schedule import ScheduleSpec, schedule_problems
 
 Attention = Literal["causal", "documents"]
@@ -80,27 +81,6 @@ class OptimizerSpec:
     """Momentum of Muon."""
     max_grad_norm: Annotated[float, Bounds(0.0)] = 1.0
     """Gradients are clipped to this global norm."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParallelismSpec:
-    """Degrees of parallelism; their product is the number of devices."""
-
-    replicate: Annotated[int, one_or_more()] = 1
-    """HSDP: groups that hold a full copy of the sharded model each."""
-    shard: Annotated[int, Bounds(-1)] = -1
-    """FSDP: devices over which parameters are sharded; -1 takes all that is left."""
-    tensor: Annotated[int, one_or_more()] = 1
-    """Tensor parallelism."""
-    context: Annotated[int, one_or_more()] = 1
-    """Context parallelism (the sequence is split)."""
-    pipeline: Annotated[int, one_or_more()] = 1
-    """Pipeline stages."""
-
-    def check(self) -> Iterator[Problem]:
-        """The shard degree is a count or -1."""
-        if self.shard == 0:
-            yield Problem("shard", "0 devices cannot hold the model; use -1 for all that is left, or a count")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,9 +157,10 @@ class TrainingSpec:
     """torch.compile each transformer block."""
     activation_checkpointing: Checkpointing = "selective"
     """What the backward pass computes again instead of keeping."""
-    fit_memory: tuple[Literal["local_batch_size", "activation_checkpointing"], ...] = ()
-    """Settings that Admit chooses by the memory estimate for ``compute.instance_type``, in place of the values above: the least
-    recomputation that fits, then the largest batch. ``local_batch_size`` needs ``global_batch_size``. `pretrain plan` shows the choice."""
+    fit_memory: tuple[Literal["local_batch_size", "activation_checkpointing", "reshard_after_forward"], ...] = ()
+    """Settings that Admit chooses by the memory estimate for ``compute.instance_type``, in place of their own values: the least
+    recomputation that fits, then the largest batch, then gathered weights are kept where there is room (``parallelism``).
+    ``local_batch_size`` needs ``global_batch_size``. `pretrain plan` shows the choice."""
     float8: Float8 = "off"
     """FP8 linear layers: ``tensorwise_all_gather`` also gathers FSDP's weights in FP8."""
     attention: Attention = "causal"
@@ -293,6 +274,7 @@ def cluster_problems(spec: TrainingSpec, hosts: int) -> Iterator[Problem]:
     elif fixed * p.shard != devices:
         yield Problem("parallelism", f"{degrees} x shard={p.shard} is {fixed * p.shard}, but there are {devices} devices; set shard to -1")
         return
+    yield from replica_problems(p, hosts, spec.processes_per_host)
     yield from schedule_problems(spec.schedule, total_steps(spec, hosts))
     yield from start_problems(spec.initial, total_steps(spec, hosts), spec.schedule.decay_steps)
     per_pass = spec.local_batch_size * data_parallel_ranks(spec, hosts)

@@ -25,12 +25,18 @@ from training.memory import LOSS_CHUNKS, checkpoint_bytes, chunks_loss, paramete
 from training.metrics import LegMetrics
 from training.model import model_spec
 from training.optimizer import LegSchedule, optimizer_config
-from training.spec import TrainingSpec, data_parallel_ranks
+from training.spec import Checkpointing, TrainingSpec, data_parallel_ranks
 from training.token_shards import SplitName
 from training.tokens import Tokens, TokenSource, job_mixture
 from training.trainer import LegTrainer
 from training.validation import LegValidator
 from training.watchdog import Limits
+
+CHECKPOINTING: dict[Checkpointing, FullAC.Config | SelectiveAC.Config | None] = {
+    "none": None,
+    "selective": SelectiveAC.Config(),
+    "full": FullAC.Config(),
+}
 
 
 def trainer_config(job: LegJob, tokens: Tokens, *, validates: bool = True) -> LegTrainer.Config:
@@ -98,7 +104,7 @@ def phase_limits(job: LegJob, held_out: Sequence[TokenSource]) -> Limits:
 
 def activation_checkpointing(spec: TrainingSpec) -> FullAC.Config | SelectiveAC.Config | None:
     """torchtitan's policy of that name."""
-    return {"none": None, "selective": SelectiveAC.Config(), "full": FullAC.Config()}[spec.activation_checkpointing]
+    return CHECKPOINTING[spec.activation_checkpointing]
 
 
 def leg_model_spec(spec: TrainingSpec, name: str = "leg") -> ModelSpec:
@@ -148,6 +154,8 @@ def _parallelism(spec: TrainingSpec) -> ParallelismConfig:
         tensor_parallel_degree=degrees.tensor,
         context_parallel_degree=degrees.context,
         pipeline_parallel_degree=degrees.pipeline,
+        # "default" keeps the output layer, which the backward pass needs at once, and everything with pipeline stages.
+        fsdp_reshard_after_forward="default" if degrees.reshard_after_forward else "never",
         context_parallel_load_balancer="headtail" if spec.attention == "causal" else "ptrr",
         # spmd_types, 0.3.0's default, splits the sequence for FlexAttention only.
         spmd_backend="partial_dtensor" if degrees.context > 1 and spec.attention == "causal" else "spmd_types",

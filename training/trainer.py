@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
 from torchtitan.tools.logging import logger
 from torchtitan.trainer import Trainer
 
@@ -101,6 +102,7 @@ class LegTrainer(Trainer):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.stopping = False
+        self._passes = 0
         self.resumed_from = 0
         self.on_part: Callable[[str], None] = lambda part: None
         """Called at the end of each part of the start (training/startup.py)."""
@@ -165,6 +167,19 @@ class LegTrainer(Trainer):
                 value = float(str(error).partition("global_avg_loss=")[2].partition(")")[0])
                 raise diverged("loss", value, self.step, self.metrics_processor.cursor) from error
             raise
+
+    def forward_backward_step(self, **arguments: Any) -> torch.Tensor:
+        """torchtitan's. With HSDP only the last pass of a step sums gradients over the replicas: torchtitan 0.3.0 does so in every
+        pass, and a sum of sums is the same (pytorch/torchtitan#1929). The loss in chunks still sums the output layer's in each. A
+        captured CUDA graph is of one pass and replays it for all.
+        """
+        passes = self.gradient_accumulation_steps
+        if self.parallel_dims.dp_replicate_enabled and passes > 1 and self.config.training.disable_cuda_graphs:
+            self._passes += 1
+            for part in self.model_parts:
+                cast(FSDPModule, part).set_requires_all_reduce(self._passes % passes == 0)
+        loss: torch.Tensor = super().forward_backward_step(**arguments)
+        return loss
 
     def post_dataloading_process(self, input_dict: dict[str, torch.Tensor], labels: torch.Tensor) -> Any:
         """torchtitan's, which needs positions to split a sequence over ranks."""

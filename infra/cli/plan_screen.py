@@ -17,6 +17,7 @@ from infra.cli.screen import PIPE_WIDTH, counted, duration, say
 from infra.run.evaluation import evaluation_type
 from infra.run.run_spec import Leg, RunSpec, as_input
 from infra.sagemaker.instance_types import Accelerators, accelerators_of
+from training.fit_memory import SHARE, reasons, usable_gib
 from training.memory import estimate, parameter_count
 from training.spec import data_parallel_ranks
 
@@ -100,12 +101,17 @@ def memory_lines(spec: RunSpec) -> list[str]:
         groups.setdefault(tuple(memory_gib(leg, spec.compute.instance_count).items()), []).append(leg.name)
     device = accelerators_of(spec.compute.instance_type)
     lines = [_memory_line(dict(parts), names if len(groups) > 1 else [], device) for parts, names in groups.items()]
-    return lines + [_fitted_line(leg) for leg in spec.legs if leg.training.fit_memory]
+    if device is None:
+        return lines
+    within = f"{usable_gib(device.memory_gib):.1f} GiB ({SHARE:.0%} of the {device.name}'s {device.memory_gib:g})"
+    for name, choices in chosen_by_memory(spec).items():
+        lines.append(f"Chosen{f' for {name}' if len(spec.legs) > 1 else ''} to stay within {within}: {'; '.join(choices)}.")
+    return lines
 
 
-def _fitted_line(leg: Leg) -> str:
-    chosen = ", ".join(f"{name} {getattr(leg.training, name)}" for name in leg.training.fit_memory)
-    return f"Chosen to fit that memory ({leg.name}): {chosen}."
+def chosen_by_memory(spec: RunSpec) -> dict[str, list[str]]:
+    """By leg, what Admit chose by the estimate and what speaks against the next faster choice."""
+    return {leg.name: list(reasons(leg.training, spec.compute.instance_count)) for leg in spec.legs if leg.training.fit_memory}
 
 
 def _memory_line(parts: dict[str, float], names: list[str], device: Accelerators | None) -> str:
@@ -129,6 +135,7 @@ def plan_value(plan: Preflight) -> dict[str, Any]:
         "begins": list(plan.begins),
         "skips": {"build_image": plan.image_exists, "prepare_data": plan.data_exists},
         "memory_gib_per_device": {leg.name: memory_gib(leg, spec.compute.instance_count) for leg in spec.legs},
+        "chosen_by_memory": chosen_by_memory(spec),
         "data_parallel_ranks": ranks,
         **({"mixture": mixture_value(spec, plan.data_sets)} if spec.data.sources else {}),
         "checks": [as_value(check) for check in plan.checks],

@@ -3,13 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from gpu_settings import CHANGES, FILL, FIRST_LEG, LAST_LEG
 
-AIMS = {"fp8_over_eager": 1.38, "best_over_eager": 1.6}
+LEAST = {"fp8_over_eager": 1.38, "best_over_eager": 1.6}
+MEMORY_ERROR = 0.10
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """One of what the bench is to show."""
+
+    said: str
+    met: bool | None
+    """None while it is not known."""
+
+
+def aims(found: dict[str, Any]) -> list[Aim]:
+    """FP8 and the best setting over eager BF16, and the memory estimate against the devices."""
+    result = []
+    for name, what in (("fp8_over_eager", f"`{LAST_LEG}` over eager BF16"), ("best_over_eager", "Best setting over eager BF16")):
+        value = found[name]
+        met = None if value is None else value >= LEAST[name]
+        result.append(Aim(said=f"{what}: {_known(value, '.3f')}; the aim is {LEAST[name]} at least", met=met))
+    error = found["memory_error"]
+    met = None if error is None else abs(error) <= MEMORY_ERROR
+    said = f"Memory against the estimate, the farthest row: {_known(error, '+.1%')}; the aim is {MEMORY_ERROR:.0%} at most"
+    return [*result, Aim(said=said, met=met)]
+
+
+def _known(value: float | None, form: str) -> str:
+    return "not known" if value is None else format(value, form)
+
+
+ONE_DEVICE = ["- **float8_allgather gathers over one device**: this is the cost of its casts, without what it saves between devices."]
+MET = {True: "met", False: "**missed**", None: "not known"}
+FEWER_LAYERS = ["- Fewer layers make embedding and output layer a larger share of a step than in the whole model."]
 
 
 def document(found: dict[str, Any]) -> str:
@@ -25,11 +58,12 @@ def document(found: dict[str, Any]) -> str:
             if machine.get("cuda")
             else "**A run of the bench's logic on a CPU: no figure means anything.**",
             "",
-            f"{found['date']}, one {machine['device']} ({machine['memory_gib']:.0f} GiB): torch {machine['torch']}{cuda}, "
+            f"{found['date']}, {found['devices']} x {machine['device']} ({machine['memory_gib']:.0f} GiB): torch {machine['torch']}{cuda}, "
             f"torchtitan {machine['torchtitan']}, torchao {machine['torchao']}.",
             f"Llama-3 8B with {found['layers']} of its 32 layers (what fits {FILL:.0%} of the memory by the estimate), "
             f"{found['sequence_length']} tokens, batch {found['batch']}.",
-            f"Medians of {found['rounds']} rounds of {found['steps']} steps, every measurement in its own process.",
+            f"Medians of {found['rounds']} rounds of {found['steps']} steps, every measurement in processes of its own.",
+            *([f"**Not finished: {found['missing']} of the measurements so far planned are still to come.**"] if found["missing"] else []),
             "",
             tables(found),
             "",
@@ -41,8 +75,9 @@ def document(found: dict[str, Any]) -> str:
             "- **memory** is the largest amount that PyTorch reserved in any step but the first, **estimate** what training/memory.py",
             "  says, where it knows the setting.",
             f"- **parity** is the last step's loss over that of `{FIRST_LEG}`, less one; `-` where a step sees other samples.",
-            "- **float8_allgather gathers over one device**: this is the cost of its casts, without what it saves between devices.",
-            "- Fewer layers make embedding and output layer a larger share of a step than in the whole model.",
+            "- **tokens/s** are per device.",
+            *(ONE_DEVICE if found["devices"] == 1 else []),
+            *(FEWER_LAYERS if found["layers"] < 32 else []),
             "",
         ]
     )
@@ -57,13 +92,15 @@ def tables(found: dict[str, Any]) -> str:
         parts += ["", f"## One change each to {LAST_LEG}", "", table(rows, legs[LAST_LEG], legs[FIRST_LEG])]
         notes = [f"- {name}: {CHANGES[name].note}." for name in changes if CHANGES[name].note]
         parts += ["", *notes] if notes else []
-        parts += ["", "## What helped, together", "", *_combination(combination, legs)]
-    parts += ["", *(_aim(name, found[name]) for name in AIMS)]
+        parts += ["", "## What helped, together", "", *_combination(combination, legs, found["missing"])]
+    parts += ["", "## Aims", "", *(f"- {aim.said}: {MET[aim.met]}." for aim in aims(found))]
     return "\n".join(parts)
 
 
-def _combination(combination: dict[str, Any], legs: dict[str, Row]) -> Iterable[str]:
+def _combination(combination: dict[str, Any], legs: dict[str, Row], missing: int) -> Iterable[str]:
     tries = dict(combination["tries"])
+    if missing and not combination["kept"]:
+        return ["Known when every single change has been measured."]
     if not combination["kept"]:
         return [f"No single change made {LAST_LEG} faster by one per cent."]
     first = combination["measured"].get(FIRST_LEG, legs[FIRST_LEG])
@@ -97,10 +134,3 @@ def table(rows: dict[str, Row], reference: Row, eager: Row, *, names: Iterable[s
         memory = f"{row['memory_gib']:.1f} | {estimate}"
         lines.append(f"| {name} | {row['tokens_per_second']:.0f} | {ratio} | {mfu} | {memory} | {row['loss']:.4f} | {parity} |")
     return "\n".join(lines)
-
-
-def _aim(name: str, value: float | None) -> str:
-    what = {"fp8_over_eager": "FP8 over eager BF16", "best_over_eager": "Best setting over eager BF16"}[name]
-    if value is None:
-        return f"- {what}: not known, since {FIRST_LEG} did not run."
-    return f"- {what}: {value:.3f}; the aim is {AIMS[name]}, {'met' if value >= AIMS[name] else 'missed'}."

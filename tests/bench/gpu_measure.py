@@ -1,4 +1,4 @@
-"""One measurement of the GPU bench, in a process of its own: python tests/bench/gpu_measure.py REQUEST, a JSON object.
+"""One rank of one measurement of the GPU bench: python tests/bench/gpu_measure.py REQUEST, a JSON object; torchrun for several.
 
 Speed is taken over blocks of steps with one synchronisation at the end of each, as training runs; the median block counts.
 """
@@ -50,8 +50,8 @@ def trainer_config(base: Path, settings: dict[str, Any], names: list[str], steps
     return config
 
 
-def measure(base: Path, settings: dict[str, Any], names: list[str], steps: int, warmup: int, block: int) -> dict[str, Any]:
-    """Tokens/s of the median block, MFU, peak memory of all but the first step, loss of the last step."""
+def measure(base: Path, settings: dict[str, Any], names: list[str], steps: int, warmup: int, block: int) -> dict[str, Any] | None:
+    """Tokens/s per device of the median block, MFU, peak memory of all but the first step, loss of the last; None on other ranks."""
     config = trainer_config(base, settings, names, warmup + steps)
     import torch
 
@@ -69,9 +69,12 @@ def measure(base: Path, settings: dict[str, Any], names: list[str], steps: int, 
         wait()
         seconds.append((time.perf_counter() - begin) / block)
     metrics = trainer.metrics_processor
+    if not metrics.writes:
+        return None
     last = metrics.file.rows()[-1]
     assert last["step"] == warmup + steps
-    rate = config.training.local_batch_size * config.training.seq_len / statistics.median(seconds)
+    tokens = config.training.local_batch_size * config.training.seq_len / trainer.parallel_dims.non_data_parallel_size
+    rate = tokens / statistics.median(seconds)
     return {
         "tokens_per_second": rate,
         "mfu": 100 * metrics.num_flops_per_token * rate / metrics.peak if metrics.peak else None,
@@ -87,12 +90,13 @@ def measure(base: Path, settings: dict[str, Any], names: list[str], steps: int, 
     }
 
 
-def main(request: dict[str, Any]) -> dict[str, Any]:
+def main(request: dict[str, Any]) -> dict[str, Any] | None:
     """``measure``, or ``{"failed": reason}``."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    if request["settings"]["processes_per_host"] == 1:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     gpu_torch_2_11.install()
     tokens = Path(request.pop("tokens"))
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as folder:
@@ -112,6 +116,10 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    answer = json.dumps(main(json.loads(sys.argv[1])))
-    print(f"\n{answer}", flush=True)
-    os._exit(0)  # not sys.exit: after a failure, threads of gloo, NCCL or Inductor would keep the process from ending
+    answer = main(json.loads(sys.argv[1]))
+    if answer is not None:
+        print(f"\n{json.dumps(answer)}", flush=True)
+    sys.stderr.flush()
+    # Not sys.exit: after a failure, threads of gloo, NCCL or Inductor would keep the process from ending. A failure of one rank ends
+    # the others, which torchrun stops.
+    os._exit(1 if answer is not None and "failed" in answer else 0)

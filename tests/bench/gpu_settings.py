@@ -1,16 +1,17 @@
-"""What the GPU bench measures: the reference's four legs, and single changes to the last of them.
+"""What the GPU bench measures: the reference's four legs, and single changes to the last of them. docs/speed.md has a row for each.
 
-A change is made of settings of TrainingSpec, or of torchtitan's own configuration where the product has no setting for it, or
-of torch's environment variables. What torchtitan 0.3.0 has no switch for is not here: it compiles block by block with
-``fullgraph`` and knows neither whole-model compilation nor compile modes, so autotuning goes through Inductor's environment.
+A change is made of settings of TrainingSpec, or of torchtitan's own configuration where the product has no setting for it
+(gpu_titan.py), or of torch's environment variables. What torchtitan 0.3.0 has no switch for is not here: it compiles block by block
+with ``fullgraph`` and knows neither whole-model compilation nor compile modes, so autotuning goes through Inductor's environment.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
+
+import gpu_titan
 
 from contracts.config import merge, parse, to_json
 from infra.run.recipes import RECIPES, REFERENCE_ABLATION
@@ -36,93 +37,15 @@ class Change:
     """Variables of the process that measures."""
     note: str = ""
     """What a reader of the table must know."""
+    devices: int = 1
+    """Fewer than these make no sense of it."""
+    needs_compile: bool = False
+    """Whether torchtitan refuses it without torch.compile."""
 
     @property
     def same_samples(self) -> bool:
         """Whether each step sees the samples that the legs see, so that losses compare."""
-        return "local_batch_size" not in self.training
-
-    @property
-    def needs_compile(self) -> bool:
-        """Whether torchtitan refuses it without torch.compile."""
-        return self.titan is _memory_budget
-
-
-def _memory_budget(config: Any) -> None:
-    from torchtitan.distributed.activation_checkpoint import MemoryBudgetAC
-
-    config.activation_checkpoint = MemoryBudgetAC.Config(memory_budget=0.5)
-
-
-def _keep_attention_only(config: Any) -> None:
-    import torch
-    from torchtitan.distributed.activation_checkpoint import SelectiveAC
-
-    class AttentionOnly(SelectiveAC):
-        """Keeps the attention kernels' outputs and computes every product again."""
-
-        @dataclass(kw_only=True, slots=True)
-        class Config(SelectiveAC.Config):
-            """torchtitan's, building this class."""
-
-        def get_save_ops(self) -> set[Any]:
-            return {op for op in super().get_save_ops() if "attention" in str(op) or op is torch._higher_order_ops.flex_attention}
-
-    config.activation_checkpoint = AttentionOnly.Config()
-
-
-def _cuda_graphs(config: Any) -> None:
-    config.training.disable_cuda_graphs = False
-
-
-def _whole_loss(config: Any) -> None:
-    config.loss = _chunked(config).loss_fn
-
-
-def _chunked(config: Any) -> Any:
-    if not hasattr(config.loss, "num_chunks"):
-        raise ValueError("with this torch the loss is always taken in one piece")
-    return config.loss
-
-
-def _loss_chunks(number: int) -> Callable[[Any], None]:
-    def change(config: Any) -> None:
-        config.loss = dataclasses.replace(_chunked(config), num_chunks=number)
-
-    return change
-
-
-def _eager_loss(config: Any) -> None:
-    config.compile.components = ["model"]
-
-
-def _keep_gathered(config: Any) -> None:
-    config.parallelism.fsdp_reshard_after_forward = "never"
-
-
-def _flash_before_cudnn(config: Any) -> None:
-    from torch.nn.attention import SDPBackend
-    from torchtitan.models.common.attention import ScaledDotProductAttention
-
-    class FlashFirst(ScaledDotProductAttention):
-        """torch's own flash kernel, before cuDNN's."""
-
-        sdpa_backends: ClassVar = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH]
-
-        @dataclass(kw_only=True, slots=True)
-        class Config(ScaledDotProductAttention.Config):
-            """torchtitan's, building this class."""
-
-    for layer in config.model_spec.model.layers:
-        layer.attention.inner_attention = FlashFirst.Config()
-
-
-def _varlen(config: Any) -> None:
-    from torchtitan.models.common.attention import VarlenAttention
-
-    config.dataloader.emit_positions = True
-    for layer in config.model_spec.model.layers:
-        layer.attention.inner_attention = VarlenAttention.Config()
+        return "local_batch_size" not in self.training and "tensor" not in self.training.get("parallelism", {})
 
 
 _MEMORY, _LOSS, _TUNING, _ATTENTION = "batch and checkpointing", "loss", "autotuning", "attention"
@@ -136,33 +59,68 @@ CHANGES: dict[str, Change] = {
     "blocks checkpointed": Change(group=_MEMORY, training={"activation_checkpointing": "full"}),
     "blocks checkpointed, batch 4": Change(group=_MEMORY, training={"activation_checkpointing": "full", "local_batch_size": 4}),
     "blocks checkpointed, batch 8": Change(group=_MEMORY, training={"activation_checkpointing": "full", "local_batch_size": 8}),
-    "selective, attention only kept": Change(group=_MEMORY, titan=_keep_attention_only),
-    "memory budget 0.5": Change(group=_MEMORY, titan=_memory_budget, note="the compiler chooses what is computed again"),
-    "CUDA graphs": Change(group="CUDA graphs", titan=_cuda_graphs, note="forward and backward of a step are captured once and replayed"),
+    "every second block checkpointed": Change(group=_MEMORY, titan=gpu_titan.every_second_block, note="torchtitan's earlier policy"),
+    "selective, all products kept": Change(group=_MEMORY, titan=gpu_titan.keep_every_product),
+    "selective, attention only kept": Change(group=_MEMORY, titan=gpu_titan.keep_attention_only),
+    "memory budget 0.5": Change(
+        group=_MEMORY, titan=gpu_titan.memory_budget, needs_compile=True, note="the compiler chooses what is computed again"
+    ),
+    "CUDA graphs": Change(
+        group="CUDA graphs", titan=gpu_titan.cuda_graphs, note="forward and backward of a step are captured once and replayed"
+    ),
     "max-autotune": Change(group=_TUNING, environment={"TORCHINDUCTOR_MAX_AUTOTUNE": "1"}, note="Inductor times several kernels"),
     "coordinate descent": Change(group=_TUNING, environment={"TORCHINDUCTOR_COORDINATE_DESCENT_TUNING": "1"}),
-    "loss not compiled": Change(group="compiled loss", titan=_eager_loss),
-    "loss in one piece": Change(group=_LOSS, titan=_whole_loss, note="all logits at once"),
-    "loss in 4 chunks": Change(group=_LOSS, titan=_loss_chunks(4)),
-    "loss in 16 chunks": Change(group=_LOSS, titan=_loss_chunks(16)),
-    "flash before cuDNN": Change(group=_ATTENTION, titan=_flash_before_cudnn),
+    "loss not compiled": Change(group="compiled loss", titan=gpu_titan.eager_loss),
+    "loss in one piece": Change(group=_LOSS, titan=gpu_titan.whole_loss, note="all logits at once"),
+    "loss in 4 chunks": Change(group=_LOSS, titan=gpu_titan.loss_chunks(4)),
+    "loss in 16 chunks": Change(group=_LOSS, titan=gpu_titan.loss_chunks(16)),
+    "flash before cuDNN": Change(group=_ATTENTION, titan=gpu_titan.flash_before_cudnn),
     "documents apart (FlexAttention)": Change(group=_ATTENTION, training={"attention": "documents"}, note=_BORDERS),
     "documents apart (VarlenAttention)": Change(
-        group=_ATTENTION, titan=_varlen, note=f"FlashAttention 3 where it is installed; {_BORDERS}"
+        group=_ATTENTION, titan=gpu_titan.varlen, note=f"FlashAttention 3 where it is installed; {_BORDERS}"
     ),
-    "gathered weights kept": Change(group="FSDP", titan=_keep_gathered, note="from the forward to the backward pass"),
+    "gathered weights kept": Change(
+        group="gather", training={"parallelism": {"reshard_after_forward": False}}, note="from the forward to the backward pass"
+    ),
+    "two blocks gathered ahead": Change(group="prefetch", titan=gpu_titan.prefetch(2), note="torch gathers one ahead by itself"),
+    "gradients reduced in BF16": Change(group="reduction", titan=gpu_titan.reduce_in_bfloat16, note="other numbers: sums in BF16"),
+    "moments in BF16": Change(group="optimizer", titan=gpu_titan.moments_in_bfloat16, note="other numbers: 4 bytes less per parameter"),
+    "optimizer foreach": Change(group="optimizer", titan=gpu_titan.foreach_optimizer, note="several kernels in place of the fused one"),
     "FP8 rowwise": Change(group="FP8", training={"float8": "rowwise"}),
+    "FP8 rowwise, weight gradients in BF16": Change(group="FP8", training={"float8": "off"}, titan=gpu_titan.rowwise_with_gw_hp),
     "FP8 tensorwise, gather in BF16": Change(group="FP8", training={"float8": "tensorwise"}),
+    "FP8, fast accumulation in the backward pass": Change(
+        group="accumulation", titan=gpu_titan.fast_accumulation, note="less exact sums in the products that make gradients"
+    ),
     "no FP8": Change(group="FP8", training={"float8": "off"}),
+    "no expandable segments": Change(group="allocator", environment={"PYTORCH_ALLOC_CONF": "expandable_segments:False"}),
+    "FSDP in symmetric memory": Change(
+        group="symmetric memory", titan=gpu_titan.symmetric_memory, devices=2, note="collectives on copy engines or NVLink's own sums"
+    ),
+    "NCCL on 16 blocks at most": Change(group="NCCL", environment={"NCCL_MAX_CTAS": "16"}, devices=2, note="leaves more to the products"),
+    "two replicas (HSDP)": Change(group="sharding", training={"parallelism": {"replicate": 2}}, devices=4),
+    "tensor parallel 2": Change(group="sharding", training={"float8": "tensorwise", "parallelism": {"tensor": 2}}, devices=2),
+    "tensor parallel 2, asynchronous": Change(
+        group="sharding",
+        training={"float8": "tensorwise", "parallelism": {"tensor": 2}},
+        titan=gpu_titan.async_tensor_parallel,
+        devices=2,
+        needs_compile=True,
+    ),
 }
 """Each is one change to the last leg: recipe llama3_8b's batch 2, selective checkpointing, cuDNN attention, loss in 8 chunks."""
 
 
-def base_settings(device: str, memory_bytes: int) -> dict[str, Any]:
-    """llama3_8b's settings on one device, with as many layers as fit; a tiny shape on a CPU."""
+def changes_for(devices: int) -> list[str]:
+    """Those that so many devices can tell something about."""
+    return [name for name, change in CHANGES.items() if change.devices <= devices]
+
+
+def base_settings(device: str, memory_bytes: int, devices: int = 1) -> dict[str, Any]:
+    """llama3_8b's settings on so many devices, with as many layers as fit; a tiny shape on a CPU."""
     shared = {
         "device": device,
-        "processes_per_host": 1,
+        "processes_per_host": devices,
         "steps": 1_000_000,
         "checkpoint": {"interval_steps": 1_000_000},
         "export": {"enabled": False},

@@ -176,6 +176,64 @@ def train(base: str, flex: bool = False) -> dict[str, Any]:
         dist.destroy_process_group()
 
 
+def train_counting_replica_sums(base: str) -> dict[str, Any]:
+    """Train to the end; the losses, and how many gradients this rank summed over HSDP's replicas."""
+    trainer = build(base)
+    dims, summed = trainer.parallel_dims, [0]
+    if dims.dp_replicate_enabled:
+        replicas, original = dist.get_process_group_ranks(dims.get_mesh("dp_replicate").get_group()), dist.all_reduce
+
+        def counted(tensor: torch.Tensor, *args: Any, **named: Any) -> Any:
+            if named.get("group") is not None and dist.get_process_group_ranks(named["group"]) == replicas:
+                summed[0] += tensor.numel() if tensor.numel() > 1 else 0  # a single number is a norm or a count of tokens
+            return original(tensor, *args, **named)
+
+        dist.all_reduce = counted
+    trainer.train()
+    rows = trainer.metrics_processor.file.rows() if trainer.metrics_processor.writes else []
+    trainer.close()
+    dist.destroy_process_group()
+    return {"rows": [row for row in rows if "loss" in row], "summed": summed[0]}
+
+
+def kept_by_a_compiled_block(shape: dict[str, Any], settings: list[tuple[str, str]]) -> list[float]:
+    """Bytes per token that a BF16 block keeps for its backward pass where torch's partitioner cuts it in two; by FP8 and checkpointing."""
+    from contracts.config import parse
+    from training.float8 import convert
+    from training.model import model_spec
+    from training.spec import ModelShape
+    from training.titan_config import CHECKPOINTING
+
+    model_shape, found = parse(ModelShape, shape), []
+    for float8, kind in settings:
+        torch._dynamo.reset()
+        config = convert(model_spec(model_shape).model, float8, emulate=False, compiled=True)  # type: ignore[arg-type]
+        model = config.build()
+        model.init_states(buffer_device=torch.device("cpu"))
+        for weight in model.parameters():
+            weight.data = weight.data.to(torch.bfloat16)
+        policy = CHECKPOINTING[kind]  # type: ignore[index]
+        if policy is not None:
+            policy.build(dump_folder="").apply(model)
+        (block,) = model.layers.values()
+        block.compile(backend="aot_eager_decomp_partition", fullgraph=True)
+        weights = {weight.untyped_storage().data_ptr() for weight in (*model.parameters(), *model.buffers())}
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, weights: set[int] = weights, kept: dict[int, int] = kept) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        length = model_shape.max_sequence_length
+        tokens = torch.randn(1, length, model_shape.dim, dtype=torch.bfloat16, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            block(tokens, None)
+        found.append(sum(kept.values()) / length)
+    return found
+
+
 def initial_weights(base: str) -> dict[str, Any]:
     """Checksums of whole initial weights and the correlation of each weight's two halves, rank 0."""
     trainer = build(base)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import pytest
 
 from contracts.config import Problem
+from infra.cli.plan_screen import memory_lines
 from infra.run.recipes import RECIPES
 from infra.run.run_spec import resolve
-from training.fit_memory import SHARE, fitted
+from training.fit_memory import SHARE, fitted, reasons
 from training.memory import device_bytes
+from training.parallelism import ParallelismSpec
 from training.spec import TrainingSpec
 
 BOTH = ("local_batch_size", "activation_checkpointing")
@@ -62,6 +65,54 @@ def test_the_resolved_run_holds_the_choice():
     chosen = resolved({"global_batch_size": 128, "fit_memory": list(BOTH)}, instance_count=4)
     assert chosen.fit_memory == BOTH
     assert isinstance(chosen.local_batch_size, int)
+
+
+def test_gathered_weights_are_kept_where_there_is_room_and_the_batch_goes_first():
+    every = (*BOTH, "reshard_after_forward")
+    one, four, large = (
+        fitted(llama3_8b(global_batch_size=64, fit_memory=every), hosts, gib) for hosts, gib in ((1, 79), (4, 79), (1, 140))
+    )
+    assert isinstance(one, TrainingSpec) and isinstance(four, TrainingSpec) and isinstance(large, TrainingSpec)
+    for found, hosts, gib in ((one, 1, 79), (four, 4, 79), (large, 1, 140)):
+        without = fitted(llama3_8b(global_batch_size=64, fit_memory=BOTH), hosts, gib)
+        assert isinstance(without, TrainingSpec)
+        assert (found.local_batch_size, found.activation_checkpointing) == (without.local_batch_size, without.activation_checkpointing)
+        kept = dataclasses.replace(found, parallelism=dataclasses.replace(found.parallelism, reshard_after_forward=False))
+        assert found.parallelism.reshard_after_forward == (device_bytes(kept, hosts) > SHARE * gib * 2**30)
+    assert (one.parallelism.reshard_after_forward, four.parallelism.reshard_after_forward) == (True, False)
+
+
+def test_the_reasons_name_what_the_next_faster_choice_would_take():
+    every = (*BOTH, "reshard_after_forward")
+    small, large = (fitted(llama3_8b(global_batch_size=64, fit_memory=every), 1, gib) for gib in (45, 79))
+    assert isinstance(small, TrainingSpec) and isinstance(large, TrainingSpec)
+    assert [re.sub(r"\d+\.\d", "N", reason) for reason in reasons(small, 1)] == [
+        "activation_checkpointing selective, since none takes N with 1 sample",
+        "local_batch_size 1 in 8 passes per step, since 2 samples take N",
+        "reshard_after_forward true, since keeping gathered weights takes N",
+    ]
+    assert next(re.sub(r"\d+\.\d", "N", reason) for reason in reasons(large, 1)) == "activation_checkpointing none"
+    assert list(reasons(dataclasses.replace(small, parallelism=ParallelismSpec(reshard_after_forward=False)), 1))[2] == (
+        "reshard_after_forward false, so that gathered weights are kept"
+    )
+    all_of_it = fitted(llama3_8b(global_batch_size=8, fit_memory=("local_batch_size",)), 1, 79)
+    assert isinstance(all_of_it, TrainingSpec)
+    assert list(reasons(all_of_it, 1)) == ["local_batch_size 1 in 1 pass per step, the whole global batch"]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "said"),
+    [
+        (1, r"activation_checkpointing none; local_batch_size 2 in 4 passes per step, since 4 samples take \d+\.\d; reshard_after"),
+        (4, r"activation_checkpointing none; local_batch_size 2 in 1 pass per step, the whole global batch; reshard_after_forward false"),
+    ],
+)
+def test_plan_says_what_was_chosen_and_why(hosts, said):
+    training = {"global_batch_size": 64, "fit_memory": [*BOTH, "reshard_after_forward"]}
+    spec = resolve({"training": training, "compute": {"instance_count": hosts}}, default_recipe="llama3_8b")
+    memory, chosen = memory_lines(spec)
+    assert memory.startswith("Memory per device: ")
+    assert re.match(r"Chosen to stay within 75\.0 GiB \(95% of the NVIDIA H100's 79\): " + said, chosen), chosen
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ RECIPE = Recipe(
         steps=1000,
         sequence_length=8192,
         # 8.03 B parameters x 16 bytes (fp32 weight, gradient, two Adam moments) / 8 GPUs = 16 GB; with two samples
-        # of 8192 tokens under selective checkpointing the rest of the 80 GB holds activations and logits.
+        # of 8192 tokens under selective checkpointing the rest holds activations and logits: 57 of 79 GiB by the estimate.
         local_batch_size=2,
         optimizer=OptimizerSpec(lr=3e-4),
         schedule=ScheduleSpec(warmup_steps=200),
