@@ -50,6 +50,7 @@ def find_run(target: Target, run: str | None) -> FoundRun:
     Raises:
         CommandError: there is none.
     """
+    asked = run
     if run is None:
         newest = executions(target, 1)
         run = run_of_execution(target, str(newest[0]["executionArn"])) if newest else None
@@ -57,7 +58,7 @@ def find_run(target: Target, run: str | None) -> FoundRun:
         return FoundRun(run_id=run_of_execution(target, run) or run.rsplit(":", 1)[-1], execution_arn=run)
     found = run and (_by_run_id(target, run) or _by_execution_name(target, run) or _among_recent(target, run))
     if not found:
-        what = f'no run "{run}"' if run else "no run yet"
+        what = "no run yet" if asked is None else f'no run "{asked}"'
         raise CommandError(
             f"there is {what} in {target.settings.name}; pretrain list shows them, pretrain start starts one", Exit.NOT_FOUND
         )

@@ -36,8 +36,8 @@ def read_input(
             raise CommandError(f"the input file is no JSON: {error}", Exit.REFUSED) from error
         if not isinstance(value, dict):
             raise CommandError("the input file must hold one JSON object", Exit.REFUSED)
-    given = [("recipe", recipe, {"recipe": recipe})] if recipe else []
-    given += [("--run", run_id, {"run_id": run_id})] if run_id else []
+    given = [("recipe", recipe, {"recipe": recipe})] if recipe is not None else []
+    given += [("--run", run_id, {"run_id": run_id})] if run_id is not None else []
     given += [(f"--set {setting}", setting, _setting(setting)) for setting in settings]
     said: dict[tuple[str, ...], tuple[str, Any]] = {}
     for option, _, changes in given:

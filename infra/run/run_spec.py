@@ -167,7 +167,7 @@ def resolve(value: object, *, default_recipe: str, recipes: Mapping[str, Recipe]
     given = _collect(problems, lambda: parse(RunInput, value))
     if given is None:
         given = _readable_part(value)
-    name = given.recipe or default_recipe
+    name = default_recipe if given.recipe is None else given.recipe
     if name not in recipes:
         problems.append(Problem("recipe", f'there is no recipe "{name}"{suggestion(name, recipes)}'))
         raise SpecError(problems)

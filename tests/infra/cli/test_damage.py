@@ -111,3 +111,21 @@ def test_a_damaged_cdk_json_is_named(tmp_path, text):
 def test_a_damaged_record_of_the_launcher_names_none(tmp_path, body):
     (tmp_path / launcher_process.IDENTITY).write_bytes(body)
     assert launcher_process.identity(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (("start", ""), 3, 'there is no recipe ""'),
+        (("start", "--run", ""), 3, '"" is not a run id'),
+        (("watch", ""), 4, 'there is no run ""'),
+        (("plan", "--again", ""), 4, 'there is no run ""'),
+        (("compare", "", "evening"), 4, 'there is no run ""'),
+        (("export", "DIR", "--run", ""), 4, 'there is no run ""'),
+    ],
+)
+def test_an_empty_name_is_no_name_that_was_left_out(aws, pretrain, tmp_path, words, code, sentence):
+    """`pretrain start "$RECIPE"` with the variable unset must not start the default, nor `watch "$RUN"` mean the newest."""
+    ended(aws)
+    result = pretrain(*(word.replace("DIR", str(tmp_path / "model")) for word in words))
+    assert result.code == code and sentence in result.out and len(aws.states.executions) == 1
