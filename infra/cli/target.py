@@ -21,7 +21,15 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+    SSOTokenLoadError,
+    TokenRetrievalError,
+    UnauthorizedSSOTokenError,
+)
 
 from contracts.config import SpecError
 from infra.cli.exits import CommandError, Exit
@@ -36,6 +44,12 @@ CALLS = Config(retries={"mode": "standard", "max_attempts": 10}, connect_timeout
 EMBEDDED_CALLS = Config(
     retries={"mode": "standard", "max_attempts": 3}, connect_timeout=5, read_timeout=60, s3={"addressing_style": "path"}
 )
+
+
+EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "UnrecognizedClientException", "InvalidClientTokenId"})
+"""Error codes of credentials that were good, or are of no account."""
+CREDENTIALS_LOST = (NoCredentialsError, CredentialRetrievalError, TokenRetrievalError, SSOTokenLoadError, UnauthorizedSSOTokenError)
+RENEW = "renew them (aws sso login), then give the command again"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -157,10 +171,14 @@ def unreachable(error: Exception, where: str) -> CommandError:
             return CommandError(
                 f"this machine's clock is wrong: it says {mine}, AWS says {theirs}; set it (timedatectl set-ntp true)", Exit.UNREACHABLE
             )
+        if detail.get("Code") in EXPIRED:
+            return CommandError(f"your credentials have expired, or are not {where}'s ({detail.get('Code')}): {RENEW}", Exit.UNREACHABLE)
         return CommandError(f"{where} refused {error.operation_name}: {detail.get('Code')}: {detail.get('Message')}", Exit.UNREACHABLE)
     name = type(error).__name__
     if name in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "NoRegionError"):
         return CommandError(f"{error}. Name a profile (--profile, AWS_PROFILE) and a region (--region), or use --local", Exit.UNREACHABLE)
+    if isinstance(error, CREDENTIALS_LOST):
+        return CommandError(f"your credentials cannot be read: {str(error).rstrip('.')}: {RENEW}", Exit.UNREACHABLE)
     return CommandError(f"{where} does not answer: {error}", Exit.UNREACHABLE)
 
 

@@ -8,15 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    NoCredentialsError,
-    SSOTokenLoadError,
-    TokenRetrievalError,
-    UnauthorizedSSOTokenError,
-)
+from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 from rich.live import Live
 
@@ -24,6 +16,7 @@ from infra.cli.exits import CommandError, Exit
 from infra.cli.observe import Observer
 from infra.cli.progress import RunView
 from infra.cli.screen import LiveScreen, PlainLines, ascii_only
+from infra.cli.target import CREDENTIALS_LOST, EXPIRED
 
 EMBEDDED_SECONDS = 1.0
 AWS_SECONDS = 5.0  # GetExecutionHistory allows 20 calls a second per account; five seconds leave room for many watchers
@@ -31,10 +24,6 @@ LOST_SECONDS = 15.0
 THROTTLED = frozenset(
     {"ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded", "ServiceUnavailable", "InternalServerError"}
 )
-
-
-EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "UnrecognizedClientException", "InvalidClientTokenId"})
-CREDENTIALS_LOST = (NoCredentialsError, CredentialRetrievalError, TokenRetrievalError, SSOTokenLoadError, UnauthorizedSSOTokenError)
 
 
 RENEW_SECONDS = 3600.0

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from botocore.exceptions import ClientError, TokenRetrievalError, UnauthorizedSSOTokenError
 from cli_aws import ATTEMPT, BEGAN, Deployed, entered, put_run
 from report_runs import metrics_lines, run_json
 from typer.testing import CliRunner
 
 from infra.cli.exits import CommandError
 from infra.cli.main import app
-from infra.cli.target import read_settings
+from infra.cli.target import read_settings, unreachable
 from local_aws import launcher_process
 
 BODIES = [
@@ -129,3 +130,17 @@ def test_an_empty_name_is_no_name_that_was_left_out(aws, pretrain, tmp_path, wor
     ended(aws)
     result = pretrain(*(word.replace("DIR", str(tmp_path / "model")) for word in words))
     assert result.code == code and sentence in result.out and len(aws.states.executions) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ClientError({"Error": {"Code": "ExpiredToken", "Message": "The provided token has expired."}}, "ListObjectsV2"),
+        ClientError({"Error": {"Code": "UnrecognizedClientException", "Message": "The security token is invalid."}}, "ListExecutions"),
+        TokenRetrievalError(provider="sso", error_msg="Token has expired and refresh failed"),
+        UnauthorizedSSOTokenError(),
+    ],
+)
+def test_credentials_that_have_expired_are_named_with_the_fix(error):
+    said = unreachable(error, "us-west-2")
+    assert said.sentence.startswith("your credentials") and "aws sso login" in said.sentence and "answer" not in said.sentence
