@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import traceback
@@ -23,6 +24,8 @@ def guarded(work: Callable[[], int], *, in_container: bool, kept: str) -> int:
         raise Interrupted(f"the job was stopped (SIGTERM); {kept} are kept, the next run goes on from them")
 
     signal.signal(signal.SIGTERM, stop)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names and texts hold what some terminals cannot show; stderr has it already
     try:
         return work()
     except JobFailure as failure:

@@ -51,11 +51,11 @@ def find(
         return _checked(kind, named, "setting", vocabulary, special)
     if kind in config:
         configured = config[kind]
-        content = configured.get("content") if isinstance(configured, dict) else configured
-        if content is None:
+        if configured is None:
             return None
+        content = configured.get("content") if isinstance(configured, dict) else configured
         if not isinstance(content, str):
-            raise TokenizerUnusable(f"{kind} in tokenizer_config.json is {str(content)[:40]}, no token's text; correct that file")
+            raise TokenizerUnusable(f"{kind} in tokenizer_config.json is {str(configured)[:40]}, no token's text; correct that file")
         return _checked(kind, content, "tokenizer_config.json", vocabulary, special)
     around = tuple(_around(definition.get("post_processor")))
     found = around[0 if kind == "bos_token" else 1] if around else None

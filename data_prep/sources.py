@@ -79,7 +79,7 @@ def select(objects: Iterable[SourceObject], uri: str, include: Iterable[str], *,
     """
     globs, known, left = tuple(include), [], LeftOutCounts()
     for item in objects:
-        if item.key.endswith("/") and not item.size:
+        if not item.size and (not item.key or item.key.endswith("/")):
             continue  # S3's markers of folders
         if _hidden(item.key):
             left.add("hidden", item.key)

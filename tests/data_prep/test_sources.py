@@ -133,9 +133,16 @@ def test_everything_left_out_is_counted_by_reason_and_named(tmp_path: Path):
 
 
 def test_in_s3_too_but_for_the_markers_of_folders(s3):
-    s3.objects |= {"source/a.jsonl": b"1", "source/sub/": b"", "source/b.xyz": b"1", "source/_x/c.jsonl": b"1"}
+    s3.objects |= {
+        "source/a.jsonl": b"1",
+        "source/": b"",
+        "source/sub/": b"",
+        "source/b.xyz": b"1",
+        "source/_x/c.jsonl": b"1",
+        "source/t/": b"1",
+    }
     left = list_source("s3://bucket/source", s3_client=client(s3)).left_out
-    assert [(item.reason, item.first) for item in left] == [("hidden", ("_x/c.jsonl",)), ("unknown_ending", ("b.xyz",))]
+    assert [(item.reason, item.first) for item in left] == [("hidden", ("_x/c.jsonl", "t/")), ("unknown_ending", ("b.xyz",))]
 
 
 def test_linked_folders_and_files_are_read(tmp_path: Path):
@@ -200,8 +207,10 @@ def test_the_destination_may_lie_beside_or_above(run_job, tokenizer_folder, tmp_
     (tmp_path / "out/text").mkdir(parents=True)
     (tmp_path / "out/text/a.jsonl").write_text('{"text": "a text"}\n')
     (tmp_path / "out/text/b.xyz").write_text("x")
-    done = run_job("--source", str(tmp_path / "out/text"), "--out", str(tmp_path / "out"), "--tokenizer", str(tokenizer_folder))
+    (tmp_path / "out/text/ü\n.xyz").write_text("x")
+    options = ("--source", str(tmp_path / "out/text"), "--out", str(tmp_path / "out"), "--tokenizer", str(tokenizer_folder))
+    done = run_job(*options, env={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0, done.stderr
-    assert "not read: 1 files below the source (unknown ending: b.xyz)" in done.stdout
-    assert read_index(tmp_path / "out").left_out == {"unknown_ending": 1}
+    assert r"not read: 2 files below the source (unknown ending: b.xyz, \xfc\n.xyz)" in done.stdout
+    assert read_index(tmp_path / "out").left_out == {"unknown_ending": 2}
     assert "b.xyz" in (tmp_path / "out/card.html").read_text()

@@ -158,7 +158,7 @@ def test_special_tokens_come_before_ordinary_words_of_a_better_known_name(job, t
     [
         (b'{"eos_token":', "tokenizer_config.json is no JSON"),
         (b"[]", "tokenizer_config.json holds no JSON object"),
-        (b"\xff", "tokenizer_config.json is no JSON"),
+        (b'{"eos_token": {"special": true}}', "eos_token in tokenizer_config.json is {'special': True}, no token's text"),
         (b'{"eos_token": 5}', "eos_token in tokenizer_config.json is 5, no token's text"),
         (b'{"eos_token": "<|im_end|>"}', '"<|im_end|>", which tokenizer_config.json names as eos_token, is not in the vocabulary'),
         (b'{"eos_token": "a"}', '"a", which tokenizer_config.json names as eos_token, is not marked special'),
