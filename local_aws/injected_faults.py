@@ -50,6 +50,8 @@ class Fault:
     """Error code of the API call; ``throttled`` for the code and the HTTP status with which that service throttles."""
     message: str = "Rate exceeded"
     """Its message."""
+    carried_out: bool = False
+    """The call of a state machine is carried out all the same: what its task gets is ``error``, as when an answer is lost on its way."""
     unsupported_field: str = ""
     """A top-level field that the state machine's optimised integration does not know: a task that sends it ends as States.Runtime."""
     outcome: Outcome | None = None

@@ -18,6 +18,8 @@ from infra.cli.target import Target
 T = TypeVar("T")
 LATE_SECONDS = 5.0
 """A function's last lines may be written after the execution has ended; the next run's must not be shown."""
+REPORT_SECONDS = 660.0
+"""Of an execution that was stopped or timed out Report is invoked after the end, and has ten minutes (infra/report/handler.py)."""
 Stage = Literal["admit", "build", "prepare", "train", "evaluate", "triage", "report"]
 
 
@@ -80,7 +82,7 @@ def stage_log(
     if stage in ("prepare", "train", "evaluate"):
         yield from job_lines(target, stage, reached(lambda: job_name(target, arn, stage, found.run_id)), follow=follow, say=say)
         return
-    span = execution_span(execution)
+    span = execution_span(execution) if stage == "build" else functions_span(execution)
     group, streams = reached(lambda: build_log(target, *span)) if stage == "build" else (function_group(target, stage), [])
     lines = group_lines(target, group, streams, span, ended, follow=follow)
     count = 0
@@ -91,10 +93,15 @@ def stage_log(
         say(why_empty(target, group, f"the {stage} stage", ended=ended()))
 
 
-def execution_span(execution: dict[str, Any]) -> tuple[float, float | None]:
-    """When an execution's functions and build wrote, in epoch seconds; None: it still runs."""
+def execution_span(execution: dict[str, Any], late: float = LATE_SECONDS) -> tuple[float, float | None]:
+    """When an execution's build wrote, in epoch seconds; None: it still runs."""
     stopped = execution.get("stopDate")
-    return execution["startDate"].timestamp(), stopped.timestamp() + LATE_SECONDS if stopped else None
+    return execution["startDate"].timestamp(), stopped.timestamp() + late if stopped else None
+
+
+def functions_span(execution: dict[str, Any]) -> tuple[float, float | None]:
+    """When an execution's functions wrote, likewise."""
+    return execution_span(execution, REPORT_SECONDS if execution.get("status") in ("ABORTED", "TIMED_OUT") else LATE_SECONDS)
 
 
 def of_execution(lines: Iterator[str], execution_arn: str) -> Iterator[str]:

@@ -22,7 +22,7 @@ from typing import IO
 from infra.cli.exits import CommandError
 from infra.cli.find_run import FoundRun, describe
 from infra.cli.job_logs import GROUPS, host_of, stream_handler, why_empty
-from infra.cli.logs import build_log, execution_span, function_group, group_lines, of_execution
+from infra.cli.logs import build_log, execution_span, function_group, functions_span, group_lines, of_execution
 from infra.cli.target import Target
 from infra.run.layout import RunLayout
 from infra.run.run_jobs import UNDER_WAY, RunJob, run_jobs
@@ -71,7 +71,7 @@ def _executions(target: Target, found: FoundRun, folder: Path) -> Iterator[Saved
         span = execution_span(execution)
         for stage in FUNCTIONS:
             group = function_group(target, stage)
-            lines = of_execution(group_lines(target, group, [], span, lambda: True, follow=False), arn)
+            lines = of_execution(group_lines(target, group, [], functions_span(execution), lambda: True, follow=False), arn)
             yield _save(target, folder, f"{_safe(name)}/{stage}.log", lines, what=f"function {stage} in execution {name}", group=group)
         with contextlib.suppress(CommandError):  # most executions build no image
             group, streams = build_log(target, *span)

@@ -42,7 +42,11 @@ def invoke_resource(faults: Faults, original: Callable[..., Any]) -> Callable[..
         if ":lambda:" not in resource:  # a lone surrogate: the service's Java writes "?" in its place; functions shall see it
             request = json.loads(json.dumps(request, ensure_ascii=False).encode("utf-8", "replace"))
         _show(resource, request)
-        _refuse(faults, resource, request)
+        refused = _refused(faults, resource, request)
+        if refused is not None:
+            if refused.carried_out:
+                original(resource.removesuffix(".sync"), request)
+            raise _as_task_error(resource, refused)
         try:
             return original(resource, request)
         except ministack_internals.private("stepfunctions", "_ExecutionError"):
@@ -65,20 +69,22 @@ def _show(resource: str, request: Any) -> None:
         mine.update(resourceType=kind, resource=name, region=region, parameters=json.dumps(request))
 
 
-def _refuse(faults: Faults, resource: str, request: Any) -> None:
-    """Raise the error of an ordered fault that befalls this call."""
+def _refused(faults: Faults, resource: str, request: Any) -> api_faults.ApiError | None:
+    """The ordered fault that befalls this call."""
     service, operation, optimised = task_errors.called(resource)
     fields = frozenset(request) if optimised and isinstance(request, dict) else frozenset()
     call = ApiCall(service=service, operation=operation, caller="state machine", subject=api_faults.subject(request), fields=fields)
-    error = api_faults.refusal(faults, call)
-    if error is None:
-        return
+    return api_faults.refusal(faults, call)
+
+
+def _as_task_error(resource: str, error: api_faults.ApiError) -> Exception:
+    service, _, optimised = task_errors.called(resource)
     if error.code == api_faults.UNSUPPORTED_FIELD:
-        raise current.error("States.Runtime", f"The Arguments could not be used to start the Task: [{error.message}]")
+        return current.error("States.Runtime", f"The Arguments could not be used to start the Task: [{error.message}]")
     if optimised:
-        raise task_errors.api_error(service, error.code, error.message, error.status)
+        return task_errors.api_error(service, error.code, error.message, error.status)
     name = ministack_internals.private("stepfunctions", "_prefix_sdk_error")(resource.split(":")[6], error.code)
-    raise current.error(name, error.message)
+    return current.error(name, error.message)
 
 
 def invoke_resource_with_timeout(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -38,6 +38,8 @@ class ApiError:
     message: str
     status: int
     """HTTP status."""
+    carried_out: bool = False
+    """Whether the call is carried out all the same (a state machine's only)."""
 
 
 def refusal(faults: Faults, call: ApiCall) -> ApiError | None:
@@ -49,7 +51,7 @@ def refusal(faults: Faults, call: ApiCall) -> ApiError | None:
         message = f"The field '{fault.unsupported_field}' is not supported by Step Functions"
         return ApiError(code=UNSUPPORTED_FIELD, message=message, status=400)
     code, status = throttling(call.service, call.operation) if fault.error == THROTTLED else (fault.error or "", 400)
-    return ApiError(code=code, message=fault.message, status=status)
+    return ApiError(code=code, message=fault.message, status=status, carried_out=fault.carried_out)
 
 
 @functools.cache

@@ -71,6 +71,25 @@ def every_second_call_throttled(account: Account) -> Iterator[Row]:
     )
 
 
+def lost_answer(account: Account) -> Iterator[Row]:
+    """CreateTrainingJob is carried out, and its answer is lost."""
+    run = "lost-answer"
+    lost = Fault(id="", on="CreateTrainingJob", caller="state machine", error="InternalFailure", message="no answer", carried_out=True)
+    ended = _with(account, run, lost)
+    succeeded(ended)
+    expect_words(ended.verdicts[0], "the task failed, and its job", "no other is created, it is looked at again in 60 s")
+    expect("the last verdict", ended.verdicts[-1], "the job had completed")
+    jobs = account.training_jobs(run)
+    expect("the jobs", [job["TrainingJobStatus"] for job in jobs], ["Completed"])
+    yield Row(
+        injected="CreateTrainingJob is carried out, and its answer is lost",
+        happened="SageMaker refused the name that exists; the job was looked at after a minute, and its result used",
+        attempts=len(jobs),
+        lost="nothing: no second job was created",
+        seconds=ended.seconds,
+    )
+
+
 def unknown_field(account: Account) -> Iterator[Row]:
     """Step Functions does not know a field of the training job's request."""
     ended = _with(account, "unknown-field", Fault(id="", on="CreateTrainingJob", unsupported_field="CheckpointConfig", times=-1))
@@ -179,4 +198,4 @@ def _request(account: Account, name: str) -> Json:
     }
 
 
-PROOFS = (generated_inputs, unknown_field, every_second_call_throttled, twenty_at_once, sixteen_legs, many_active_jobs)
+PROOFS = (generated_inputs, unknown_field, lost_answer, every_second_call_throttled, twenty_at_once, sixteen_legs, many_active_jobs)

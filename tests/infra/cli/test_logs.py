@@ -63,6 +63,12 @@ def test_build_log_is_that_of_the_run_and_not_of_a_later_one():
     assert error.value.code == Exit.NOT_FOUND
 
 
+@pytest.mark.parametrize(("status", "seconds"), [("ABORTED", 660), ("TIMED_OUT", 660), ("SUCCEEDED", 5), ("FAILED", 5)])
+def test_the_report_of_a_stopped_run_is_in_its_log_although_it_is_written_after_the_end(status, seconds):
+    began, until = logs.functions_span({"startDate": BEGAN, "stopDate": BEGAN, "status": status})
+    assert until is not None and until - began == seconds
+
+
 def test_stage_that_is_not_reached_is_waited_for_and_said_once():
     answers, said = [False, False, True], []
 
