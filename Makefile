@@ -146,7 +146,7 @@ lock-images: .venv/.deploy ## Ask the registries for the digests of base images 
 	@$(BIN)/pretrain images --pin --environment $(ENVIRONMENT)
 
 .PHONY: image-check
-image-check: .venv/.dev ## Build the real Dockerfile without Docker and run both jobs in the images (Debian or Ubuntu, root)
+image-check: .venv/.dev ## Build the real Dockerfile without Docker and run jobs in the images (Debian or Ubuntu, root)
 	@$(BIN)/python -m local_aws.images.dockerfile_check
 
 # -- infrastructure: checks against AWS's own models, without an account

@@ -67,6 +67,19 @@ def objects_of(copy: Copy, s3_client: Any) -> list[SourceObject]:
     return found
 
 
+def are_whole(index: bytes | None, objects: int) -> bool:
+    """Whether the copies are complete: their index is there, and so are as many files as it counts.
+
+    Args:
+        index: content of index.json; None where there is none.
+        objects: objects in their folder, the index among them.
+    """
+    try:
+        return index is not None and objects > int(json.loads(index)["files"])
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
 def read_copies(run: Json) -> Copies | None:
     """What run.json asks for; None without an evaluation that needs data."""
     found = run.get("evaluation_data")

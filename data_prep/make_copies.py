@@ -1,6 +1,6 @@
 """Copies of whole folders beside the tokens, in evaluation/<fingerprint>/: tasks' data and held-out texts, which an isolated job reads.
 
-index.json is written last: its presence means that the copies are complete.
+index.json is written last: with it there, the copies are complete as long as the files that it counts are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from contracts.config import to_json
 from contracts.failure import BadInput
 from contracts.files import INDEX_FILE
-from data_prep.copies import FORMAT_VERSION, Copies, Copy, fingerprint, objects_of
+from data_prep.copies import FORMAT_VERSION, Copies, Copy, are_whole, fingerprint, objects_of
 from data_prep.failure_classes import SourceChanged
 from data_prep.fingerprint import SourceObject
 from data_prep.hub import open_repository
@@ -36,12 +36,13 @@ def make_copies(wanted: Copies, s3_client: Any, say: Callable[[str], None]) -> N
         JobFailure: a source cannot be read.
     """
     out = open_store(wanted.uri, s3_client)
-    if out.exists(INDEX_FILE):
+    there = out.sizes("")
+    if INDEX_FILE in there and are_whole(out.read(INDEX_FILE), len(there)):
         say(f"{wanted.uri} is complete already; nothing to do")
         return
     if fingerprint(wanted.copies, s3_client) != wanted.fingerprint:
         raise SourceChanged("the evaluation's data changed since the run was admitted; start the run again")
-    there, plan = out.sizes(""), [file for copy in wanted.copies for file in _files(copy, s3_client)]
+    plan = [file for copy in wanted.copies for file in _files(copy, s3_client)]
     total = sum(item.size for _, _, item in plan)
     if total > MAX_BYTES:
         raise BadInput(f"the evaluation's data has {total >> 30:,} GiB, and {MAX_BYTES >> 30} are allowed; name smaller sources")
@@ -53,7 +54,7 @@ def make_copies(wanted: Copies, s3_client: Any, say: Callable[[str], None]) -> N
                 with source.open(item) as stream, piece.open("wb") as file:
                     shutil.copyfileobj(stream, file, READ_BYTES)
                 out.put(piece, key)
-    index = {"format_version": FORMAT_VERSION, **to_json(wanted), "files": len(plan), "bytes": total}
+    index = {"format_version": FORMAT_VERSION, **to_json(wanted), "files": len({key for key, _, _ in plan}), "bytes": total}
     out.write(INDEX_FILE, json.dumps(index, indent=1).encode())
 
 

@@ -237,6 +237,14 @@ def test_a_day_of_an_operator(shell: Shell, embedded_aws: EmbeddedStacks) -> Non
     assert shell("export", str(shell.folder / "other"), "--run", "night")[0] == 0
     day, night = (next((shell.folder / name).glob("*.safetensors")).read_bytes() for name in ("model", "other"))
     assert len(day) == len(night) and day != night
+    assert "| continuations, acc |" in (folder / "README.md").read_text() and (folder / "results.json").exists()
+    assert not (shell.folder / "other" / "results.json").exists()
+
+    # Starting it again would pay for nothing: its leg is trained, and evaluated just so.
+    again = shell.json("plan", "--again", "day")
+    assert (again["skips"]["train"], again["skips"]["evaluate"], again["estimate"]["legs"][0]["usd"]) == (["main"], ["main"], 0.0)
+    other = shell.json("plan", "--again", "day", "--set", "evaluation.limit=3")
+    assert (other["skips"]["train"], other["skips"]["evaluate"]) == (["main"], [])
 
     compared = shell.json("compare", "day", "night")
     assert [leg["name"] for leg in compared["legs"]] == ["day", "night"]

@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from torchtitan.trainer import Trainer
 
 from contracts.export_manifest import FORMAT_VERSION, ExportedFile, ExportManifest, exported_file, manifest_bytes
-from contracts.files import EXPORT, EXPORT_MANIFEST
+from contracts.files import EXPORT, EXPORT_MANIFEST, LEG_FILE
 from training.leg_job import LegJob
 from training.metrics import write_json
 from training.model import hugging_face_config
@@ -179,7 +179,7 @@ def _write_companions(trainer: Trainer, job: LegJob, tokens: Tokens, folder: Pat
     write_json(folder / "generation_config.json", {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id})
     for name in tokenizer.files:
         shutil.copy(tokens.folder / name, folder / Path(name).name)
-    write_json(folder / "leg.json", trainer.checkpointer.leg)
+    write_json(folder / LEG_FILE, trainer.checkpointer.leg)
     (folder / "README.md").write_text(model_card(job, tokens, rows=trainer.metrics_processor.file.rows(), step=trainer.step))
-    names = ["config.json", "generation_config.json", "leg.json", "README.md", *(Path(name).name for name in tokenizer.files)]
+    names = ["config.json", "generation_config.json", LEG_FILE, "README.md", *(Path(name).name for name in tokenizer.files)]
     return [folder / name for name in dict.fromkeys(names)]

@@ -73,7 +73,7 @@ def check(facts: Facts) -> list[Finding]:
     note("Devices", evaluation_device_problems(spec))
     if facts.deployed is not None and facts.token is not None and not facts.prepared:
         note("Hub token", secret_problems(spec, facts.deployed.secret_arn, has_value=facts.token))
-    if facts.training_plans is not None:
+    if facts.training_plans is not None and not facts.trained:
         note("Capacity", training_plan_problems(spec, facts.training_plans))
     # A type that SageMaker does not have for this use has no quota and no price either: one sentence about it is enough.
     lacking = [quota for quota in facts.quotas or [] if not quota.enough and not (types and quota.limit is None)]

@@ -151,7 +151,14 @@ def commit(facts: Facts, layout: RunLayout, execution: Execution, deployment: De
         "train": planner.train(),
         **evaluate,
         "legs": [
-            planner.leg(leg, cost, checkpoints.get(leg.name), facts.starts.get(leg.name))
+            planner.leg(
+                leg,
+                cost,
+                checkpoints.get(leg.name),
+                facts.starts.get(leg.name),
+                finished=facts.finished.get(leg.name),
+                evaluated=leg.name in facts.evaluated,
+            )
             for leg, cost in zip(spec.legs, facts.costs.legs, strict=True)
         ],
     }

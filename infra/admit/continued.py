@@ -1,6 +1,7 @@
 """A run that is executed again: its earlier execution, and what this one adds.
 
-Executing a run again goes on from each leg's newest whole checkpoint, so what that depends on must be what it was. With
+Executing a run again goes on from each leg's newest whole checkpoint, so what that depends on must be what it was; a leg that has
+reached its last step is not trained again (infra/admit/finished.py). With
 ``schedule.resume=latest`` the last step also moves: by ``training.steps`` once the earlier target was reached.
 """
 
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.config import Json, Problem
+from infra.admit.finished import finished_leg
 from infra.run.layout import RunLayout, uri
 from infra.run.leg_files import StepFolder, attempt_folders, manifest_of, newest_result, whole_checkpoints
 from infra.run.run_record import Change, changed, shown
@@ -47,9 +49,11 @@ class Continued:
     previous: Json | None = None
     """run.json of the earlier execution."""
     saved: Mapping[str, Json] = dataclasses.field(default_factory=dict)
-    """Leg -> what its newest whole checkpoint is of (training/leg_identity.py); legs without checkpoint are not in it."""
+    """Leg -> what its newest whole checkpoint, else its finished export, is of (training/leg_identity.py)."""
     checkpoints: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Leg -> S3 URI of that checkpoint, which its first attempt goes on from."""
+    finished: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Leg -> S3 URI of the attempt's folder that finished it; such a leg is not trained again."""
     unreadable: str | None = None
     """Why run.json of the earlier execution cannot be used."""
 
@@ -58,7 +62,7 @@ class Continued:
         return changed(self.previous, as_input(spec)) if self.previous is not None else ()
 
     def problems(self, fingerprint: str | None) -> Iterator[Problem]:
-        """Reasons why the checkpoints of the earlier execution cannot be continued.
+        """Reasons why what the earlier execution left cannot be gone on with.
 
         Args:
             fingerprint: of this execution's tokens; None when it is not known.
@@ -91,7 +95,8 @@ class Continued:
         return [(path, *(_unequal(old, new) if path == "data.mixture" else (old, new))) for path, old, new in found]
 
     def _problem(self, path: str, old: str, new: str, legs: list[str]) -> Problem:
-        whose = f'run "{self.run_id}" has checkpoints of leg {", ".join(legs)}'
+        what = "checkpoints" if any(leg in self.checkpoints for leg in legs) else "the finished model"
+        whose = f'run "{self.run_id}" has {what} of leg {", ".join(legs)}'
         if path == "data.fingerprint":
             return Problem("run_id", f"{whose} from tokens {old}, and this source, tokenizer and settings make {new}; {AFRESH}")
         where = INPUT_PATHS.get(path, f"training.{path}")
@@ -119,20 +124,23 @@ def continued(spec: RunSpec, layout: RunLayout, s3: Any, bucket: str) -> Continu
         return Continued(spec=spec, run_id=layout.run_id, unreadable=f"{what}, so what the run's checkpoints are of is not known; {fix}")
     newest = {leg.name: _whole(s3, bucket, layout, leg.name) for leg in spec.legs}
     found = {name: whole for name, whole in newest.items() if whole is not None}
-    if not found:
+    extends = spec.schedule is not None and spec.schedule.resume == "latest"
+    hosts = spec.compute.instance_count
+    looked = {} if extends else {leg.name: finished_leg(s3, bucket, layout, leg, hosts) for leg in spec.legs}
+    finished = {name: leg for name, leg in looked.items() if leg is not None}
+    if not found and not finished:
         return Continued(spec=spec, run_id=layout.run_id, previous=previous)
     done = min(_done_steps(s3, bucket, layout, leg) for leg in spec.legs)
-    if spec.schedule is not None and spec.schedule.resume == "latest":
-        hosts = spec.compute.instance_count
-        legs = tuple(_extended(leg, previous, done, hosts) for leg in spec.legs)
-        spec = dataclasses.replace(spec, legs=legs)
+    if extends:
+        spec = dataclasses.replace(spec, legs=tuple(_extended(leg, previous, done, hosts) for leg in spec.legs))
     return Continued(
         spec=spec,
         run_id=layout.run_id,
         done_steps=done,
         previous=previous,
-        saved={name: leg for name, (_, leg) in found.items()},
+        saved={name: leg.identity for name, leg in finished.items()} | {name: leg for name, (_, leg) in found.items()},
         checkpoints={name: uri(bucket, folder.prefix) for name, (folder, _) in found.items()},
+        finished={name: uri(bucket, leg.folder) for name, leg in finished.items()},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from contracts.config import Json
@@ -43,11 +44,13 @@ class Estimate:
     legs: tuple[LegEstimate, ...]
     evaluation_max_usd: float | None = 0.0
     """One leg's evaluation at its time limit; nothing when the run evaluates nothing."""
+    evaluations: int = 0
+    """Legs that are evaluated."""
 
     @property
     def usd(self) -> float | None:
         """Expected cost of all jobs, preparation and evaluations at their limits; None when a price is not known."""
-        parts = [self.prepare_max_usd, *(leg.usd for leg in self.legs), *[self.evaluation_max_usd] * len(self.legs)]
+        parts = [self.prepare_max_usd, *(leg.usd for leg in self.legs), *[self.evaluation_max_usd] * self.evaluations]
         known = [part for part in parts if part is not None]
         return round(sum(known), 2) if len(known) == len(parts) else None
 
@@ -59,11 +62,21 @@ class Estimate:
         return {"usd": self.usd, "usd_per_hour": self.usd_per_hour, **limits, "legs": legs}
 
 
-def estimate(spec: RunSpec, price: PriceOf, *, cleaned: bool = False, prepared: bool, done_steps: int = 0) -> Estimate:
+def estimate(
+    spec: RunSpec,
+    price: PriceOf,
+    *,
+    cleaned: bool = False,
+    prepared: bool,
+    done_steps: int = 0,
+    finished: Set[str] = frozenset(),
+    evaluated: Set[str] = frozenset(),
+) -> Estimate:
     """Hours from the expected tokens/s, dollars from the prices; what preparation and evaluations leave is shared equally by the legs.
 
     Spot is counted at the on-demand price: what it saves is not known beforehand. A leg without an expected speed counts
     with its time limit. ``cleaned`` and ``prepared``: see job_requests.preparations.
+    ``finished`` and ``evaluated``: legs that are not trained, or evaluated, again.
     """
     compute, jobs = spec.compute, preparations(spec, cleaned=cleaned, prepared=prepared)
     found = {job.instance_type: price("processing", job.instance_type) for job in jobs}
@@ -74,12 +87,18 @@ def estimate(spec: RunSpec, price: PriceOf, *, cleaned: bool = False, prepared: 
     used = {kind: price("training", kind) for kind in map(compute.instance_type_of, compute.capacity)}
     prices = {kind: value for kind, value in used.items() if value is not None}
     dearest = max(prices.values()) * compute.instance_count if len(prices) == len(used) else None
-    evaluated = price("training", evaluation_type(spec)) if spec.evaluation is not None else 0.0
-    evaluation = None if evaluated is None else round(evaluated * _evaluation_seconds(spec) / 3600, 2)
+    hourly = price("training", evaluation_type(spec)) if spec.evaluation is not None else 0.0
+    evaluation = None if hourly is None else round(hourly * _evaluation_seconds(spec) / 3600, 2)
     share = None if prepare is None or evaluation is None else round((spec.budget.max_usd - prepare) / len(spec.legs) - evaluation, 2)
-    legs = tuple(_leg(spec, leg, dearest, share, done_steps) for leg in spec.legs)
-    listed = prices | priced | ({evaluation_type(spec): evaluated} if evaluated else {})
-    return Estimate(prepare_max_usd=prepare, usd_per_hour=listed, legs=legs, evaluation_max_usd=evaluation)
+    legs = tuple(
+        LegEstimate(name=leg.name, steps=0, tokens=0, seconds=0, usd=0.0, max_usd=share)
+        if leg.name in finished
+        else _leg(spec, leg, dearest, share, done_steps)
+        for leg in spec.legs
+    )
+    evaluations = 0 if spec.evaluation is None else len(spec.legs) - len(evaluated)
+    listed = prices | priced | ({evaluation_type(spec): hourly} if hourly else {})
+    return Estimate(prepare_max_usd=prepare, usd_per_hour=listed, legs=legs, evaluation_max_usd=evaluation, evaluations=evaluations)
 
 
 def _evaluation_seconds(spec: RunSpec) -> int:

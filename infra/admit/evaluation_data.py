@@ -7,7 +7,7 @@ from typing import Any
 
 from contracts.failure import JobFailure
 from contracts.files import INDEX_FILE
-from data_prep.copies import Copies, Copy, fingerprint
+from data_prep.copies import Copies, Copy, are_whole, fingerprint
 from data_prep.identify import resolve_uri
 from infra.edge.transient import transient_cause
 from infra.run.layout import copies_prefix, uri
@@ -70,4 +70,6 @@ def evaluation_data(spec: RunSpec, bucket: str, s3: Any) -> EvaluationData:
         return EvaluationData(refused=failure.sentence, complete=False)
     prefix = copies_prefix(name)
     copies = Copies(fingerprint=name, uri=uri(bucket, prefix), copies=wanted)
-    return EvaluationData(copies=copies, complete=read_bytes(s3, bucket, prefix + INDEX_FILE) is not None)
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    objects = sum(len(page.get("Contents", [])) for page in pages)
+    return EvaluationData(copies=copies, complete=are_whole(read_bytes(s3, bucket, prefix + INDEX_FILE), objects))

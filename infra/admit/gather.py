@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -22,9 +22,10 @@ from infra.admit.continued import Continued, continued
 from infra.admit.data_sets import DataSet, complete, data_sets
 from infra.admit.estimate import Estimate, estimate
 from infra.admit.evaluation_data import LOCAL, EvaluationData, copies_of, evaluation_data, with_full_uris
+from infra.admit.finished import is_evaluated
 from infra.admit.start import Start, run_tokenizer, starts
 from infra.edge.transient import is_transient
-from infra.run.layout import RunLayout
+from infra.run.layout import RunLayout, split_uri
 from infra.run.quota_requests import quota_requests
 from infra.run.run_images import targets
 from infra.run.run_spec import RunSpec
@@ -99,6 +100,8 @@ class Facts:
     """The data set of each source."""
     source_refused: str | None
     """Why the sources cannot be used."""
+    evaluated: Set[str]
+    """Finished legs whose export was evaluated just so before."""
     evaluation_data: EvaluationData
     """What the preparation job copies for the evaluation."""
     image: Json | None
@@ -115,6 +118,16 @@ class Facts:
         """Whether data preparation has nothing to do: every source's tokens exist, and the copies of weights and evaluation data."""
         started = all(start.copied for start in self.starts.values())
         return complete(self.data_sets) and started and self.evaluation_data.complete
+
+    @property
+    def finished(self) -> Mapping[str, str]:
+        """Legs that are not trained again: leg -> S3 URI of the attempt's folder that finished it."""
+        return self.earlier.finished if self.earlier is not None else {}
+
+    @property
+    def trained(self) -> bool:
+        """Whether no leg is trained, so that only evaluations need instances for training jobs."""
+        return len(self.finished) == len(self.spec.legs)
 
     @property
     def cleaned(self) -> bool:
@@ -155,6 +168,14 @@ def gather(
     compared = any(start.tokenizer is not None for start in begun.values())
     prepared = complete(sets) and all(start.copied for start in begun.values()) and copied.complete
     cleaned = all(one.cleaned for one in sets or ())
+    built = (
+        look("Image", lambda: image(clients.ecr, deployed, targets(spec)))
+        if deployed is not None and deployed.image_tag is not None
+        else None
+    )
+    finished = earlier.finished if earlier is not None else {}
+    evaluated = look("Earlier run", lambda: _evaluated(finished, spec, copied, built, clients.s3)) or frozenset()
+    trained, measured = len(finished) == len(spec.legs), len(evaluated) == len(spec.legs)
     types = look("Instance types", lambda: [_types(clients.sagemaker, use) for use in ("Training", "Processing")]) or (None, None)
     return Facts(
         spec=spec,
@@ -168,17 +189,27 @@ def gather(
         run_tokenizer=look("Start", lambda: _tokenizer(spec.data, sets, deployed, clients.s3)) if compared else None,
         data_sets=sets,
         source_refused=refused,
+        evaluated=evaluated,
         evaluation_data=copied,
-        image=look("Image", lambda: image(clients.ecr, deployed, targets(spec)))
-        if deployed is not None and deployed.image_tag is not None
-        else None,
+        image=built,
         token=look("Hub token", lambda: secret_has_value(clients.secrets, deployed.secret_arn)) if deployed is not None else None,
         training_plans=look("Capacity", lambda: _training_plans(spec, clients.sagemaker)),
         quotas=look(
-            "Quotas", lambda: quota_statuses(quota_requests(spec, cleaned=cleaned, prepared=prepared), clients.quotas, clients.sagemaker)
+            "Quotas",
+            lambda: quota_statuses(
+                quota_requests(spec, cleaned=cleaned, prepared=prepared, trained=trained, evaluated=measured),
+                clients.quotas,
+                clients.sagemaker,
+            ),
         ),
         costs=estimate(
-            spec, clients.price, cleaned=cleaned, prepared=prepared, done_steps=earlier.done_steps if earlier is not None else 0
+            spec,
+            clients.price,
+            cleaned=cleaned,
+            prepared=prepared,
+            done_steps=earlier.done_steps if earlier is not None else 0,
+            finished=finished.keys(),
+            evaluated=evaluated,
         ),
     )
 
@@ -193,6 +224,13 @@ def _data_sets(data: DataSpec, deployed: Deployed, s3: Any) -> tuple[DataSet, ..
 def _starts(spec: RunSpec, earlier: Continued | None, deployed: Deployed | None, s3: Any) -> dict[str, Start]:
     saved = earlier.saved if earlier is not None else {}
     return starts(spec, saved, s3, deployed.bucket) if deployed is not None else {}
+
+
+def _evaluated(finished: Mapping[str, str], spec: RunSpec, copied: EvaluationData, built: Json | None, s3: Any) -> frozenset[str]:
+    """Finished legs whose evaluation would measure nothing new."""
+    data, made = copied.copies.fingerprint if copied.copies is not None else None, (built or {}).get("evaluate")
+    places = {leg: split_uri(folder) for leg, folder in finished.items()}
+    return frozenset(leg for leg, (bucket, key) in places.items() if is_evaluated(s3, bucket, key, spec, data=data, image=made))
 
 
 def _tokenizer(data: DataSpec, sets: tuple[DataSet, ...] | None, deployed: Deployed | None, s3: Any) -> bytes | None:

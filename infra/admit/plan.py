@@ -90,9 +90,19 @@ class Planner:
             "checkpoint": checkpoint_channel(),
         }
 
-    def leg(self, leg: Leg, cost: LegEstimate, checkpoint: str | None, start: Start | None = None) -> Json:
+    def leg(
+        self,
+        leg: Leg,
+        cost: LegEstimate,
+        checkpoint: str | None,
+        start: Start | None = None,
+        *,
+        finished: str | None = None,
+        evaluated: bool = False,
+    ) -> Json:
         """One leg: its part of the request, and its first attempt, which goes on from ``checkpoint`` when there is one.
 
+        ``finished``: URI of the folder of the attempt that finished it; then no attempt is made. ``evaluated``: nor an evaluation.
         Until the leg has a checkpoint of its own its attempts begin from ``start``: another leg's checkpoint in the same channel, or
         weights in a channel of theirs.
         """
@@ -114,10 +124,17 @@ class Planner:
             "job": job_name(leg.name, self.layout.run_id, self.execution_arn),
             "request": training_leg(leg, self.layout, self.deployment, attempt_stem=stem),
             **_attempts(limits, sources, checkpoint or begun),
+            **({"finished": finished} if finished is not None else {}),
             **({"start": begun} if begun is not None else {}),
-            **({"initial": initial_channel(start.uri)} if start is not None and begun is None else {}),
-            **({} if self.spec.evaluation is None else {"evaluate": self._evaluation(leg, self.spec.evaluation)}),
+            **(self._weights(start) if start is not None and begun is None else {}),
+            **({} if self.spec.evaluation is None or evaluated else {"evaluate": self._evaluation(leg, self.spec.evaluation)}),
         }
+
+    @staticmethod
+    def _weights(start: Start) -> Json:
+        """The channel of the weights that a leg begins from, and what Triage compares before the job is made."""
+        known = {"begins": {"uri": start.uri, "checksum": start.checksum}} if start.checksum else {}
+        return {"initial": initial_channel(start.uri), **known}
 
     def evaluate(self) -> Json:
         """What the evaluations of all legs share, and the channel of a leg's export."""

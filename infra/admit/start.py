@@ -6,7 +6,6 @@ only config.json, the index and the headers of the safetensors files are read (c
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from infra.edge.transient import is_transient
 from infra.run.layout import RUNS_PREFIX, WEIGHTS_PREFIX, RunLayout, split_uri, uri, weights_prefix
 from infra.run.leg_files import attempt_folders, export_of, manifest_of, step_folders
 from infra.run.run_spec import RunSpec
+from infra.run.weights_listing import listing, listing_checksum
 from training.initial import OtherLeg, other_leg
 
 Kind = Literal["weights", "checkpoint"]
@@ -157,7 +157,7 @@ def _export(initial: str, named: OtherLeg, s3: Any, bucket: str) -> Start:
 def _from_hub(initial: str, hub: HubReference, s3: Any, bucket: str) -> Start:
     """The copy in the bucket when it is whole, else what the Hub shows without a token: Admit must not read the secret."""
     folder = weights_prefix(hub.name, hub.commit)
-    if WEIGHTS_MANIFEST in _listing(s3, bucket, folder):
+    if WEIGHTS_MANIFEST in listing(s3, bucket, folder):
         return _stored(initial, uri(bucket, folder), s3, checksum="")
     unread = Start(source=initial, uri=uri(bucket, folder), copied=False)
     store = HubStore(hub, token=lambda: None, attempts=HUB_ATTEMPTS, timeout=HUB_TIMEOUT, sleep=lambda seconds: None)
@@ -178,7 +178,7 @@ def _from_hub(initial: str, hub: HubReference, s3: Any, bucket: str) -> Start:
 def _stored(initial: str, folder: str, s3: Any, *, checksum: str | None = None) -> Start:
     """Weights in a folder of S3. ``checksum``: what names them; None takes a hash of their listing."""
     bucket, prefix = split_uri(folder)
-    objects = _listing(s3, bucket, prefix)
+    objects = listing(s3, bucket, prefix)
 
     def read(name: str, start: int, count: int) -> bytes:
         if count == 0:
@@ -195,21 +195,8 @@ def _stored(initial: str, folder: str, s3: Any, *, checksum: str | None = None) 
         return Start(source=initial, uri=folder, refused=f"{initial}: {error}" + (f" ({folder})" if folder != initial else ""))
     size = sizes.get(TOKENIZER_FILE, 0)
     tokenizer = read(TOKENIZER_FILE, 0, size) if 0 < size <= MAX_TOKENIZER_BYTES else None
-    named = _listing_checksum(objects, weights.files) if checksum is None else checksum
+    named = listing_checksum(objects) if checksum is None else checksum
     return Start(source=initial, uri=folder, checksum=named, weights=weights, tokenizer=tokenizer)
-
-
-def _listing(s3: Any, bucket: str, prefix: str) -> dict[str, tuple[int, str]]:
-    """Size and ETag of the files right below a prefix."""
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    found = ((str(item["Key"]).removeprefix(prefix), item) for page in pages for item in page.get("Contents", []))
-    return {name: (int(item["Size"]), str(item["ETag"]).strip('"')) for name, item in found if name and "/" not in name}
-
-
-def _listing_checksum(objects: Mapping[str, tuple[int, str]], files: Iterable[str]) -> str:
-    """SHA-256 over name, size and ETag of the files with weights: another one when a file was written anew."""
-    lines = "".join(f"{name} {objects[name][0]} {objects[name][1]}\n" for name in sorted(files))
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def run_tokenizer(places: Iterable[str], s3: Any) -> bytes | None:

@@ -3,12 +3,14 @@
 Files come under temporary names and get their own when all of them are there and verified: each is hashed while it arrives, and compared
 with the SHA-256 that the training job wrote into manifest.json. EXPORT_FILE, in the same folder, says whose model it is and holds each
 file's SHA-256 and S3's ETag: what lies there already is recognised by content, never by size.
+The evaluation's results.json comes along, and its numbers end the model card, README.md: the job that wrote the card did not know them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,15 +20,17 @@ from boto3.s3.transfer import S3TransferRetriesExceededError
 from contracts.checkpoint_manifest import DamagedManifest
 from contracts.config import Json
 from contracts.export_manifest import ExportedFile, parse_manifest
-from contracts.files import EXPORT_MANIFEST
+from contracts.files import EVALUATION, EVALUATION_RESULTS, EXPORT, EXPORT_MANIFEST
 from infra.cli.exits import CommandError, Exit
 from infra.cli.target import Target
+from infra.report.evaluation import card_section
 from infra.run.layout import uri
 from infra.run.leg_files import ExportFolder
 from infra.run.stored import read_bytes
 
 EXPORT_FILE = "pretrain-export.json"
 PART = ".part"
+CARD = "README.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,8 @@ def fetch_model(target: Target, source: Source, folder: Path) -> Model | None:
         if (folder / (name + PART)).exists():
             (folder / (name + PART)).replace(folder / name)
     _write(folder, source, files, whole=True)
+    if CARD in wanted and EVALUATION_RESULTS in wanted:  # EXPORT_FILE knows it as it was written: each export fetches and ends it anew
+        _end_card(folder / CARD, folder / EVALUATION_RESULTS)
     return Model(files=[folder / name for name in wanted], verified=written is not None)
 
 
@@ -161,14 +167,37 @@ def _misses(file: ExportedFile, there: dict[str, Json]) -> str | None:
 
 
 def _listed(target: Target, source: Source, folder: Path) -> dict[str, Json]:
-    """Objects of the model by their names in the folder; a name that leads out of it is passed over."""
-    pages = target.client("s3").get_paginator("list_objects_v2").paginate(Bucket=target.bucket, Prefix=source.folder.prefix)
+    """Objects of the model by their names in the folder, and the evaluation's results; a name that leads out of it is passed over."""
     found: dict[str, Json] = {}
-    for item in (item for page in pages for item in page.get("Contents", [])):
+    for item in _objects(target, source.folder.prefix):
         name = str(item["Key"])[len(source.folder.prefix) :]
         if name and not name.endswith("/") and (folder / name).resolve().is_relative_to(folder.resolve()):
             found[name] = item
-    return found
+    results = _results(target, source) if found else None
+    if results is None:
+        return found
+    return found | {EVALUATION_RESULTS: results}
+
+
+def _results(target: Target, source: Source) -> Json | None:
+    """What evaluations of this very export measured; None before there is one."""
+    key = f"{source.folder.prefix.removesuffix(f'{EXPORT}/')}{EVALUATION}/{EVALUATION_RESULTS}"
+    return next((item for item in _objects(target, key) if item["Key"] == key), None)
+
+
+def _objects(target: Target, prefix: str) -> Iterator[Json]:
+    pages = target.client("s3").get_paginator("list_objects_v2").paginate(Bucket=target.bucket, Prefix=prefix)
+    return (item for page in pages for item in page.get("Contents", []))
+
+
+def _end_card(card: Path, results: Path) -> None:
+    """Add the evaluation's numbers to the model card; results that cannot be read add nothing."""
+    try:
+        section = card_section(json.loads(results.read_text()))
+    except (ValueError, RecursionError):
+        section = ""
+    with card.open("a") as file:
+        file.write(section)
 
 
 def _claimed(folder: Path, source: Source) -> Json:

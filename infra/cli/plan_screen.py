@@ -56,7 +56,7 @@ def show_plan(plan: Preflight, console: Console) -> None:
             counted(parameter_count(leg.training.model)),
             f"{cost.steps:,}",
             counted(cost.tokens),
-            ("" if known else "<= ") + duration(cost.seconds),
+            "trained" if leg.name in plan.finished else ("" if known else "<= ") + duration(cost.seconds),
             "?" if cost.usd is None else f"{cost.usd:,.2f}",
         )
     console.print(table)
@@ -65,10 +65,11 @@ def show_plan(plan: Preflight, console: Console) -> None:
         say(console, line)
     prepare = "none, tokenised already" if plan.data_exists else _at_most(costs.prepare_max_usd)
     estimated = "not known (no price)" if costs.usd is None else f"${costs.usd:,.2f}"
-    if spec.evaluation is not None:
+    if costs.evaluations:
         say(console, f"Evaluating each leg, on one {evaluation_type(spec)}: {_at_most(costs.evaluation_max_usd)}.")
     say(console, f"Preparing data: {prepare}. Estimate {estimated}, budget ${spec.budget.max_usd:,.2f}.")
     skipped = [name for name, there in (("Build image", plan.image_exists), ("Prepare data", plan.data_exists)) if there]
+    skipped += [f"{stage} ({', '.join(legs)})" for stage, legs in (("Train", plan.finished), ("Evaluate", plan.evaluated)) if legs]
     for line in change_lines(plan):
         say(console, line)
     looked = any(check.name == "Image" for check in plan.checks)
@@ -133,7 +134,12 @@ def plan_value(plan: Preflight) -> dict[str, Any]:
         "run": as_input(spec),
         "estimate": plan.estimate.as_value(),
         "begins": list(plan.begins),
-        "skips": {"build_image": plan.image_exists, "prepare_data": plan.data_exists},
+        "skips": {
+            "build_image": plan.image_exists,
+            "prepare_data": plan.data_exists,
+            "train": list(plan.finished),
+            "evaluate": list(plan.evaluated),
+        },
         "memory_gib_per_device": {leg.name: memory_gib(leg, spec.compute.instance_count) for leg in spec.legs},
         "chosen_by_memory": chosen_by_memory(spec),
         "data_parallel_ranks": ranks,

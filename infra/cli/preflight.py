@@ -66,6 +66,10 @@ class Preflight:
     """What each source makes, where it could be looked at."""
     changes: tuple[Change, ...] = ()
     """Settings of the run that exists already which this input changes."""
+    finished: tuple[str, ...] = ()
+    """Legs that an earlier execution finished: they are not trained again."""
+    evaluated: tuple[str, ...] = ()
+    """Those of them that are not evaluated again either."""
     begins: tuple[str, ...] = ()
     """Where legs begin that do not begin by chance."""
     refused_changes: tuple[str, ...] = ()
@@ -115,6 +119,8 @@ def preflight(target: Target, spec: RunSpec) -> Preflight:
         image_exists=facts.image is not None and bool(facts.image["exists"]),
         data_exists=facts.prepared,
         data_sets=facts.data_sets,
+        finished=tuple(facts.finished),
+        evaluated=tuple(sorted(facts.evaluated)),
         begins=tuple(start_lines(facts.starts)),
         changes=facts.earlier.changes(facts.spec) if facts.earlier is not None else (),
         refused_changes=tuple(str(finding.problem) for finding in found if finding.topic == "Earlier run"),
@@ -283,7 +289,9 @@ def _data(found: DataSet) -> Check:
 def _quotas(facts: Facts, found: list[Finding], missed: Check | None) -> Iterator[Check]:
     """A line for each quota that the run counts against."""
     if missed is not None:
-        for request in quota_requests(facts.spec, prepared=facts.prepared):
+        for request in quota_requests(
+            facts.spec, prepared=facts.prepared, trained=facts.trained, evaluated=len(facts.evaluated) == len(facts.spec.legs)
+        ):
             yield dataclasses.replace(missed, name=f"Quota: {request.quota}")
     problems = {finding.problem.message for finding in found}
     for quota in facts.quotas or []:

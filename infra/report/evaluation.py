@@ -8,7 +8,7 @@ from typing import Any
 
 from contracts.files import EVALUATION, EVALUATION_RESULTS
 from infra.report.reader import Reader
-from infra.run.expected import AMOUNT, COUNT, NUMBER, OBJECT, Each
+from infra.run.expected import AMOUNT, COUNT, NUMBER, OBJECT, Each, fitting
 from infra.run.layout import uri
 from infra.run.run_jobs import RunJob, UsdPerHour, total_usd
 
@@ -31,7 +31,7 @@ class EvaluationFacts:
     folder: str
     """Key prefix of its results."""
     results: Json = field(default_factory=dict)
-    """results.json, also the part that an evaluation left which failed later; {} without one."""
+    """results.json of all evaluations of this export, also the part that an evaluation left which failed later; {} without one."""
     failure: str | None = None
     """Why it did not end well: Triage's sentence."""
     jobs: tuple[RunJob, ...] = ()
@@ -91,6 +91,17 @@ def evaluated_numbers(evaluation: Json | None) -> Iterator[tuple[str, float]]:
     for task in ((evaluation or {}).get("tasks") or {}).values():
         for name, one in (task.get("results") or {}).items():
             yield from ((f"{name}, {key}", value) for key, value in (one.get("metrics") or {}).items() if "_stderr" not in key)
+
+
+def card_section(results: Any) -> str:
+    """The end of a model card: every number of results.json, in Markdown; "" where there is none."""
+    found: Json = fitting(results, RESULTS, []) or {}
+    rows = [f"| {name.replace('|', '/')} | {value:.4g} |\n" for name, value in evaluated_numbers(found)]
+    if not rows:
+        return ""
+    versions = ", ".join(f"{name} {value}" for name, value in (found.get("environment") or {}).items() if name != "image" and value)
+    told = f"results.json, beside this file, has the settings, the number of examples and the standard errors ({versions})."
+    return f"\n## Evaluation\n\n| measured on this model | |\n|---|---|\n{''.join(rows)}\n{told}\n"
 
 
 def failures(document_legs: list[Json]) -> list[str]:

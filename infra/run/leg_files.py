@@ -15,12 +15,12 @@ from typing import Any
 
 from contracts.checkpoint_manifest import CheckpointManifest, DamagedManifest, parse_manifest
 from contracts.config import Json
-from contracts.files import CHECKPOINT_MANIFEST, CHECKPOINTS, EXPORT, METRICS, METRICS_FILE, RESULT_FILE
+from contracts.files import CHECKPOINT_MANIFEST, CHECKPOINTS, EXPORT, EXPORT_MANIFEST, METRICS, METRICS_FILE, RESULT_FILE
 from infra.run.expected import COUNT, TEXT, fitting
 from infra.run.layout import RunLayout, attempt_order
 from infra.run.stored import Unreadable, read_bytes, read_json
 
-_READ_OF_RESULT = {"steps": COUNT, "export": {"files": COUNT, "bytes": COUNT, "manifest_sha256": TEXT}}
+_READ_OF_RESULT = {"steps": COUNT, "export": {"files": COUNT, "bytes": COUNT, "manifest_sha256": TEXT, "dtype": TEXT}}
 """What Admit, Triage and `pretrain export` take from result.json."""
 _STEP_FILE = re.compile(r"step-(\d+)/([^/]+)")
 
@@ -130,6 +130,20 @@ def result_of(s3: Any, bucket: str, attempt: str) -> Json | None:
         return fitting(read_json(s3, bucket, result_key(attempt)), _READ_OF_RESULT, []) or None
     except Unreadable:
         return None
+
+
+def finished_result(s3: Any, bucket: str, attempt: str) -> Json | None:
+    """result.json of an attempt that left it and the whole export that it names: whatever ended it came after the last step. Else None."""
+    result = result_of(s3, bucket, attempt)
+    export = (result or {}).get("export")
+    if not isinstance(export, dict):
+        return result  # training.export.enabled is false
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{attempt}{EXPORT}/")
+    sizes = {item["Key"].rpartition("/")[2]: item["Size"] for page in pages for item in page.get("Contents", [])}
+    weights = [size for name, size in sizes.items() if name.endswith(".safetensors")]
+    # Headers come on top of the weights' bytes, so a file that lacks its end is shorter than they are.
+    whole = len(weights) == export.get("files") and sum(weights) >= export.get("bytes", 0)
+    return result if whole and (EXPORT_MANIFEST in sizes or export.get("manifest_sha256") is None) else None
 
 
 @dataclass(frozen=True, kw_only=True)

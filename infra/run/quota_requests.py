@@ -12,13 +12,21 @@ from infra.sagemaker.instances_in_use import Use
 from infra.sagemaker.quotas import QuotaRequest, Scope
 
 
-def quota_requests(spec: RunSpec, *, cleaned: bool = False, prepared: bool) -> list[QuotaRequest]:
-    """The instances that the run's jobs need at once, by quota; ``cleaned`` and ``prepared``: see job_requests.preparations."""
+def quota_requests(
+    spec: RunSpec, *, cleaned: bool = False, prepared: bool, trained: bool = False, evaluated: bool = False
+) -> list[QuotaRequest]:
+    """The instances that the run's jobs need at once, by quota.
+
+    Args:
+        spec: the run.
+        cleaned, prepared: see job_requests.preparations.
+        trained, evaluated: no leg is trained, or evaluated, since an earlier execution did so.
+    """
     compute = spec.compute
     found: list[QuotaRequest] = []
     for job in preparations(spec, cleaned=cleaned, prepared=prepared):
         found += _of_job(job.path, "processing job", job.instance_type, job.instance_count, job.max_runtime_seconds)
-    for source in compute.capacity:
+    for source in () if trained else compute.capacity:
         use: Use = "spot training job" if source.kind == "spot" else "training job"
         kind, count = compute.instance_type_of(source), compute.instance_count
         asked = _of_job("compute", use, kind, count, compute.max_runtime_seconds)
@@ -28,7 +36,7 @@ def quota_requests(spec: RunSpec, *, cleaned: bool = False, prepared: bool) -> l
         found += asked
         if compute.keep_alive_seconds and source.kind == "on_demand":  # spot and plans keep no warm pool
             found.append(QuotaRequest(path="compute.keep_alive_seconds", use="training warm pool", instance_type=kind, count=count))
-    if spec.evaluation is not None:  # after its leg has trained, and before the next one does
+    if spec.evaluation is not None and not evaluated:  # after its leg has trained, and before the next one does
         kind, seconds = evaluation_type(spec), spec.evaluation.max_runtime_seconds
         for one in _of_job("evaluation", "training job", kind, 1, seconds):
             found.append(one if one.scope == "run_time" else dataclasses.replace(one, path="evaluation.instance_type"))

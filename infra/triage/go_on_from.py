@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.config import Json
-from contracts.files import EXPORT, EXPORT_MANIFEST
 from infra.run.layout import RunLayout, split_uri, uri
-from infra.run.leg_files import result_of, whole_checkpoints
+from infra.run.leg_files import finished_result, whole_checkpoints
 from infra.triage.attempts import Attempt, Decision
 from infra.triage.decisions import Verdict
 
@@ -39,20 +38,8 @@ class LegFiles:
         return cls(s3=s3, bucket=bucket, layout=layout, leg=str(leg["name"]), stem=stem, start=leg.get("start"))
 
     def finished(self, number: int) -> bool:
-        """Whether attempt ``number`` left a result and the whole export that it names: whatever ended it came after the last step."""
-        attempt = f"{self.stem}{number}/"
-        result = result_of(self.s3, self.bucket, attempt)
-        if result is None:
-            return False
-        export = result.get("export")
-        if not isinstance(export, dict):
-            return True  # training.export.enabled is false
-        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{attempt}{EXPORT}/")
-        sizes = {item["Key"].rpartition("/")[2]: item["Size"] for page in pages for item in page.get("Contents", [])}
-        weights = [size for name, size in sizes.items() if name.endswith(".safetensors")]
-        # Headers come on top of the weights' bytes, so a file that lacks its end is shorter than they are.
-        whole = len(weights) == export.get("files") and sum(weights) >= export.get("bytes", 0)
-        return whole and (EXPORT_MANIFEST in sizes or export.get("manifest_sha256") is None)
+        """Whether attempt ``number`` left a result and the whole export that it names."""
+        return finished_result(self.s3, self.bucket, f"{self.stem}{number}/") is not None
 
     def newest_whole(self, unusable: tuple[str, ...]) -> tuple[str | None, int]:
         """URI of the newest whole checkpoint that is not ``unusable``, and how many were left out before it."""

@@ -25,6 +25,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "Train": (
         *(
             "Train legs",
+            "Trained before?",
             "Confirm attempt",
             "Attempt confirmed?",
             "Train",
@@ -38,7 +39,10 @@ STAGES: dict[str, tuple[str, ...]] = {
         ),
         *("Leg trained", "Leg failed", "Every leg trained?"),
     ),
-    "Evaluate": ("To evaluate?", "Evaluate", "Evaluated?", "Triage evaluation", "Evaluate again?", "Wait to evaluate"),
+    "Evaluate": (
+        *("To evaluate?", "Confirm evaluation", "Evaluation confirmed?", "Evaluate", "Evaluated?"),
+        *("Triage evaluation", "Evaluate again?", "Wait to evaluate"),
+    ),
     "Report": ("Report", "Announce", "Done", "Explain", "Report failure", "Notify", "Failed"),
 }
 """Stage of every state of pipeline.asl.yaml, with polling too (a test compares them)."""

@@ -1,11 +1,12 @@
-"""Builds the real Dockerfile on this machine, without Docker, and runs both jobs in the images: `make image-check`.
+"""Builds the real Dockerfile on this machine, without Docker, and runs jobs in the images: `make image-check`.
 
     python -m local_aws.images.dockerfile_check [--folder .cache/image-check] [--targets data_prep training]
 
-First the locks are resolved for the Pythons that AWS's bases have. Then both targets are built whole, with the locks that AWS
+First the locks are resolved for the Pythons that AWS's bases have. Then the targets are built whole, with the locks that AWS
 gets; only the bases differ (one bootstrapped Debian stands for both). Inside, without a network: each image's smoke test, a
-tokenisation of real text, a training of three steps on its shards. Last, one line of our code is changed and both are built
-again. Ends with a table and one JSON line. First time about 10 minutes and 8 GB below .cache; afterwards two minutes.
+tokenisation of real text, a training of three steps on its shards, and the evaluation of its export. Last, one line of our code
+is changed and they are built again. Ends with a table and one JSON line. First time about 10 minutes and 8 GB below .cache;
+afterwards two minutes.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ MEBIBYTE = 1 << 20
 STEPS = 3
 WITHOUT_WHEEL = ("rouge-score", "sqlitedict", "word2number")
 """Built from their archives in the evaluate image; pure Python."""
+CODE = {"evaluate": "training"}
+"""Folder of a target's code, where that is not its name."""
 OTHER_PYTHONS = {
     "3.12": ("data_prep", "corpus"),
     "3.13": ("training", "evaluate"),
@@ -56,6 +59,8 @@ class Report:
     """Training tokens that the tokenisation wrote."""
     losses: list[float] = field(default_factory=list)
     """Loss of each training step."""
+    evaluated_loss: float | None = None
+    """Loss of the export on the validation split."""
 
 
 class ImageCheck:
@@ -90,6 +95,9 @@ class ImageCheck:
         if "training" in self.targets:
             with self._timed("training"):
                 self._train()
+        if {"training", "evaluate"} <= set(self.targets):
+            with self._timed("evaluation"):
+                self._evaluate()
         self._change_one_line()
         self.buildah.prune()  # a changed lock leaves 6 GB behind
         return self.report
@@ -147,9 +155,8 @@ class ImageCheck:
         training = merge(to_json(RECIPES["local"].training), changes)
         index = json.loads((ml / "input/data/tokens/index.json").read_text())
         tokens = {"fingerprint": index["fingerprint"], "uri": "s3://none/tokens/"}
-        _write(
-            ml / "input/data/run/run.json", {"run_id": "image-check", "legs": [{"name": "main", "training": training}], "tokens": tokens}
-        )
+        run = {"run_id": "image-check", "legs": [{"name": "main", "training": training}], "tokens": tokens, "evaluation": {}}
+        _write(ml / "input/data/run/run.json", run)
         _write(ml / "input/config/hyperparameters.json", {"run_id": "image-check", "leg": "main", "attempt": "1"})
         _write(ml / "input/config/resourceconfig.json", {"current_host": "algo-1", "hosts": ["algo-1"]})
         # /opt/ml moved, as under a plain `docker run`; SageMaker's own place is what LOCAL_IMAGE=buildah uses
@@ -159,12 +166,20 @@ class ImageCheck:
         if len(self.report.losses) < STEPS:
             raise BuildahError(f"the training wrote {len(self.report.losses)} loss lines instead of {STEPS}")
 
+    def _evaluate(self) -> None:
+        """The training's export on its validation split, by the evaluate image."""
+        ml = self.folder / "ml"
+        shutil.move(ml / "checkpoints/export", ml / "input/data/model")
+        self._run("evaluate", ["python", "-m", ENTRIES["evaluate"]], {ml: "/data"}, SAGEMAKER_BASE_DIR="/data")
+        found = json.loads((ml / "checkpoints/results.json").read_text())
+        self.report.evaluated_loss = found["held_out"]["validation"]["loss"]
+
     def _change_one_line(self) -> None:
         """Change one line of our code and record which steps are built again."""
         source = self.context / "training/__init__.py"
         source.write_text(f"# {time.time_ns()}\n" + source.read_text())
         for target in self.targets:
-            changed = self.context / target / "__init__.py"
+            changed = self.context / CODE.get(target, target) / "__init__.py"
             changed.write_text(f"# {time.time_ns()}\n" + changed.read_text())
             with self._timed(f"one-line change {target}"):
                 built = self._build(target)
@@ -226,6 +241,8 @@ def show(report: Report) -> None:
     for name, seconds in report.seconds.items():
         print(f"  {seconds:9.1f}  {name}")
     print(f"\n{report.tokens} training tokens; losses of {len(report.losses)} steps: {[round(loss, 3) for loss in report.losses]}")
+    if report.evaluated_loss is not None:
+        print(f"the export's loss on the validation split: {report.evaluated_loss:.3f}")
     print(json.dumps(asdict(report)))
 
 

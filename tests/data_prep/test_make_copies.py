@@ -10,7 +10,7 @@ from data_s3_server import S3Server
 
 from contracts.config import to_json
 from contracts.failure import BadInput
-from data_prep.copies import Copies, Copy, fingerprint, read_copies
+from data_prep.copies import Copies, Copy, are_whole, fingerprint, read_copies
 from data_prep.failure_classes import SourceChanged
 from data_prep.make_copies import make_copies
 
@@ -53,6 +53,18 @@ def test_a_job_that_was_cut_off_copies_what_is_missing(s3: S3Server, client):
     s3.objects[f"evaluation/{wanted.fingerprint}/tasks/words.yaml"] = b"task: words"
     make_copies(wanted, client, print)
     assert not [key for key in s3.puts("evaluation/") if key.endswith("words.yaml")]
+
+
+def test_what_was_deleted_from_complete_copies_is_copied_again(s3: S3Server, client):
+    wanted = copies(client)
+    make_copies(wanted, client, print)
+    place = f"evaluation/{wanted.fingerprint}/"
+    before = s3.below(place)
+    del s3.objects[f"{place}tasks/words.yaml"]
+    assert not are_whole(before["index.json"], len(s3.below(place))) and are_whole(before["index.json"], len(before))
+    make_copies(wanted, client, print)
+    assert s3.below(place) == before
+    assert [are_whole(damaged, 9) for damaged in (b"{", b"[]", b'{"files": null}', None)] == [False] * 4
 
 
 def test_a_source_that_changed_or_is_gone_is_told(s3: S3Server, client):

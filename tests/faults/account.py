@@ -25,6 +25,7 @@ from local_aws.injected_faults import Fault
 
 T = TypeVar("T")
 Json = dict[str, Any]
+TRIAGES = ("Triage", "Triage preparation", "Triage evaluation")
 WAIT_SECONDS = 900.0  # for a run of a minute: two cores may be shared with much else, and a fault that hangs must still end
 
 
@@ -65,10 +66,13 @@ class Account(EmbeddedStacks):
     _faults: list[Fault] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def order(self, run: str, *faults: Fault, stopped_as: Literal["error", "return"] = "error") -> None:
-        """Inject faults for the jobs of one run, in addition to those of other runs; ``stopped_as`` then applies to all."""
+    def order(self, run: str, *faults: Fault, job: str = "", stopped_as: Literal["error", "return"] = "error") -> None:
+        """Inject faults for the jobs of one run, in addition to those of other runs; ``stopped_as`` then applies to all.
+
+        ``job``: only for jobs whose names go on so after the run's.
+        """
         with self._lock:
-            self._faults.extend(replace(fault, id=f"{run}-{number}", match=f"^{run}-") for number, fault in enumerate(faults))
+            self._faults.extend(replace(fault, id=f"{run}-{number}", match=f"^{run}-{job}") for number, fault in enumerate(faults))
             self.aws.inject(*self._faults, stopped_as=stopped_as)
 
     # -- runs --------------------------------------------------------------------------------------------
@@ -85,7 +89,7 @@ class Account(EmbeddedStacks):
             error=described.get("error", ""),
             cause=described.get("cause", ""),
             states=self.states(execution),
-            verdicts=[str(output["says"]) for output in self._outputs_of(execution, ("Triage", "Triage preparation"))],
+            verdicts=[str((output.get("evaluation") or output)["says"]) for output in self._outputs_of(execution, TRIAGES)],
             seconds=(described["stopDate"] - described["startDate"]).total_seconds(),
         )
 

@@ -84,6 +84,11 @@ BAD_INPUTS = (
         words=("meta-llama/Llama-3.1-8B@", "asks for a Hugging Face token", "is empty", "aws secretsmanager put-secret-value"),
     ),
     BadInput(
+        what="gated weights to begin from, secret empty",
+        changes={"training": {"initial": GATED}},
+        words=("meta-llama/Llama-3.1-8B@", "asks for a Hugging Face token", "is empty"),
+    ),
+    BadInput(
         what="a source without text",
         changes={"data": {"source": "source/nothing/"}},
         words=("data: ", "source/nothing/ holds 0 objects"),

@@ -20,10 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import api
+import begun
 import canary
 import capacity
 import cleaned
 import deployments
+import evaluated
 import killed
 import operators
 import polled
@@ -74,6 +76,8 @@ def every_fault(root: Path, only: str) -> list[Row]:
             *killed.PROOFS,
             *stopped.PROOFS,
             *redriven.PROOFS,
+            *begun.PROOFS,
+            *evaluated.PROOFS,
             *service.SYNC,
             *canary.PROOFS,
             *cleaned.PROOFS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -21,7 +22,7 @@ from contracts.config import SpecError, parse
 from contracts.shard_index import read_index
 from data_prep.shards import open_ends, open_tokens
 from training.evaluation import job as entry
-from training.evaluation.evaluate import Results, load
+from training.evaluation.evaluate import Results, lacking_copies, load
 from training.evaluation.evaluation_job import EvaluationJob, read_job
 from training.evaluation.perplexity import Windows, measure
 from training.evaluation.spec import EvaluationSpec
@@ -148,17 +149,40 @@ def test_tasks_held_out_text_and_what_cannot_be_measured(job_of: Callable[..., E
     assert found["held_out"]["novel"]["labels"] > 5
 
 
-def test_results_of_other_settings_are_not_gone_on_from(job_of: Callable[..., EvaluationJob]) -> None:
+def test_results_of_the_same_export_are_joined_and_measured_again_only_under_other_conditions(
+    job_of: Callable[..., EvaluationJob], capsys: pytest.CaptureFixture[str]
+) -> None:
     job = job_of(limit=3)
-    job.results.parent.mkdir(parents=True)
-    kept = Results.begin(job)
-    kept.add("held_out", "novel", lambda: {"loss": 1.0})
-    assert "novel" in Results.begin(job).content["held_out"]
-    kept.content["settings"]["limit"] = 4
-    job.results.write_text(json.dumps(kept.content))
-    assert Results.begin(job).content["held_out"] == {}
-    job.results.write_text("{")
-    assert Results.begin(job).content["held_out"] == {}
+    first = Results.begin(job)
+    first.add("tasks", "old", {"limit": 3}, lambda: {"results": 1})
+    first.add("held_out", "novel", {"data": "x"}, lambda: {"loss": 1.0})
+
+    other = dataclasses.replace(job, spec=dataclasses.replace(job.spec, limit=4, tasks=("new",)))
+    later = Results.begin(other)
+    later.add("held_out", "novel", {"data": "x"}, lambda: pytest.fail("it is there"))
+    later.add("held_out", "novel", {"data": "y"}, lambda: {"loss": 2.0})  # other data under the same name
+    later.add("tasks", "new", {"limit": 4}, lambda: {"results": 2})
+    found = json.loads(job.results.read_text())
+    assert {name: entry["results"] for name, entry in found["tasks"].items()} == {"old": 1, "new": 2}
+    assert (found["held_out"]["novel"]["loss"], found["settings"]["limit"]) == (2.0, 4)
+    assert "novel: measured by an earlier evaluation" in capsys.readouterr().out
+
+    found["environment"]["torch"] = "of another image"
+    job.results.write_text(json.dumps(found))
+    assert Results.begin(other).content["environment"]["torch"] == later.content["environment"]["torch"]  # so it is measured anew
+    for damaged in ("{", "[]", '{"tasks": {}}', json.dumps(found | {"run_id": "another"})):
+        job.results.write_text(damaged)
+        assert Results.begin(job).content["held_out"] == {}
+
+
+def test_files_that_are_gone_from_the_copies_are_told_with_the_fix(job_of: Callable[..., EvaluationJob]) -> None:
+    job = job_of()
+    assert lacking_copies(job) is None
+    (job.staged / "tasks/a.yaml").write_text("task: a")
+    (job.staged / "index.json").write_text(json.dumps({"files": 1, "uri": "s3://data/evaluation/f/"}))
+    assert lacking_copies(job) is None
+    (job.staged / "tasks/a.yaml").unlink()
+    assert "0 of 1 files" in str(lacking_copies(job)) and "left in s3://data/evaluation/f/; start" in str(lacking_copies(job))
 
 
 def test_texts_begin_with_bos_as_the_runs_documents_do(job_of: Callable[..., EvaluationJob]) -> None:

@@ -1,7 +1,12 @@
-"""Loads the export once and measures one held-out set and one task after the other; results.json grows with each."""
+"""Loads the export once and measures one held-out set and one task after the other; results.json grows with each.
+
+It lies beside the export, which never changes, so later evaluations of the same export add to it: what is there under the same
+conditions (data, settings that the number depends on, package versions) is not measured again, and what they do not name stays.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -21,11 +26,12 @@ from tokenizers.processors import TemplateProcessing
 
 from contracts.config import Json, to_json
 from contracts.failure import JobFailure
+from contracts.files import INDEX_FILE
 from contracts.shard_index import read_index
 from training.evaluation.evaluation_job import EvaluationJob
 from training.evaluation.held_out import shards_of
 from training.evaluation.perplexity import Measured, Windows, measure
-from training.evaluation.spec import VALIDATION
+from training.evaluation.spec import VALIDATION, HeldOutSpec
 from training.evaluation.tasks import PACKAGES, TaskRunner, TaskSettings
 from training.failure_classes import BadInput
 from training.spec import data_parallel_ranks
@@ -45,22 +51,27 @@ class Results:
 
     @staticmethod
     def begin(job: EvaluationJob) -> Results:
-        """Go on with what a cut-off attempt with the same settings left, else start empty."""
+        """Go on with what earlier evaluations of this export left: a cut-off attempt, or an execution that asked for other tasks."""
         fresh: Json = {
             "format_version": FORMAT_VERSION, "run_id": job.run_id, "leg": job.leg, "settings": to_json(job.spec),
-            "environment": _versions(), "held_out": {}, "tasks": {},
+            "data": job.data, "environment": _versions(), "held_out": {}, "tasks": {},
         }  # fmt: skip
         try:
             found = json.loads(job.results.read_text())
-        except (FileNotFoundError, ValueError):
+            kept = {kind: {str(name): dict(entry) for name, entry in found[kind].items()} for kind in ("held_out", "tasks")}
+            same = all(found[key] == fresh[key] for key in ("format_version", "run_id", "leg"))
+        except FileNotFoundError:
             return Results(job.results, fresh)
-        same = all(found.get(key) == fresh[key] for key in ("format_version", "run_id", "leg", "settings", "environment"))
-        return Results(job.results, found if same else fresh)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            print(f"{job.results.name} of an earlier evaluation cannot be read ({type(error).__name__}); all is measured anew", flush=True)
+            return Results(job.results, fresh)
+        return Results(job.results, fresh | kept if same else fresh)
 
-    def add(self, kind: str, name: str, measure_it: Callable[[], Json]) -> None:
-        """Measure, unless it is there; a failure of one does not keep the others from being measured."""
-        if name in self.content[kind]:
-            print(f"{name}: measured by an earlier attempt", flush=True)
+    def add(self, kind: str, name: str, conditions: Json, measure_it: Callable[[], Json]) -> None:
+        """Measure, unless it is there under the same ``conditions``; a failure of one does not keep the others from being measured."""
+        conditions = {**conditions, "environment": self.content["environment"]}
+        if self.content[kind].get(name, {}).get("conditions") == conditions:
+            print(f"{name}: measured by an earlier evaluation", flush=True)
             return
         begin = time.monotonic()
         try:
@@ -72,9 +83,9 @@ class Results:
             print(failure, flush=True)
             return
         if _rank() == 0:
-            self.content[kind][name] = found | {"seconds": round(time.monotonic() - begin, 1)}
+            self.content[kind][name] = found | {"seconds": round(time.monotonic() - begin, 1), "conditions": conditions}
             self._write()
-            print(f"{name}: {json.dumps(self.content[kind][name])}", flush=True)
+            print(f"{name}: {json.dumps(found)}", flush=True)
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,14 +101,17 @@ def evaluate(job: EvaluationJob) -> None:
         BadInput: something could not be measured; the rest was.
     """
     results = Results.begin(job)
+    if (lacking := lacking_copies(job)) is not None:
+        results.failures.append(lacking)
     harness = load(job)
-    for name, measure_it in _held_out(job, harness.model):
-        results.add("held_out", name, measure_it)
+    for name, conditions, measure_it in _held_out(job, harness.model):
+        results.add("held_out", name, conditions, measure_it)
     if job.spec.tasks:
         runner = TaskRunner(job.staged / "tasks", job.spec.tasks)
         settings = TaskSettings(num_fewshot=job.spec.num_fewshot, limit=job.spec.limit, batch_size=job.spec.batch_size)
+        conditions = {"num_fewshot": settings.num_fewshot, "limit": settings.limit, "data": digest_of(job.staged / "tasks")}
         for task in job.spec.tasks:
-            results.add("tasks", task, lambda task=task: {"results": runner.run(harness, task, settings)})  # type: ignore[misc]
+            results.add("tasks", task, conditions, lambda task=task: {"results": runner.run(harness, task, settings)})  # type: ignore[misc]
     if results.failures:
         raise BadInput("; ".join(results.failures))
 
@@ -128,21 +142,48 @@ def _tokenizer(folder: Path, described: Json) -> Any:
     return fast(tokenizer_object=bare, **names)
 
 
-def _held_out(job: EvaluationJob, model: Any) -> list[tuple[str, Callable[[], Json]]]:
-    sets: list[tuple[str, Callable[[], Json]]] = []
+def lacking_copies(job: EvaluationJob) -> str | None:
+    """A sentence when files are gone from the copies that the preparation job finished; what is there is measured all the same."""
+    try:
+        index = json.loads((job.staged / INDEX_FILE).read_text())
+        wanted, place = int(index["files"]), str(index["uri"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    there = sum(path.is_file() for path in job.staged.rglob("*")) - 1
+    fix = "start the run again: Prepare data then copies what is missing"
+    return None if there >= wanted else f"{there} of {wanted} files of the evaluation's data are left in {place}; {fix}"
+
+
+def digest_of(folder: Path) -> str:
+    """SHA-256 over names and content of a folder's files: what was measured on other data is measured again."""
+    found = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            found.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return found.hexdigest()
+
+
+def _held_out(job: EvaluationJob, model: Any) -> list[tuple[str, Json, Callable[[], Json]]]:
+    """Each set: its name, what its loss depends on beside the export, and what measures it."""
+    training = job.training
+    windows = {"sequence_length": training.sequence_length, "masked": training.mask_document_borders, "attention": training.attention}
+    common: Json = {**windows, "tokens": job.spec.held_out_tokens}
+    sets: list[tuple[str, Json, Callable[[], Json]]] = []
     for source in job.sources if job.spec.validation else ():
         name = f"{VALIDATION}/{source.name}" if source.name else VALIDATION
-        sets.append((name, lambda one=source: _loss(job, model, job.tokens(one), "validation")))  # type: ignore[misc]
+        conditions = {**common, "training_samples": [training.local_batch_size, training.validation.batches], "data": source.fingerprint}
+        sets.append((name, conditions, lambda one=source: _loss(job, model, job.tokens(one), "validation")))  # type: ignore[misc]
     for held_out in job.spec.held_out:
-        sets.append((held_out.name, lambda one=held_out: _loss_of_text(job, model, one.name, one.text_field)))  # type: ignore[misc]
+        conditions = {**common, "text_field": held_out.text_field, "data": digest_of(job.staged / "held_out" / held_out.name)}
+        sets.append((held_out.name, conditions, lambda one=held_out: _loss_of_text(job, model, one)))  # type: ignore[misc]
     return sets
 
 
-def _loss_of_text(job: EvaluationJob, model: Any, name: str, text_field: str) -> Json:
+def _loss_of_text(job: EvaluationJob, model: Any, one: HeldOutSpec) -> Json:
     with tempfile.TemporaryDirectory(prefix="held-out-") as folder:
         out = Path(folder) / "shards"
-        text = job.staged / "held_out" / name
-        shards_of(text, job.model, out, text_field=text_field, named=job.tokenizer)  # every process its own: texts are small
+        text = job.staged / "held_out" / one.name
+        shards_of(text, job.model, out, text_field=one.text_field, named=job.tokenizer)  # every process its own: texts are small
         return _loss(job, model, out, "train")
 
 

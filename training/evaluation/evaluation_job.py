@@ -39,6 +39,8 @@ class EvaluationJob:
     """``data.tokenizer`` of the run."""
     sources: tuple[SourceTokens, ...]
     """The run's data sets: one of each source of a mixture."""
+    data: str | None
+    """Fingerprint of the copies that it reads; None when it reads none."""
     base: Path
     """The container's contract folder, /opt/ml."""
 
@@ -88,5 +90,6 @@ def read_job(base: Path | None = None) -> EvaluationJob:
         hosts=int((run.get("compute") or {}).get("instance_count") or 1),
         sources=read_tokens(run),
         tokenizer=(run.get("data") or {}).get("tokenizer") or {},
+        data=(run.get("evaluation_data") or {}).get("fingerprint"),
         base=base,
     )

@@ -546,6 +546,7 @@ def test_a_run_that_was_always_refused_shows_its_executions_own_report(aws, pret
         {"recipe": "llama3_8b", "ablation": "reference"},
         {"training": {"tokens": 10**9}, "budget": {"max_usd": 9.0}},
         {"evaluation": {}},
+        {"evaluation": {"tasks": ["arc_easy"], "datasets": [f"hf://datasets/allenai/ai2_arc@{'1' * 40}"]}},
     ],
 )
 def test_a_run_is_started_again_with_the_settings_of_its_run_json(aws, pretrain, given):

@@ -180,3 +180,30 @@ def test_a_file_on_disk_that_is_not_the_training_jobs_is_fetched_again_although_
     (folder / EXPORT_FILE).write_text(json.dumps(noted))
     assert pretrain("export", str(folder), "--run", "run-a").code == 0
     assert (folder / "model.safetensors").read_bytes() == b"A" * 64
+
+
+RESULTS = {
+    "held_out": {"novel": {"loss": 3.21, "perplexity": 24.8, "labels": 900}},
+    "tasks": {"arc": {"seconds": 3.0, "results": {"arc_easy": {"metrics": {"acc": 0.31, "acc_stderr": 0.01}, "examples": 500}}}},
+    "environment": {"lm-eval": "0.4.13", "image": None},
+}
+
+
+def test_the_evaluation_comes_along_and_ends_the_model_card(aws, pretrain, tmp_path):
+    put_verified_model(aws)
+    place, folder = f"runs/run-a/main/{ATTEMPT}evaluation/results.json", tmp_path / "model"
+    pretrain("export", str(folder), "--run", "run-a")
+    aws.s3.objects[place] = json.dumps(RESULTS).encode()  # it was evaluated later
+    assert pretrain("export", str(folder), "--run", "run-a").code == 0
+    card = (folder / "README.md").read_text()
+    assert card.startswith("run-a\n## Evaluation") and "| arc_easy, acc | 0.31 |" in card and "| novel, perplexity | 24.8 |" in card
+    assert json.loads((folder / "results.json").read_text()) == RESULTS and "lm-eval 0.4.13" in card
+
+    assert pretrain("export", str(folder), "--run", "run-a").code == 0
+    assert (folder / "README.md").read_text() == card  # it is not ended twice
+    aws.s3.objects[place] = json.dumps(RESULTS | {"tasks": {}}).encode()
+    pretrain("export", str(folder), "--run", "run-a")
+    assert "arc_easy" not in (folder / "README.md").read_text() and "novel" in (folder / "README.md").read_text()
+    aws.s3.objects[place] = b'{"held_out": {'
+    assert pretrain("export", str(folder), "--run", "run-a").code == 0
+    assert (folder / "README.md").read_text() == "run-a"

@@ -19,7 +19,7 @@ from aws_models.arguments import check_result, check_task, operation, service_mo
 from aws_models.asl import Interpreter
 from aws_models.execution import Call, Execution, Failure, Outcome, Result
 from aws_models.queries import Queries
-from aws_models.starts import put_starts
+from aws_models.starts import put_finished, put_starts
 from aws_models.synthesis import Synthesis
 from aws_models.world import World
 from container.build_request import TARGETS
@@ -81,6 +81,8 @@ class Scenario:
     """Whether the corpus does that it is made of."""
     begun: bool = False
     """Whether what legs may begin from is there: leg ``main`` of the finished run ``trunk``, and a copied model of the Hub."""
+    finished: bool = False
+    """Whether an earlier execution of the run, which needs a ``run_id``, has finished its leg ``main``."""
     world: Callable[[World], None] = lambda world: None
     """Further changes to the account."""
     name: str = "run-2026-11-22"
@@ -159,6 +161,8 @@ class Pipeline:
                 world.put(self.bucket, corpus_card_key(found.corpus), "{}")
         if scenario.begun:
             put_starts(world, self.bucket, self._resolved(scenario), self._identified(scenario, world)[""].fingerprint)
+        if scenario.finished:
+            put_finished(world, self.bucket, self._resolved(scenario), self._identified(scenario, world)[""].fingerprint)
         scenario.world(world)
         return world
 
@@ -168,7 +172,7 @@ class Pipeline:
 
     def _identified(self, scenario: Scenario, world: World) -> dict[str, Any]:
         """The names of each source's data set and corpus, from the same code that Admit runs."""
-        if not (scenario.tokens or scenario.tokens_of or scenario.corpus or scenario.begun):
+        if not (scenario.tokens or scenario.tokens_of or scenario.corpus or scenario.begun or scenario.finished):
             return {}
         from data_prep.identify import identify_each, resolve_uris
 

@@ -81,7 +81,7 @@ def paths(definition: Json) -> dict[str, Path]:
 def _retried(definition: Json, state: str) -> Path:
     """A run on which ``state`` is called, and first fails with each error that is retried."""
     tasks: dict[str, Any] = {state: every_error_of(definition, state)}
-    if state in ("Evaluate", "Triage evaluation"):
+    if state in ("Evaluate", "Confirm evaluation", "Triage evaluation"):
         tasks.setdefault("Evaluate", [Job(status="Failed", reason=BAD)])
         return Path(scenario=Scenario(input=EVALUATED, tokens=True, tasks=tasks), visits=(state,))
     if state == "Prepare corpus":
@@ -214,6 +214,26 @@ def _evaluations() -> dict[str, Path]:
             Job(status="Completed", raised=True), visits=("Triage evaluation",)
         ),
         "triage is lost after an evaluation": evaluated(bad, visits=("Triage evaluation",), **{"Triage evaluation": [LOST]}),
+        "an evaluation's confirmation is lost": Path(
+            scenario=Scenario(input=EVALUATED, tokens=True, tasks={"Confirm evaluation": [LOST]}),
+            visits=("Leg trained", "Announce"),
+            avoids=("Evaluate",),
+        ),
+        "a finished leg is evaluated and not trained": Path(
+            scenario=Scenario(input={**EVALUATED, "run_id": "mine"}, tokens=True, finished=True),
+            visits=("Trained before?", "Evaluate", "Announce"),
+            avoids=("Confirm attempt", "Train"),
+        ),
+        "a finished leg's evaluation is stopped, then goes on": Path(
+            scenario=Scenario(input={**EVALUATED, "run_id": "mine"}, tokens=True, finished=True, tasks={"Evaluate": [stopped]}),
+            visits=("Wait to evaluate",),
+            avoids=("Train",),
+        ),
+        "a finished run without an evaluation is only reported": Path(
+            scenario=Scenario(input={**LOCAL, "run_id": "mine"}, tokens=True, finished=True),
+            visits=("Leg trained", "Report"),
+            avoids=("Train", "Evaluate"),
+        ),
     }
 
 
@@ -481,6 +501,17 @@ def _taken_over() -> dict[str, Path]:
 
         return change
 
+    def exchanged(world: World) -> None:
+        """The trunk's weights are others once Admit has looked at them."""
+
+        def refuse(call: ApiCall) -> ApiError | None:
+            if call.operation == "PutObject" and call.parameters["Key"].endswith("run.json"):
+                key = next(key for _, key in world.objects if key.startswith("runs/trunk/") and key.endswith(".safetensors"))
+                world.put(call.parameters["Bucket"], key, "other weights")
+            return None
+
+        world.refuse = refuse
+
     run = {**LOCAL, "run_id": "mine"}
     return {
         "taken over before the preparation": failed(
@@ -497,6 +528,17 @@ def _taken_over() -> dict[str, Path]:
             Scenario(input=run, tokens=True, tasks={"Train": [broken]}, world=replaced(foreign, 2)),
             "RunTakenOver",
             visits=("Train", "Wait"),
+        ),
+        "taken over before the evaluation": Path(
+            scenario=Scenario(input={**EVALUATED, "run_id": "mine"}, tokens=True, world=replaced(foreign, 2)),
+            visits=("Train", "Evaluation confirmed?", "Leg trained"),
+            avoids=("Evaluate",),
+        ),
+        "the weights to begin from are exchanged before the first attempt": failed(
+            Scenario(input=_beginning("run:trunk/main"), tokens=True, begun=True, world=exchanged),
+            "WeightsUnusable",
+            "were changed after the run was admitted",
+            avoids=("Train",),
         ),
         "the lock is damaged before the first attempt": failed(
             Scenario(input=run, tokens=True, world=replaced(nobody, 1)), "DamagedLock", "aws s3 rm", avoids=("Train",)

@@ -1,4 +1,4 @@
-"""What legs may begin from (training.initial), as objects in the data bucket: a finished leg, and a copied model of the Hub."""
+"""What is in the data bucket before a run: what legs may begin from (training.initial), and a run's own finished leg."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contracts.config import Json, to_json
 from contracts.llama_config import expected_weights
 from infra.run.run_spec import RunSpec
 from training.leg_identity import leg_identity
-from training.spec import ModelShape
+from training.spec import ModelShape, total_steps
 
 TRUNK = "runs/trunk/main/attempts/20261101T000000-aaaaaa-1/"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -30,6 +30,19 @@ def put_starts(world: World, bucket: str, spec: RunSpec, fingerprint: str) -> No
         for name, body in model_files(training.model).items():
             world.put(bucket, prefix + name, body)
     world.put(bucket, f"{COPY}manifest.json", "{}")
+
+
+def put_finished(world: World, bucket: str, spec: RunSpec, fingerprint: str) -> None:
+    """The first leg of ``spec``'s own run at its last step: run.json, result and export, and no checkpoint any more."""
+    (leg,), hosts = spec.legs, spec.compute.instance_count
+    attempt = f"runs/{spec.run_id}/{leg.name}/attempts/20261101T000000-aaaaaa-1/"
+    files = model_files(leg.training.model)
+    exported = {"files": 1, "bytes": len(files["model.safetensors"]) // 2, "dtype": leg.training.export.dtype}
+    run = {"legs": [{"name": leg.name, "training": to_json(leg.training)}], "tokens": {"fingerprint": fingerprint}}
+    world.put(bucket, f"runs/{spec.run_id}/run.json", json.dumps(run))
+    world.put(bucket, f"{attempt}metrics/result.json", json.dumps({"steps": total_steps(leg.training, hosts), "export": exported}))
+    for name, body in {**files, "leg.json": json.dumps(leg_identity(leg.training, fingerprint, hosts))}.items():
+        world.put(bucket, f"{attempt}export/{name}", body)
 
 
 def model_files(shape: ModelShape) -> dict[str, bytes]:
