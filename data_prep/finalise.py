@@ -130,7 +130,7 @@ def check_stored(store: Store, splits: Iterable[Split]) -> None:
             for name, size in ((shard.name, shard.bytes), (shard.ends_name, shard.ends_bytes)):
                 if found.get(name) != size:
                     raise CorruptShard(
-                        f"{store.uri}{name} has {found.get(name)} bytes, {size} were written; delete the folder and run again"
+                        f"{store.uri.rstrip('/')}/{name} has {found.get(name)} bytes, {size} were written; delete the folder and run again"
                     )
 
 

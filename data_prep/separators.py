@@ -43,7 +43,8 @@ def find(
         vocabulary: ids by text, added tokens included.
 
     Raises:
-        TokenizerUnusable: a named token is not in the vocabulary, or is no special token, so that a text may hold it.
+        TokenizerUnusable: a named token is not in the vocabulary, or is no special token, so that a text may hold it; the
+            post-processor has several, so that it takes a person to say which.
     """
     special = {str(token["content"]) for token in _objects(definition.get("added_tokens")) if token.get("special") is True}
     named = spec.bos_token if kind == "bos_token" else spec.eos_token
@@ -58,9 +59,12 @@ def find(
             raise TokenizerUnusable(f"{kind} in tokenizer_config.json is {str(configured)[:40]}, no token's text; correct that file")
         return _checked(kind, content, "tokenizer_config.json", vocabulary, special)
     around = tuple(_around(definition.get("post_processor")))
-    found = around[0 if kind == "bos_token" else 1] if around else None
-    if found is not None:
-        return _checked(kind, found, "post_processor", vocabulary, special)
+    found = around[0 if kind == "bos_token" else 1] if around else ()
+    if len(found) > 1:
+        where = "before" if kind == "bos_token" else "after"
+        raise TokenizerUnusable(f"post_processor puts {' '.join(found)} {where} a text; name the one to use in data.tokenizer.{kind}")
+    if found:
+        return _checked(kind, found[0], "post_processor", vocabulary, special)
     guess = next((token for token in KNOWN[kind] if token in special and token in vocabulary), None)
     return _checked(kind, guess, "guess", vocabulary, special) if guess is not None else None
 
@@ -77,8 +81,8 @@ def _checked(kind: Kind, token: str, named_by: str, vocabulary: Mapping[str, int
     return Separator(id=vocabulary[token], token=token, named_by=named_by)
 
 
-def _around(processor: Any) -> Iterator[str | None]:
-    """What a post-processor puts before and after one text: two values, or nothing when it says nothing."""
+def _around(processor: Any) -> Iterator[tuple[str, ...]]:
+    """The tokens that a post-processor puts before and after one text: two values, or nothing when it says nothing."""
     if not isinstance(processor, dict):
         return
     if processor.get("type") == "Sequence":
@@ -86,7 +90,7 @@ def _around(processor: Any) -> Iterator[str | None]:
     elif processor.get("type") in ("BertProcessing", "RobertaProcessing"):
         for name in ("cls", "sep"):
             pair = processor.get(name)
-            yield str(pair[0]) if isinstance(pair, list) and pair else None
+            yield (str(pair[0]),) if isinstance(pair, list) and pair else ()
     elif processor.get("type") == "TemplateProcessing":
         before: list[str] = []
         after: list[str] = []
@@ -96,8 +100,8 @@ def _around(processor: Any) -> Iterator[str | None]:
             if isinstance(token, dict):
                 (after if reached else before).append(str(token.get("id")))
             reached = reached or "Sequence" in item
-        yield before[0] if before else None
-        yield after[-1] if after else None
+        yield tuple(before)
+        yield tuple(after)
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:

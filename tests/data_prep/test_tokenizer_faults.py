@@ -142,6 +142,15 @@ def test_separators_come_from_the_tokenizer_s_own_files(definition: dict[str, An
     assert (known.bos_id, known.eos_id, known.bos_from, known.eos_from) == found
 
 
+def test_of_several_tokens_before_a_text_a_person_says_which_opens_it():
+    two = POST["single"][0] | {"SpecialToken": {"id": "<b>", "type_id": 0}}
+    names = POST["special_tokens"] | {"<b>": {"id": "<b>", "ids": [257], "tokens": ["<b>"]}}
+    definition = byte_level(added_tokens=THREE, post_processor=POST | {"single": [two, *POST["single"]], "special_tokens": names})
+    with pytest.raises(TokenizerUnusable, match=r"puts <b> <a> before a text; name the one to use in data.tokenizer.bos_token"):
+        facts(files_of(definition), ANY)
+    assert facts(files_of(definition, {"bos_token": "<a>"}), ANY).bos_id == 256
+
+
 def test_special_tokens_come_before_ordinary_words_of_a_better_known_name(job, tmp_path: Path):
     definition = byte_level(added_tokens=[special(258, "<bos>"), special(259, "<eos>")])
     definition["model"]["vocab"] |= {"<s>": 256, "</s>": 257}
