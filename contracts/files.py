@@ -38,9 +38,11 @@ WEIGHTS_MANIFEST = "manifest.json"
 ATTEMPTS = "attempts"
 """Folder of a leg: one folder for each attempt below it."""
 CHECKPOINTS, METRICS, TENSORBOARD, EXPORT = "checkpoints", "metrics", "tensorboard", "export"
+DIAGNOSTICS = "diagnostics"
+"""Folder of an attempt with what torch's profiler recorded (training.profile)."""
 EVALUATION = "evaluation"
 """Folder of an attempt that the evaluation of its export writes; not the training job's."""
-ATTEMPT_FOLDERS = (CHECKPOINTS, METRICS, TENSORBOARD, EXPORT)
+ATTEMPT_FOLDERS = (CHECKPOINTS, METRICS, TENSORBOARD, EXPORT, DIAGNOSTICS)
 """Folders of an attempt: below /opt/ml/checkpoints in the job, below runs/<run>/<leg>/attempts/<attempt>/ in S3."""
 
 

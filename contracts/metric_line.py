@@ -40,6 +40,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("data_wait_seconds", "s", "of those, seconds waiting for the loader"),
     Metric("memory_gib", "GiB", "largest memory reserved on a device since the previous logged step"),
     Metric("checkpoint_seconds", "s", "seconds that saving a checkpoint held the step back"),
+    Metric("profiled_steps", "steps", "of the steps since the previous logged one, those that a profiler slowed; left out of speeds"),
     Metric("validation_loss", "nats per token", "mean loss over the validation batches; of a mixture the mean of its sources' losses"),
     Metric("validation_perplexity", "1", "exp(validation_loss)"),
 )

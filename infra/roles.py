@@ -16,7 +16,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
-from contracts.files import ATTEMPTS, CHECKPOINTS, EVALUATION, METRICS, RESULT_FILE
+from contracts.files import ATTEMPTS, CHECKPOINTS, EVALUATION, METRICS, RESULT_FILE, TENSORBOARD
 from infra.constructs.policy import Conditions, Statement, allow, new_role
 from infra.monitor.published_metrics import NAMESPACE
 from infra.report.model_registry import APPROVAL
@@ -368,7 +368,7 @@ def prepare_role(scope: Construct, shared: Shared, source_buckets: Sequence[str]
 def training_role(scope: Construct, shared: Shared, source_buckets: Sequence[str], *, in_vpc: bool) -> iam.Role:
     """Train: SageMaker itself reads the channels and syncs the checkpoints for the job; the isolated container calls nothing.
 
-    It writes attempts' folders only: run.json, lock.json and the report lie two levels higher.
+    It writes attempts' folders and TensorBoard's events only: run.json, lock.json and the report lie two levels higher.
     """
     return _isolated_role(
         scope,
@@ -377,6 +377,7 @@ def training_role(scope: Construct, shared: Shared, source_buckets: Sequence[str
         reads=(f"{TOKENS_PREFIX}*", f"{RUNS_PREFIX}*", f"{WEIGHTS_PREFIX}*"),
         source_buckets=source_buckets,  # weights to begin from
         syncs=f"{RUNS_PREFIX}*/*/{ATTEMPTS}/*",
+        writes=(f"{RUNS_PREFIX}*/*/{TENSORBOARD}/*",),
         in_vpc=in_vpc,
     )
 
@@ -394,7 +395,15 @@ def evaluate_role(scope: Construct, shared: Shared, *, in_vpc: bool) -> iam.Role
 
 
 def _isolated_role(
-    scope: Construct, name: str, shared: Shared, *, reads: Sequence[str], source_buckets: Sequence[str] = (), syncs: str, in_vpc: bool
+    scope: Construct,
+    name: str,
+    shared: Shared,
+    *,
+    reads: Sequence[str],
+    source_buckets: Sequence[str] = (),
+    syncs: str,
+    writes: Sequence[str] = (),
+    in_vpc: bool,
 ) -> iam.Role:
     return new_role(
         scope,
@@ -404,7 +413,7 @@ def _isolated_role(
             *_job_basics(scope, shared, "/aws/sagemaker/TrainingJobs", in_vpc=in_vpc),
             allow("s3:GetObject", on=shared.objects(*reads), because=PREFIX),
             *_read_sources(scope, source_buckets),
-            allow("s3:PutObject", "s3:AbortMultipartUpload", on=shared.objects(syncs, f"{JOBS_PREFIX}*"), because=PREFIX),
+            allow("s3:PutObject", "s3:AbortMultipartUpload", on=shared.objects(syncs, *writes, f"{JOBS_PREFIX}*"), because=PREFIX),
             allow("s3:DeleteObject", on=shared.objects(syncs), because=PREFIX),
             # For a key in OutputDataConfig ("CreateTrainingJob API: execution role permissions"); S3 itself needs the other two.
             allow("kms:Encrypt", on=shared.key.key_arn),

@@ -127,7 +127,9 @@ def describe_failure(stacks: EmbeddedStacks, ended: dict[str, Any]) -> str:
 
 
 def test_run_survives_a_killed_job_and_leaves_everything_it_promises(stacks: EmbeddedStacks) -> None:
-    execution = stacks.start({"run_id": "whole", "data": DATA, "training": TRAINING}, name="whole-1")
+    training = TRAINING | {"profile": {"steps": [4, 5]}}
+    given = {"run_id": "whole", "data": DATA, "training": training, "compute": {"tensorboard": True}}
+    execution = stacks.start(given, name="whole-1")
     late = until(lambda: [row for row in metrics(stacks, "whole") if row["step"] >= KILL_AFTER_STEP], "step 12")
     assert late
     for process in processes_of("whole", b"LOCAL_RANK="):
@@ -157,9 +159,13 @@ def test_run_survives_a_killed_job_and_leaves_everything_it_promises(stacks: Emb
     assert leg["figures"]["loss_last"] < leg["figures"]["loss_first"] - 0.5  # the first is the first attempt's
     assert leg["export"] == f"s3://{stacks.bucket}/{second}export/"
 
-    given = stacks.client("sagemaker").describe_training_job(TrainingJobName=jobs(stacks, "whole")[1])
-    assert given["CheckpointConfig"]["S3Uri"] == f"s3://{stacks.bucket}/{second}"
-    (channel,) = (channel for channel in given["InputDataConfig"] if channel["ChannelName"] == "checkpoint")
+    (trace,) = leg["profiles"]
+    assert trace["uri"] == f"s3://{stacks.bucket}/{first}diagnostics/trace-steps-4-5-rank-0.json.gz"
+    assert trace["name"] in read(stacks, "runs/whole/report.html")
+
+    described = stacks.client("sagemaker").describe_training_job(TrainingJobName=jobs(stacks, "whole")[1])
+    assert described["CheckpointConfig"]["S3Uri"] == f"s3://{stacks.bucket}/{second}"
+    (channel,) = (channel for channel in described["InputDataConfig"] if channel["ChannelName"] == "checkpoint")
     source = channel["DataSource"]["S3DataSource"]["S3Uri"]
     assert (channel["InputMode"], source) == ("FastFile", f"s3://{stacks.bucket}/{first}checkpoints/step-{result['resumed_from']}/")
 
@@ -178,7 +184,8 @@ def test_run_survives_a_killed_job_and_leaves_everything_it_promises(stacks: Emb
     left = keys(stacks, second)
     assert any(re.fullmatch(r"export/.*\.safetensors", key) for key in left)
     assert {"export/config.json", "export/tokenizer.json"} <= left
-    assert any(key.startswith("tensorboard/") for key in left)
+    events = [key.split("/tensorboard-output/")[0] for key in keys(stacks, "runs/whole/main/tensorboard/") if "events.out.tfevents" in key]
+    assert sorted(events) == jobs(stacks, "whole")  # each attempt's
     keep_latest = run_spec(stacks)["legs"][0]["training"]["checkpoint"]["keep_latest"]
     for attempt in (first, second):  # what a job deleted on its disk is gone from S3; one more may have been on its way when it was killed
         whole = [key for key in keys(stacks, attempt) if re.fullmatch(r"checkpoints/step-\d+/manifest\.json", key)]

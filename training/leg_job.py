@@ -8,6 +8,7 @@
 /opt/ml/input/config/resourceconfig.json     hosts
 /opt/ml/checkpoints/                         synced with this attempt's folder in S3, which was empty
 /opt/ml/output/                              failure sentence; data/ is uploaded when the job ends
+/opt/ml/output/tensorboard/                  TensorBoard's events with compute.tensorboard, uploaded meanwhile
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from contracts.config import Json, SpecError, parse
 from contracts.failure import base_dir
-from contracts.files import CHECKPOINT_CHANNEL, INITIAL_CHANNEL
+from contracts.files import CHECKPOINT_CHANNEL, DIAGNOSTICS, INITIAL_CHANNEL, TENSORBOARD
 from training.cluster import Cluster, read_cluster
 from training.failure_classes import BadInput
 from training.spec import TrainingSpec, tokens_per_step, total_steps
@@ -67,8 +68,19 @@ class LegJob:
 
     @property
     def work(self) -> Path:
-        """Everything that this attempt leaves: checkpoints, metrics, tensorboard, export."""
+        """Everything that this attempt leaves: checkpoints, metrics, tensorboard, export, diagnostics."""
         return self.base / "checkpoints"
+
+    @property
+    def traces(self) -> Path:
+        """What the profiler recorded."""
+        return self.work / DIAGNOSTICS
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files: with compute.tensorboard where TensorBoardOutputConfig says, else in the attempt's folder."""
+        named = (self.run.get("compute") or {}).get("tensorboard") is True
+        return self.base / "output" / TENSORBOARD if named else self.work / TENSORBOARD
 
     @property
     def diagnostics(self) -> Path:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from torchtitan.components.metrics import MetricsProcessor
 from torchtitan.distributed import ParallelDims
 
 from contracts.accelerators import accelerator_of
 from contracts.files import METRICS_FILE
 from contracts.metric_line import BySource, format_line, parse_line
+from training.event_files import EventFiles
 from training.failure_classes import LossDiverged
 
 
@@ -88,13 +88,15 @@ class LegMetrics(MetricsProcessor):
         """Logged whatever the interval."""
         tokens_per_step: int
         """Over all devices."""
+        slowed: tuple[int, int] = (0, 0)
+        """First step that the profiler slows, and the step after the last one; equal: none."""
 
     def __init__(self, config: Config, *, parallel_dims: ParallelDims, pp_schedule: str = "1F1B", **rest: Any) -> None:
         super().__init__(config, parallel_dims=parallel_dims, pp_schedule=pp_schedule, **rest)
         world, stages = parallel_dims.world_size, parallel_dims.pp
         self.writes = torch.distributed.get_rank() == world // stages * (stages - 1)
         self.file = MetricsFile(Path(config.folder) / METRICS_FILE)
-        self.tensorboard: SummaryWriter | None = None
+        self.tensorboard: EventFiles | None = None
         device = accelerator_of(self.device_memory_monitor.device_name)
         self.peak = None if device is None else device.bf16_flops
         self.held = Held()
@@ -113,7 +115,7 @@ class LegMetrics(MetricsProcessor):
         self.time_last_log = time.perf_counter()
         if not self.writes:
             return
-        self.tensorboard = SummaryWriter(self.config.tensorboard_folder, purge_step=step + 1, flush_secs=10)
+        self.tensorboard = EventFiles(self.config.tensorboard_folder, first_step=step + 1)
 
     def should_log(self, step: int) -> bool:
         """First, last, every ``log_freq`` steps, and before each checkpoint."""
@@ -136,6 +138,7 @@ class LegMetrics(MetricsProcessor):
         rate = self.ntokens_since_last_log / (seconds * self.parallel_dims.non_data_parallel_size)
         mfu = None if self.peak is None else 100 * self.num_flops_per_token * rate / self.peak
         memory = self.device_memory_monitor.get_peak_stats().max_reserved_gib
+        profiled = len(range(max(self._last_step + 1, self.config.slowed[0]), min(step + 1, self.config.slowed[1])))
         learning_rate = next(value for name, value in (extra_metrics or {}).items() if name.startswith("lr"))
         self._write(
             step,
@@ -150,10 +153,11 @@ class LegMetrics(MetricsProcessor):
                 "data_wait_seconds": sum(self.data_loading_times) / steps,
                 "memory_gib": memory,
                 "checkpoint_seconds": self.held.checkpoint,
+                **({"profiled_steps": profiled} if profiled else {}),
             },
             self.seen(),
         )
-        self._add(step, seconds, rate, mfu, memory)
+        self._add(step, seconds, None if profiled else rate, mfu, memory)
         self._last_step, self.ntokens_since_last_log, self.held = step, 0, Held()
         self.data_loading_times.clear()
         self.device_memory_monitor.reset_peak_stats()
@@ -188,15 +192,14 @@ class LegMetrics(MetricsProcessor):
         self.file.append(line)
         if self.tensorboard is not None:
             nested = {f"{name}/{source}": value for source, each in sources.items() for name, value in each.items()}
-            for name, value in (values | nested).items():
-                if value is not None:
-                    self.tensorboard.add_scalar(name, value, step)
+            self.tensorboard.add(step, values | nested)
 
-    def _add(self, step: int, seconds: float, rate: float, mfu: float | None, memory: float) -> None:
+    def _add(self, step: int, seconds: float, rate: float | None, mfu: float | None, memory: float) -> None:
+        """``rate`` is None for an interval that is no measure of the speed."""
         totals = self.totals
         totals.seconds += seconds
         totals.memory_gib = max(totals.memory_gib, memory)
-        if step > self.started_after + 1:  # the first step of a process compiles and allocates
+        if rate is not None and step > self.started_after + 1:  # the first step of a process compiles and allocates
             totals.tokens_per_second.append(rate)
             if mfu is not None:
                 totals.mfu.append(mfu)

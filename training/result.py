@@ -75,6 +75,7 @@ def leg_result(
         "restored": asdict(trainer.checkpointer.restored) if trainer.checkpointer.restored else None,
         "checkpoint_staging": asdict(trainer.staging),
         "sample": asdict(sample) if isinstance(sample, Sample) else None,
+        "profile_left_out": "; ".join(trainer.config.profiler.told) or None,
         "sample_left_out": sample if isinstance(sample, str) else None,
         "export": asdict(exported) if exported else None,
         "environment": versions(),

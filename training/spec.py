@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from contracts.config import Bounds, Problem, one_or_more
 from training.initial import INITIAL, start_problems
 from training.parallelism import ParallelismSpec, replica_problems
+from training.profile_spec import ProfileSpec, profile_problems
 from training.schedule import ScheduleSpec, schedule_problems
 
 Attention = Literal["causal", "documents"]
@@ -178,6 +179,9 @@ class TrainingSpec:
     """Export."""
     log_interval_steps: Annotated[int, one_or_more()] = 10
     """Steps between metrics lines."""
+    profile: ProfileSpec | None = None
+    """A trace of chosen steps by torch's profiler, which ui.perfetto.dev opens, under the attempt's ``diagnostics/``; null records none.
+    These steps are slower, and no figure of speed counts them. What goes wrong with a recording is told and costs nothing else."""
     seed: Annotated[int, Bounds(0, (1 << 32) - 1)] = 1
     """Seeds initialisation and data order."""
     deterministic: bool = False
@@ -283,3 +287,5 @@ def cluster_problems(spec: TrainingSpec, hosts: int) -> Iterator[Problem]:
             "global_batch_size",
             f"{spec.global_batch_size} is not a multiple of local_batch_size x data-parallel ranks = {per_pass}",
         )
+    passes = (spec.global_batch_size or per_pass) // per_pass
+    yield from profile_problems(spec.profile, steps=total_steps(spec, hosts), ranks=devices, passes=passes)

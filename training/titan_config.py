@@ -13,7 +13,7 @@ from torchtitan.models.common.config_utils import decoder_vocab_size
 from torchtitan.protocols.model_spec import ModelSpec
 
 from contracts.config import Json, to_json
-from contracts.files import CHECKPOINTS, METRICS, TENSORBOARD
+from contracts.files import CHECKPOINTS, METRICS
 from contracts.mixture import read_mixture
 from training import cpu_device, document_attention, float8
 from training.checkpoints import LegCheckpoints
@@ -25,6 +25,8 @@ from training.memory import LOSS_CHUNKS, checkpoint_bytes, chunks_loss, paramete
 from training.metrics import LegMetrics
 from training.model import model_spec
 from training.optimizer import LegSchedule, optimizer_config
+from training.profile_spec import slowed_steps
+from training.profiling import LegProfiler
 from training.spec import Checkpointing, TrainingSpec, data_parallel_ranks
 from training.token_shards import SplitName
 from training.tokens import Tokens, TokenSource, job_mixture
@@ -44,6 +46,7 @@ def trainer_config(job: LegJob, tokens: Tokens, *, validates: bool = True) -> Le
     spec, steps = job.spec, job.steps
     model = leg_model_spec(spec, job.leg)
     held_out = tokens.validated(spec.sequence_length) if validates else ()
+    slowed = slowed_steps(spec.profile)
     return LegTrainer.Config(
         model_spec=model,
         hf_assets_path=str(tokens.folder),
@@ -75,11 +78,13 @@ def trainer_config(job: LegJob, tokens: Tokens, *, validates: bool = True) -> Le
             log_freq=spec.log_interval_steps,
             disable_color_printing=True,
             folder=str(job.work / METRICS),
-            tensorboard_folder=str(job.work / TENSORBOARD),
+            tensorboard_folder=str(job.tensorboard),
             checked_steps=spec.checkpoint.interval_steps,
             last_step=steps,
             tokens_per_step=job.tokens_per_step,
+            slowed=(slowed.start, slowed.stop),
         ),
+        profiler=LegProfiler.Config(chosen=spec.profile, folder=str(job.traces), cuda=spec.device == "cuda"),
         validator=_validator(job, held_out),
         debug=DebugConfig(seed=spec.seed, deterministic=spec.deterministic, enable_structured_logging=False),
         hang_after_median_steps=spec.hang_after_median_steps,

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,9 +21,11 @@ from training.leg_job import STOP_SECONDS
 from training.loader import ShardLoader
 from training.metrics import LegMetrics, diverged
 from training.positions import with_positions
+from training.profile_spec import slowed_steps
+from training.profiling import LegProfiler
 from training.rank_notes import record_crashes
 from training.staging import Staging, agree_on_staging
-from training.watchdog import Limits, Watchdog
+from training.watchdog import PROFILED_SECONDS, Limits, Watchdog
 
 ARRIVING_SHARE = 0.5  # of what a stop leaves: the files are written once and uploaded once, and an upload is no faster than the disk
 _NOT_FINITE = "Loss is not finite"  # how torchtitan's train_step begins that RuntimeError
@@ -94,6 +96,8 @@ class LegTrainer(Trainer):
         """Its presence is a wish to stop; the job makes it on SIGTERM."""
         limits: Limits
         """How long what is no step may take."""
+        profiler: LegProfiler.Config = field(default_factory=LegProfiler.Config)
+        """Which steps are recorded."""
 
     config: Config
     metrics_processor: LegMetrics
@@ -109,6 +113,7 @@ class LegTrainer(Trainer):
         self._agreement = StopAgreement(Path(config.stop_file))
         self.watchdog = Watchdog(Path(config.diagnostics), config.hang_after_median_steps, load_seconds=config.limits.load)
         self.limits = config.limits
+        self._slowed = slowed_steps(config.profiler.chosen)
         self.staging: Staging = agree_on_staging(self.checkpointer)
         self.checkpointer.on_held = self._hold
         self.checkpointer.watched = lambda: self.watchdog.phase("saving a checkpoint", self.limits.save)
@@ -150,6 +155,7 @@ class LegTrainer(Trainer):
         elif self.watchdog.steps == 1:
             self.on_part("first_step")
         self.watchdog.beat(self.step)
+        self.watchdog.extra_seconds = PROFILED_SECONDS if self.step + 1 in self._slowed else 0.0
         self.stopping = self._agreement.ask() and super().should_continue_training()
         return not self.stopping and super().should_continue_training()
 

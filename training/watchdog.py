@@ -29,6 +29,7 @@ FLOOR_SECONDS = 60.0  # garbage collection, a slow disk or a busy host may hold 
 FIRST_STEP_SECONDS = 1800.0  # torch.compile and NCCL's start come before the first step ends; the first validation compiles too
 RECORD_SECONDS = 30.0  # for NCCL's flight record, which asks a library that may itself be stuck
 SLOWEST_BYTES_PER_SECOND = 64e6  # half of what the slowest volume of a training instance sustains (EBS gp2 below 170 GB: 128 MB/s)
+PROFILED_SECONDS = 900.0  # for a trace of 32 passes: about 1 GB of events to sort, write and pack on one core, while the other ranks wait
 SAMPLE_SECONDS = 180.0  # 64 forward passes of 256 tokens; over 64 GPUs one of 70B gathers 141 GB, about a second
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again
 
@@ -78,6 +79,8 @@ class Watchdog:
         self.load_seconds = load_seconds
         self.floor_seconds = floor_seconds
         self.steps = 0
+        self.extra_seconds = 0.0
+        """What the running step may take beyond its limit: it is profiled, or waits for a trace. Such a step is no measure of others."""
         self._step = 0
         self._times: deque[float] = deque(maxlen=101)  # an odd number of recent steps, so that the median is one of them
         self._last = time.monotonic()
@@ -104,7 +107,7 @@ class Watchdog:
     def beat(self, step: int) -> None:
         """``step`` has ended (0 or the resumed step: training begins)."""
         now = time.monotonic()
-        if self.steps > 1:
+        if self.steps > 1 and not self.extra_seconds:
             self._times.append(now - self._last)
         self.steps += 1
         self._step, self._last = step, now
@@ -137,8 +140,8 @@ class Watchdog:
         """How long a step may take now."""
         median = self.median_seconds
         if median is None:
-            return max(FIRST_STEP_SECONDS, self.floor_seconds) + self.load_seconds
-        return max(self.floor_seconds, self.median_steps * median)
+            return max(FIRST_STEP_SECONDS, self.floor_seconds) + self.load_seconds + self.extra_seconds
+        return max(self.floor_seconds, self.median_steps * median) + self.extra_seconds
 
     def validation_seconds(self, batches: int, *, first: bool) -> float:
         """Limit of a validation: a step's own, for the start and the end, and two median steps for each batch."""
@@ -168,9 +171,10 @@ class Watchdog:
             faulthandler.dump_traceback(file=file, all_threads=True)
         median = "unknown" if self.median_seconds is None else f"{self.median_seconds:.2f} s"
         what = "no step ended for" if phase is None else f"{phase.name} did not end within"
+        also = ", training.profile was recording" if self.extra_seconds else ""
         leave_failure(
             CollectiveHang(
-                f"{what} {silent:.0f} s after step {self._step} (median step {median}, limit {limit:.0f} s): "
+                f"{what} {silent:.0f} s after step {self._step} (median step {median}, limit {limit:.0f} s{also}): "
                 f"a rank or the network between hosts is stuck. Stacks of each rank are in the job's output, stacks-rank*.txt"
             )
         )

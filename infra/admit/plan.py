@@ -122,7 +122,7 @@ class Planner:
         return {
             "name": leg.name,
             "job": job_name(leg.name, self.layout.run_id, self.execution_arn),
-            "request": training_leg(leg, self.layout, self.deployment, attempt_stem=stem),
+            "request": training_leg(leg, self.layout, self.deployment, attempt_stem=stem, tensorboard=compute.tensorboard),
             **_attempts(limits, sources, checkpoint or begun),
             **({"finished": finished} if finished is not None else {}),
             **({"start": begun} if begun is not None else {}),

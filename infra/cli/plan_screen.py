@@ -19,6 +19,7 @@ from infra.run.run_spec import Leg, RunSpec, as_input
 from infra.sagemaker.instance_types import Accelerators, accelerators_of
 from training.fit_memory import SHARE, reasons, usable_gib
 from training.memory import estimate, parameter_count
+from training.profile_spec import ProfileSpec
 from training.spec import data_parallel_ranks
 
 MARKS = {"good": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "bold red")}
@@ -61,7 +62,7 @@ def show_plan(plan: Preflight, console: Console) -> None:
         )
     console.print(table)
     show_mixture(spec, plan.data_sets, console)
-    for line in (*memory_lines(spec), *(f"Leg {line}." for line in plan.begins)):
+    for line in (*memory_lines(spec), *(f"Leg {line}." for line in plan.begins), *profile_lines(spec)):
         say(console, line)
     prepare = "none, tokenised already" if plan.data_exists else _at_most(costs.prepare_max_usd)
     estimated = "not known (no price)" if costs.usd is None else f"${costs.usd:,.2f}"
@@ -113,6 +114,18 @@ def memory_lines(spec: RunSpec) -> list[str]:
 def chosen_by_memory(spec: RunSpec) -> dict[str, list[str]]:
     """By leg, what Admit chose by the estimate and what speaks against the next faster choice."""
     return {leg.name: list(reasons(leg.training, spec.compute.instance_count)) for leg in spec.legs if leg.training.fit_memory}
+
+
+def profile_lines(spec: RunSpec) -> list[str]:
+    """What torch's profiler records of each leg."""
+    found = [(leg.name, leg.training.profile) for leg in spec.legs]
+    return [_profile_line(name, profile) for name, profile in found if profile is not None]
+
+
+def _profile_line(leg: str, profile: ProfileSpec) -> str:
+    what = "a trace and the memory's history" if profile.memory else "a trace"
+    ranks = f"rank{'s' * (len(profile.ranks) > 1)} {', '.join(map(str, profile.ranks))}"
+    return f"Profiled ({leg}): steps {profile.steps[0]} to {profile.steps[1]}, {what} of {ranks}; they count for no speed."
 
 
 def _memory_line(parts: dict[str, float], names: list[str], device: Accelerators | None) -> str:

@@ -1,9 +1,10 @@
-"""`pretrain logs --to DIR`: every log of a run as files, and an index of them.
+"""`pretrain logs --to DIR`: every log of a run as files, what its profiler recorded, and an index of them.
 
     DIR/index.txt                                        what each file is; what is missing, and why
     DIR/<execution>/{admit,triage,report,build}.log      lines of the functions and of the image build
     DIR/prepare/attempt-<n>/<host>.log                   a processing job's, one file a host
     DIR/<leg>/attempt-<n>/<host>.log                     a training job's
+    DIR/<leg>/diagnostics/<attempt's folder>/<file>      traces and memory snapshots (training.profile)
 
 Each file comes under a temporary name and gets its own when it is whole. Lines are as they were written.
 """
@@ -25,6 +26,7 @@ from infra.cli.job_logs import GROUPS, host_of, stream_handler, why_empty
 from infra.cli.logs import build_log, execution_span, function_group, functions_span, group_lines, of_execution
 from infra.cli.target import Target
 from infra.run.layout import RunLayout
+from infra.run.leg_files import profiler_files
 from infra.run.run_jobs import UNDER_WAY, RunJob, run_jobs
 from infra.run.run_record import read_records
 
@@ -42,16 +44,19 @@ class SavedLog:
     file: str | None = None
     """Its file in the folder; None when there is no line."""
     lines: int = 0
+    bytes: int | None = None
+    """Size of a file that is no log."""
     missing: str | None = None
     """Why there is no line."""
 
     def __str__(self) -> str:
-        return f"{self.file}  {self.lines:,} lines, {self.what}" if self.file else f"-  {self.missing}"
+        size = f"{self.lines:,} lines" if self.bytes is None else f"{self.bytes:,} bytes"
+        return f"{self.file}  {size}, {self.what}" if self.file else f"-  {self.missing}"
 
 
 def save_logs(target: Target, found: FoundRun, folder: Path) -> list[SavedLog]:
     """Write all logs of a run below ``folder``; returns the index. Writing again replaces each file by a newer whole one."""
-    saved = [*_executions(target, found, folder), *_jobs(target, found.run_id, folder)]
+    saved = [*_executions(target, found, folder), *_jobs(target, found.run_id, folder), *_profiles(target, found.run_id, folder)]
     text = f"Logs of run {found.run_id}, {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())}\n\n" + "".join(f"{one}\n" for one in saved)
     with _whole(folder / INDEX) as file:
         file.write(text)
@@ -104,6 +109,20 @@ def _job(target: Target, job: RunJob, folder: Path, place: str) -> Iterator[Save
         yield SavedLog(what=f"{what}, host {host}", file=f"{place}/{host}.log", lines=count)
     if not lines:
         yield SavedLog(what=what, missing=why_empty(target, GROUPS[job.kind], what, ended=job.status not in UNDER_WAY))
+
+
+def _profiles(target: Target, run_id: str, folder: Path) -> Iterator[SavedLog]:
+    for one in profiler_files(target.client("s3"), target.bucket, [RunLayout(run_id).prefix]):
+        file = f"{_safe(one.leg)}/diagnostics/{_safe(one.attempt)}/{_safe(one.name)}"
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + PART)
+        try:
+            target.client("s3").download_file(target.bucket, one.key, str(part))
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        yield SavedLog(what=f"profiler of leg {one.leg}, attempt {one.attempt}", file=file, bytes=one.bytes)
 
 
 def _save(target: Target, folder: Path, file: str, lines: Iterable[str], *, what: str, group: str) -> SavedLog:

@@ -168,7 +168,9 @@ def _run_of(run_id: str, bucket: str, s3: Any, unread: list[str]) -> Json:
 
 
 def _progress(row: dict[str, float], expected: float | None) -> Values:
-    pairs = ((names.LOSS, "loss"), (names.MFU, "mfu"), (names.SPEED, "tokens_per_second_per_device"))
+    pairs = [(names.LOSS, "loss")]
+    if not row.get("profiled_steps"):  # a profiler, not the fabric, has made these steps slow
+        pairs += [(names.MFU, "mfu"), (names.SPEED, "tokens_per_second_per_device")]
     values: Values = {metric: row[key] for metric, key in pairs if key in row}
     if expected and names.SPEED in values:
         values[names.SPEED_SHARE] = 100 * values[names.SPEED] / expected

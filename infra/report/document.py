@@ -16,6 +16,7 @@ from contracts.shard_index import SPLITS
 from infra.report.evaluation import evaluation_value, failures
 from infra.report.figures import LegFigures, attempt_usd, data_usd, job_seconds, run_figures
 from infra.report.mixture import leg_sources
+from infra.report.profiles import profiles_value
 from infra.report.read import Attempt, Json, LegFacts, RunFacts, preparations
 from infra.report.series import MAX_POINTS, read_series
 from infra.run.layout import REPORT_HTML, RunLayout, image_records_prefix, uri
@@ -157,6 +158,7 @@ def _leg(leg: LegFacts, figures: LegFigures, facts: RunFacts, layout: RunLayout,
         "kept_checkpoints": [{"step": one.step, "bytes": one.bytes, "uri": uri(facts.bucket, one.prefix)} for one in leg.checkpoints],
         "metrics": uri(facts.bucket, layout.attempts_prefix(leg.name)),
         "evaluation": evaluation_value(leg.evaluation, facts.bucket, usd_per_hour, figures.validation_loss),
+        "profiles": profiles_value(leg.profiles, facts.bucket, facts.region),
         "sample": sample if isinstance(sample, dict) else ({"prompt": "", "text": str(sample)} if sample else None),
         "environment": leg.result.get("environment"),
         "startup_seconds": leg.result.get("startup_seconds") or {},
@@ -180,6 +182,7 @@ def _otherwise(result: Json) -> list[str]:
     """What was done differently than asked, a sentence each."""
     staging, sample = (result.get("checkpoint_staging") or {}).get("reason"), result.get("sample_left_out")
     said = [f"checkpoints were saved with async, not async_with_pinned_mem: {staging}"] if staging else []
+    said += [f"not everything was profiled: {result['profile_left_out']}"] if result.get("profile_left_out") else []
     return said + ([f"no sample was written: {sample}"] if sample else [])
 
 

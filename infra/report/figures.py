@@ -66,7 +66,8 @@ def leg_figures(leg: LegFacts, hosts: int, usd_per_hour: UsdPerHour, unigram_ent
     """Figures of one leg; result.json takes precedence over the metrics lines and index.json."""
     spec = _training_spec(leg.training)
     rows, result = once_per_step(leg.rows), leg.result
-    steady = rows[int(len(rows) * WARMUP_SHARE) :] if len(rows) > 10 else rows[1:] or rows
+    timed = [row for row in rows if not row.get("profiled_steps")] or rows
+    steady = timed[int(len(timed) * WARMUP_SHARE) :] if len(timed) > 10 else timed[1:] or timed
     ranks = int(leg.training.get("processes_per_host") or 1)
     breaks = find_interruptions(leg.rows)
     devices = result.get("devices")

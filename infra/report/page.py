@@ -12,7 +12,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from infra.report import overview, sinks, starts, tables
+from infra.report import overview, profiles, sinks, starts, tables
 from infra.report.read import Json
 from infra.report.series import SOURCE_CURVE
 
@@ -62,6 +62,7 @@ def _parts(document: Json) -> list[str]:
         tables.samples(document),
         f'<div class="pair">{tables.stages(document)}{tables.cost(document)}</div>',
         tables.exports(document),
+        profiles.profiles(document),
         sinks.delivered(document),
         tables.attempts(document),
         starts.starts(document),

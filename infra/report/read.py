@@ -17,7 +17,7 @@ from infra.report.reader import Reader
 from infra.report.series import Row
 from infra.report.stored_shapes import EVENT, EVENT_LEG, INDEX, JOB, RESULT, RUN
 from infra.run.layout import RunLayout, index_key
-from infra.run.leg_files import attempt_folders, metrics_keys, result_key
+from infra.run.leg_files import ProfilerFile, attempt_folders, metrics_keys, result_key
 from infra.run.run_id import run_id_of
 from infra.run.run_jobs import Kind, RunJob, run_jobs
 from infra.run.run_lock import owner_of
@@ -90,6 +90,8 @@ class LegFacts:
     """Whole checkpoints in S3, the newest first, ``CHECKPOINTS_READ`` at most."""
     evaluation: EvaluationFacts | None = None
     """Of its export; None when it was not evaluated."""
+    profiles: tuple[ProfilerFile, ...] = ()
+    """What torch's profiler left, the oldest attempt's first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,6 +298,7 @@ def _leg(leg: Json, ended: Json, layout: RunLayout, reader: Reader, jobs: tuple[
             KeptCheckpoint(step=one.step, bytes=sum(file.bytes for file in one.files.values()), prefix=one.prefix)
             for one in reader.checkpoints(layout, name, CHECKPOINTS_READ)
         ),
+        profiles=tuple(reader.profiles(folders)),
     )
 
 

@@ -17,7 +17,7 @@ from infra.report.series import MetricsLog
 from infra.report.stored_shapes import Expected
 from infra.run.expected import fitting
 from infra.run.layout import RunLayout
-from infra.run.leg_files import StepFolder, whole_checkpoints
+from infra.run.leg_files import ProfilerFile, StepFolder, diagnostics_prefix, profiler_files, whole_checkpoints
 from infra.run.run_record import ExecutionRecord, read_records
 from infra.run.stored import Unreadable, read_json, read_lines, written
 
@@ -81,6 +81,15 @@ class Reader:
             return list(itertools.islice(whole_checkpoints(self.s3, self.bucket, layout, leg), limit))
         except ClientError as error:
             self._refused(error, layout.attempts_prefix(leg))
+            return []
+
+    def profiles(self, attempts: Iterable[str]) -> list[ProfilerFile]:
+        """What torch's profiler left of a leg's attempts, oldest first."""
+        folders = [diagnostics_prefix(attempt) for attempt in attempts]
+        try:
+            return profiler_files(self.s3, self.bucket, folders)
+        except ClientError as error:
+            self._refused(error, folders[0])
             return []
 
     def fitting(self, value: Any, expected: Expected, name: str) -> Json:

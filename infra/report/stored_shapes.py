@@ -53,6 +53,7 @@ RESULT: Expected = {
     "sources": Each({"share": AMOUNT, "epochs": AMOUNT, "held_out_loss": NUMBER}),
     "checkpoint_staging": {"reason": TEXT},
     "sample_left_out": TEXT,
+    "profile_left_out": TEXT,
 }
 INDEX: Expected = {
     "tokenizer": {"vocab_size": COUNT, "sha256": TEXT},

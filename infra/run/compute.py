@@ -59,6 +59,9 @@ class ComputeSpec:
 
     infra_check: bool = False
     """Let SageMaker check the hosts' GPUs and network before the container starts (``InfraCheckConfig``)."""
+    tensorboard: bool = False
+    """Name each job's TensorBoard events to SageMaker (``TensorBoardOutputConfig``), so that its own TensorBoard application lists the
+    job; they then lie below ``runs/RUN/LEG/tensorboard/``. Without it they lie in each attempt's folder, for any other TensorBoard."""
 
     def instance_type_of(self, source: CapacitySource) -> str:
         """The instance type that ``source`` brings: its own, else the one of all sources."""

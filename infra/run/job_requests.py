@@ -201,14 +201,17 @@ def training_source(spec: RunSpec, source: CapacitySource, deployment: Deploymen
     }
 
 
-def training_leg(leg: Leg, layout: RunLayout, deployment: Deployment, *, attempt_stem: str) -> Json:
+def training_leg(leg: Leg, layout: RunLayout, deployment: Deployment, *, attempt_stem: str, tensorboard: bool = False) -> Json:
     """The part of CreateTrainingJob that a leg decides.
 
     ``CheckpointConfig.S3Uri`` is what the folders of this execution's attempts begin with; the machine adds ``<number>/``.
+    SageMaker adds ``<job>/tensorboard-output/`` to the path of ``tensorboard``; were it not to, the files' own names keep attempts apart.
     """
+    events = {"LocalPath": "/opt/ml/output/tensorboard", "S3OutputPath": uri(deployment.bucket, layout.events_prefix(leg.name))}
     return {
         "HyperParameters": {"run_id": layout.run_id, "leg": leg.name},
         "CheckpointConfig": {"S3Uri": uri(deployment.bucket, attempt_stem), "LocalPath": "/opt/ml/checkpoints"},
+        **({"TensorBoardOutputConfig": events} if tensorboard else {}),
     }
 
 

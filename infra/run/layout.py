@@ -7,7 +7,8 @@ evaluation/<fingerprint>/{tasks,held_out/<name>}/ copies of what evaluations rea
 weights/<owner>--<name>/<commit>/                 models copied from the Hugging Face Hub; manifest.json is written last
 runs/<run>/{run.json,lock.json,report.html,report.json}
 runs/<run>/executions/{<execution>.json,<execution>/report.html,<execution>/report.json}
-runs/<run>/<leg>/attempts/<attempt>/{checkpoints,metrics,tensorboard,export,evaluation}/
+runs/<run>/<leg>/attempts/<attempt>/{checkpoints,metrics,tensorboard,export,diagnostics,evaluation}/
+runs/<run>/<leg>/tensorboard/<job>/               with compute.tensorboard, in the place of the attempts' tensorboard/
 runs/<run>/<leg>/model_metrics/<attempt>.json     figures of a model that was registered (infra/report/model_registry.py)
 images/<image tag>/                               bill of materials and provenance of the images (container/records.py)
 jobs/                                             what SageMaker uploads by itself (output.tar.gz)
@@ -24,7 +25,7 @@ import re
 from dataclasses import dataclass
 
 from contracts.corpus_card import CORPUS_CARD
-from contracts.files import ATTEMPTS, INDEX_FILE, RUN_FILE
+from contracts.files import ATTEMPTS, INDEX_FILE, RUN_FILE, TENSORBOARD
 
 CORPUS_PREFIX = "corpus/"
 TOKENS_PREFIX = "tokens/"
@@ -125,6 +126,10 @@ class RunLayout:
     def leg_prefix(self, leg: str) -> str:
         """Folder of one leg."""
         return f"{self.prefix}{leg}/"
+
+    def events_prefix(self, leg: str) -> str:
+        """Folder of one leg's TensorBoard events, where SageMaker is told of them."""
+        return f"{self.leg_prefix(leg)}{TENSORBOARD}/"
 
     def attempts_prefix(self, leg: str) -> str:
         """Folder of one leg's attempts."""

@@ -15,13 +15,24 @@ from typing import Any
 
 from contracts.checkpoint_manifest import CheckpointManifest, DamagedManifest, parse_manifest
 from contracts.config import Json
-from contracts.files import CHECKPOINT_MANIFEST, CHECKPOINTS, EXPORT, EXPORT_MANIFEST, METRICS, METRICS_FILE, RESULT_FILE
+from contracts.files import (
+    ATTEMPTS,
+    CHECKPOINT_MANIFEST,
+    CHECKPOINTS,
+    DIAGNOSTICS,
+    EXPORT,
+    EXPORT_MANIFEST,
+    METRICS,
+    METRICS_FILE,
+    RESULT_FILE,
+)
 from infra.run.expected import COUNT, TEXT, fitting
-from infra.run.layout import RunLayout, attempt_order
+from infra.run.layout import RUNS_PREFIX, RunLayout, attempt_order
 from infra.run.stored import Unreadable, read_bytes, read_json
 
 _READ_OF_RESULT = {"steps": COUNT, "export": {"files": COUNT, "bytes": COUNT, "manifest_sha256": TEXT, "dtype": TEXT}}
 """What Admit, Triage and `pretrain export` take from result.json."""
+_PROFILER_FILE = re.compile(rf"{RUNS_PREFIX}[^/]+/([^/]+)/{ATTEMPTS}/([^/]+)/{DIAGNOSTICS}/([^/]+)")
 _STEP_FILE = re.compile(r"step-(\d+)/([^/]+)")
 
 
@@ -33,6 +44,18 @@ class StoredFile:
     """Its size."""
     written: datetime.datetime
     """LastModified."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfilerFile:
+    """One file that torch's profiler left."""
+
+    leg: str
+    attempt: str
+    """Name of the attempt's folder."""
+    name: str
+    key: str
+    bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +126,24 @@ def whole_checkpoints(s3: Any, bucket: str, layout: RunLayout, leg: str) -> Iter
         for folder in reversed(step_folders(s3, bucket, attempt)):
             if manifest_of(s3, bucket, folder) is not None:
                 yield folder
+
+
+def profiler_files(s3: Any, bucket: str, prefixes: Iterable[str]) -> list[ProfilerFile]:
+    """What torch's profiler left below key prefixes: those of attempts, or of a whole run."""
+    found = []
+    for prefix in prefixes:
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for item in page.get("Contents", []):
+                match = _PROFILER_FILE.fullmatch(str(item["Key"]))
+                if match is not None:
+                    leg, attempt, name = match.groups()
+                    found.append(ProfilerFile(leg=leg, attempt=attempt, name=name, key=str(item["Key"]), bytes=int(item["Size"])))
+    return found
+
+
+def diagnostics_prefix(attempt: str) -> str:
+    """Folder of what torch's profiler left of an attempt."""
+    return f"{attempt}{DIAGNOSTICS}/"
 
 
 def metrics_keys(attempts: Iterable[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from local_aws.injected_faults import Fault
@@ -31,7 +31,7 @@ class TrainingRun(JobRun):
     faulted = False
     """SageMaker ended the job by a fault of its own."""
     syncs: Sequence[CheckpointSync] = ()
-    """One for each host, once the job trains."""
+    """Of every host, once the job trains."""
 
     def show(self, status: str, message: str = "") -> None:
         """Enter a secondary status: the last transition ends, a new one begins."""
@@ -130,7 +130,7 @@ class TrainingRun(JobRun):
         metrics = MetricScanner(algorithm.get("MetricDefinitions") or [])
         begun, struck = int(now()), threading.Event()
         streams = {host: LogStream(self.client("logs"), self.log_group, f"{self.name}/{host}-{begun}") for host in hosts}
-        syncs = self.syncs = [self._checkpoints(host, streams[host]) for host in hosts if "CheckpointConfig" in self.record]
+        syncs = self.syncs = [sync for host in hosts for sync in self._syncs(host, streams[host])]
 
         def on_line(host: str, line: str) -> None:
             streams[host].write(line)
@@ -169,12 +169,22 @@ class TrainingRun(JobRun):
         self.record["FinalMetricDataList"] = list(metrics.final.values())[:MAX_FINAL_METRICS]
         return code
 
-    def _checkpoints(self, host: str, stream: LogStream) -> CheckpointSync:
-        config = self.record["CheckpointConfig"]
-        local = Path(config.get("LocalPath") or "/opt/ml/checkpoints").relative_to("/opt/ml")
-        folder = self.ml(host) / local
+    def _syncs(self, host: str, stream: LogStream) -> Iterator[CheckpointSync]:
+        """What goes up while the job runs. TensorBoard's events lie where the sagemaker package expects them: below the job's name."""
+        if "CheckpointConfig" in self.record:
+            config = self.record["CheckpointConfig"]
+            folder = self._local(host, config, "/opt/ml/checkpoints")
+            yield CheckpointSync(self.client("s3"), folder, config["S3Uri"], on_error=stream.write)
+        if "TensorBoardOutputConfig" in self.record:
+            config = self.record["TensorBoardOutputConfig"]
+            folder = self._local(host, config, "/opt/ml/output/tensorboard")
+            place = f"{config['S3OutputPath'].rstrip('/')}/{self.name}/tensorboard-output/"
+            yield CheckpointSync(self.client("s3"), folder, place, on_error=stream.write, mirrors_deletions=False)
+
+    def _local(self, host: str, config: Json, default: str) -> Path:
+        folder = self.ml(host) / Path(config.get("LocalPath") or default).relative_to("/opt/ml")
         folder.mkdir(parents=True, exist_ok=True)
-        return CheckpointSync(self.client("s3"), folder, config["S3Uri"], on_error=stream.write)
+        return folder
 
     def _strike_later(self, fault: Fault | None) -> None:
         if fault is not None and not fault.after and fault.outcome in ("Stopped", "Spot", "TimeLimit"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,9 @@ from contracts.failure import read_failure
 
 @pytest.fixture(scope="module")
 def whole(channel: Path, tmp_path_factory: pytest.TempPathFactory) -> JobRun:
-    """A leg that nothing disturbed."""
-    run = Leg(tmp_path_factory.mktemp("whole"), channel).start()
+    """A leg that nothing disturbed; two of its steps are profiled, on both ranks."""
+    profile = {"steps": [8, 9], "ranks": [0, 1], "memory": True}
+    run = Leg(tmp_path_factory.mktemp("whole"), channel, {"profile": profile}).start()
     assert run.finish() == 0, run.log()
     return run
 
@@ -107,6 +110,21 @@ def test_tensorboards_own_reader_finds_the_losses(whole: JobRun) -> None:
     events = EventAccumulator(str(whole.kept / "tensorboard")).Reload()
     found = {event.step: event.value for event in events.Scalars("loss")}
     assert found == pytest.approx({step: loss for step, (loss, _) in whole.losses().items()})
+
+
+def test_profiled_steps_leave_a_trace_of_each_rank_and_count_for_no_speed(whole: JobRun) -> None:
+    folder = whole.kept / "diagnostics"
+    assert sorted(path.name for path in folder.iterdir()) == [f"trace-steps-8-9-rank-{rank}.json.gz" for rank in (0, 1)]
+    for path in folder.iterdir():
+        names = {str(event.get("name")) for event in json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]}
+        assert {name for name in names if name.startswith("ProfilerStep#")} == {"ProfilerStep#8", "ProfilerStep#9"}
+        assert {"aten::mm", "gloo:all_reduce"} <= names
+    profiled = {row["step"]: row.get("profiled_steps") for row in whole.rows() if "loss" in row}
+    assert {step for step, count in profiled.items() if count == 1} == {7, 8, 9, 10}
+    speeds = [row["tokens_per_second_per_device"] for row in whole.rows() if "loss" in row and row["step"] not in (1, 7, 8, 9, 10)]
+    result = json.loads((whole.kept / "metrics" / "result.json").read_text())
+    assert result["tokens_per_second_per_device"] == pytest.approx(statistics.median(speeds))
+    assert "a CPU has no allocator's history" in result["profile_left_out"]
 
 
 def test_sigterm_saves_the_running_step_and_says_that_a_retry_resumes(interrupted: Interrupted) -> None:

@@ -63,6 +63,14 @@ def test_the_training_loop_asks_before_each_step_and_stops_on_a_loss_that_is_no_
     assert 'f"Loss is not finite (global_avg_loss={global_avg_loss})' in inspect.getsource(Trainer.train_step)
 
 
+def test_the_profiler_is_built_from_its_settings_and_called_after_each_steps_checkpoint_and_validation() -> None:
+    source = inspect.getsource(Trainer.train)
+    assert "with config.profiler.build(" in source and "global_step=self.step," in source
+    assert source.index("self.validator.validate(") < source.index("profiler.step()")
+    assert 'record_function(\n                "ProfilerStep#" + str(self.step_num)' in inspect.getsource(torch.profiler.profile.start)
+    assert callable(torch.cuda.memory._record_memory_history) and callable(torch.cuda.memory._snapshot)
+
+
 def test_fp8_weights_keep_their_plain_tensor_and_scale_where_we_look() -> None:
     weight = WeightWithDynamicFloat8CastTensor(torch.ones(2, 2), None, torch.float8_e4m3fn)
     assert weight._tensor.shape == (2, 2)

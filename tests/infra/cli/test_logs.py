@@ -216,6 +216,8 @@ def test_all_logs_of_a_run_become_files_of_their_own(monkeypatch, pretrain, tmp_
     aws = with_jobs({TRAINING: streams, "/aws/lambda/Admit": {"x": [own, foreign]}})
     monkeypatch.setattr("infra.cli.where.choose_target", lambda **options: aws)
     folder = tmp_path / "logs"
+    aws.s3.objects["runs/evening/a/attempts/x-1/diagnostics/trace.json.gz"] = b"trace"
+    aws.s3.objects["runs/evening/a/attempts/x-1/metrics/metrics.jsonl"] = b"{}"
     first = pretrain("logs", "evening", "--to", str(folder))
     assert first.code == 0, first.out
     assert pretrain("logs", "evening", "--to", str(folder)).out == first.out  # again: the same
@@ -227,9 +229,11 @@ def test_all_logs_of_a_run_become_files_of_their_own(monkeypatch, pretrain, tmp_
         "a/attempt-1/algo-1.log": "one\n",
         "a/attempt-1/algo-2.log": "two\nrestarted\n",
         "a/attempt-2/algo-1.log": "{}\n",
+        "a/diagnostics/x-1/trace.json.gz": "trace",
     }
     index = (folder / saved_logs.INDEX).read_text()
     assert "a/attempt-1/algo-2.log  2 lines, training job evening-a-1 (Failed), host algo-2" in index
+    assert "a/diagnostics/x-1/trace.json.gz  5 bytes, profiler of leg a, attempt x-1" in index
     assert "-  training job evening-b-1 (Completed) has no line in the log group" in index  # deleted by retention
     assert "-  processing job evening-p-1 (Completed) has no log: the log group /aws/sagemaker/ProcessingJobs does not exist" in index
     listed = json.loads(pretrain("logs", "evening", "--to", str(folder), "--json").out)["logs"]

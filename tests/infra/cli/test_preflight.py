@@ -12,6 +12,7 @@ from small_s3 import SmallS3
 
 from infra.admit.checks import check
 from infra.cli import preflight as module
+from infra.cli.plan_screen import profile_lines
 from infra.cli.preflight import Check, preflight
 from infra.cli.registry import Unknown
 
@@ -139,3 +140,9 @@ def test_doctor_is_red_where_admit_refuses_in_the_same_words(value: Any, line: s
     red = " ".join(each.found for each in found.values() if each.state == "bad")
     assert seen
     assert [finding.problem.message for finding in seen if finding.problem.message not in red] == []
+
+
+def test_plan_says_what_a_profiler_records() -> None:
+    chosen = spec({"training": {"profile": {"steps": [10, 12], "ranks": [0, 3], "memory": True}}})
+    said = ["Profiled (main): steps 10 to 12, a trace and the memory's history of ranks 0, 3; they count for no speed."]
+    assert profile_lines(chosen) == said and profile_lines(spec()) == []

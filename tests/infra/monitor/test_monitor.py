@@ -100,6 +100,14 @@ def test_a_running_job_shows_progress_checkpoint_money_and_speed() -> None:
     assert all(dimensions == [{"Name": "Deployment", "Value": "pretrain"}] for dimensions in published.dimensions)
 
 
+def test_steps_that_a_profiler_slowed_raise_no_alarm_of_speed() -> None:
+    s3 = SmallS3()
+    row = {"step": 10, "time": ago(minutes=4).timestamp(), "loss": 5.5, "tokens_per_second_per_device": 60.0, "profiled_steps": 2}
+    s3.put(f"{ATTEMPT}metrics/metrics.jsonl", json.dumps(row) + "\n", ago(minutes=4))
+    values = round_of(ago(hours=2), s3).values
+    assert values[names.LOSS.name] == 5.5 and names.SPEED.name not in values and names.SPEED_SHARE.name not in values
+
+
 def test_a_resumed_job_is_not_blamed_for_the_gap_before_it() -> None:
     s3 = SmallS3()
     s3.put(f"{ATTEMPT}metrics/metrics.jsonl", json.dumps({"step": 10, "time": ago(days=1).timestamp(), "loss": 5.5}) + "\n", ago(days=1))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_runs import START, event, metrics_lines, result_json, run_json, stored, training_job
+from report_runs import ATTEMPT, START, event, metrics_lines, result_json, run_json, stored, training_job
 
 from contracts.metric_line import format_line, parse_line
 from infra.edge.function import forget_clients
@@ -55,6 +55,24 @@ def test_unfinished_leg_is_described_by_its_metrics_lines():
     rows = [row for row in map(parse_line, lines) if row]
     assert not figures["finished"] and figures["steps"] == 40
     assert (figures["loss_first"], figures["loss_last"]) == (rows[0]["loss"], rows[-1]["loss"])
+
+
+def test_what_a_profiler_recorded_is_linked_and_the_steps_it_slowed_count_for_no_speed():
+    lines = [format_line(step, START + step, {"loss": 5.0, "tokens_per_second_per_device": 900.0 + step}) for step in range(1, 10)]
+    slow = [
+        format_line(step, START + step, {"loss": 5.0, "tokens_per_second_per_device": 1.0, "profiled_steps": 1}) for step in range(10, 30)
+    ]
+    s3 = stored(run_json(), {"main": (lines + slow, None)})
+    trace = f"runs/evening/main/{ATTEMPT}diagnostics/trace-steps-10-12-rank-0.json.gz"
+    s3.objects |= {trace: b"x" * 10, f"runs/evening/main/{ATTEMPT}metrics/other": b""}
+    found = document(s3, event(outcome="failed"))["legs"][0]
+    assert found["figures"]["tokens_per_second_per_device"] == 905.5  # of steps 2 to 9
+    (file,) = found["profiles"]
+    assert (file["uri"], file["bytes"], file["name"]) == (f"s3://bucket/{trace}", 10, "trace-steps-10-12-rank-0.json.gz")
+    write_report(read_run(event(), bucket="bucket", region="us-east-1", s3=s3, now=START), s3=s3, usd_per_hour=lambda instance_type: None)
+    page = s3.objects["runs/evening/report.html"].decode()
+    assert f'href="https://us-east-1.console.aws.amazon.com/s3/object/bucket?region=us-east-1&amp;prefix={trace}"' in page
+    assert "pretrain logs evening --to DIR" in page
 
 
 def test_refused_run_has_a_report_without_run_json():

@@ -19,6 +19,7 @@ from infra.run.job_requests import (
     job_name,
     preparation_request,
     preparations,
+    training_leg,
     training_request,
     training_source,
 )
@@ -106,6 +107,14 @@ def test_the_check_of_the_hosts_is_asked_for_by_setting_only() -> None:
     checked = training_request(spec({"compute": {"infra_check": True}}), RunLayout("r"), DEPLOYMENT, tokens)
     assert checked["InfraCheckConfig"] == {"EnableInfraCheck": True}
     assert "InfraCheckConfig" not in training_request(spec(), RunLayout("r"), DEPLOYMENT, tokens)
+
+
+def test_tensorboard_is_named_to_sagemaker_by_setting_only() -> None:
+    (leg,) = spec().legs
+    request = training_leg(leg, RunLayout("r"), DEPLOYMENT, attempt_stem="runs/r/main/attempts/x-", tensorboard=True)
+    place = f"s3://{DEPLOYMENT.bucket}/runs/r/main/tensorboard/"
+    assert request["TensorBoardOutputConfig"] == {"LocalPath": "/opt/ml/output/tensorboard", "S3OutputPath": place}
+    assert "TensorBoardOutputConfig" not in training_leg(leg, RunLayout("r"), DEPLOYMENT, attempt_stem="runs/r/main/attempts/x-")
 
 
 def test_the_token_reaches_the_job_as_an_arn_and_only_when_it_is_set() -> None:

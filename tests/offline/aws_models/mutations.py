@@ -93,7 +93,7 @@ def without_resource(role: str, action: str, word: str) -> Change:
     def change(templates: Json) -> None:
         for statement in _statements(templates, role):
             if action in _actions(statement) and isinstance(statement["Resource"], list):
-                statement["Resource"] = [resource for resource in statement["Resource"] if f":{word}/" not in json.dumps(resource)]
+                statement["Resource"] = [resource for resource in statement["Resource"] if word not in json.dumps(resource)]
 
     return change
 
@@ -189,17 +189,18 @@ STACK_FAULTS = (
     Mutation(name="machine: sagemaker:AddTags dropped", templates=without_action("MachineRole", "sagemaker:AddTags")),
     Mutation(name="machine: sagemaker:StopTrainingJob dropped", templates=without_action("MachineRole", "sagemaker:StopTrainingJob")),
     Mutation(
-        name="machine: training plans dropped", templates=without_resource("MachineRole", "sagemaker:CreateTrainingJob", "training-plan")
+        name="machine: training plans dropped", templates=without_resource("MachineRole", "sagemaker:CreateTrainingJob", ":training-plan/")
     ),
     Mutation(
         name="machine: reserved capacity dropped",
-        templates=without_resource("MachineRole", "sagemaker:CreateTrainingJob", "reserved-capacity"),
+        templates=without_resource("MachineRole", "sagemaker:CreateTrainingJob", ":reserved-capacity/"),
     ),
     Mutation(name="schedule: dead letters dropped", templates=without_action("ScheduleRole", "sqs:SendMessage")),
     Mutation(name="triage: may not tell of an execution's end", templates=without_action("TriageRole", "sns:Publish")),
     Mutation(name="training: kms:Encrypt dropped", templates=without_action("TrainingRole", "kms:Encrypt")),
     Mutation(name="build: no login to the public registry", templates=without_action("BuildRole", "sts:GetServiceBearerToken")),
     Mutation(name="machine: may invoke any function", templates=on_everything("MachineRole", "lambda:InvokeFunction")),
+    Mutation(name="training: no TensorBoard events", templates=without_resource("TrainingRole", "s3:PutObject", "/tensorboard/")),
     Mutation(name="training: kms:CreateGrant dropped", templates=without_action("TrainingRole", "kms:CreateGrant")),
     Mutation(name="training: image pull dropped", templates=without_action("TrainingRole", "ecr:BatchGetImage")),
     Mutation(name="training: may write everywhere", templates=on_everything("TrainingRole", "s3:PutObject")),

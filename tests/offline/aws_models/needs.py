@@ -221,7 +221,7 @@ def _job(names: Names, name: str, given: Json) -> Iterator[tuple[str, str, dict[
     kind = name.removeprefix("Create").removesuffix("Job")
     yield from _reads(names, [c["DataSource"]["S3DataSource"]["S3Uri"] for c in given.get("InputDataConfig", [])])
     yield from _reads(names, [i["S3Input"]["S3Uri"] for i in given.get("ProcessingInputs", [])])
-    written = [given[field]["S3OutputPath"] for field in ("OutputDataConfig",) if field in given]
+    written = [given[field]["S3OutputPath"] for field in ("OutputDataConfig", "TensorBoardOutputConfig") if field in given]
     written += [output["S3Output"]["S3Uri"] for output in given.get("ProcessingOutputConfig", {}).get("Outputs", [])]
     if "KmsKeyId" in given.get("OutputDataConfig", {}):
         yield "kms:Encrypt", given["OutputDataConfig"]["KmsKeyId"], {}

@@ -25,7 +25,7 @@ LOST = Failure("Lambda.Unknown", "the function's process ended", seconds=1)
 CLEANED = {**LOCAL, "data": {"corpus": {"gopher_repetition": True}}}
 EVALUATED = {**LOCAL, "evaluation": {}}
 BAD = "AlgorithmError: BadInput (stop): no"
-SPOT = {"capacity": [{"kind": "spot"}, {"kind": "on_demand"}]}
+SPOT = {"capacity": [{"kind": "spot"}, {"kind": "on_demand"}], "tensorboard": True}
 
 
 @dataclass(frozen=True, kw_only=True)
