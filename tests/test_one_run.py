@@ -128,8 +128,8 @@ def describe_failure(stacks: EmbeddedStacks, ended: dict[str, Any]) -> str:
 
 def test_run_survives_a_killed_job_and_leaves_everything_it_promises(stacks: EmbeddedStacks) -> None:
     training = TRAINING | {"profile": {"steps": [4, 5]}}
-    given = {"run_id": "whole", "data": DATA, "training": training, "compute": {"tensorboard": True}}
-    execution = stacks.start(given, name="whole-1")
+    asked = {"run_id": "whole", "data": DATA, "training": training, "compute": {"tensorboard": True}}
+    execution = stacks.start(asked, name="whole-1")
     late = until(lambda: [row for row in metrics(stacks, "whole") if row["step"] >= KILL_AFTER_STEP], "step 12")
     assert late
     for process in processes_of("whole", b"LOCAL_RANK="):
@@ -163,9 +163,9 @@ def test_run_survives_a_killed_job_and_leaves_everything_it_promises(stacks: Emb
     assert trace["uri"] == f"s3://{stacks.bucket}/{first}diagnostics/trace-steps-4-5-rank-0.json.gz"
     assert trace["name"] in read(stacks, "runs/whole/report.html")
 
-    described = stacks.client("sagemaker").describe_training_job(TrainingJobName=jobs(stacks, "whole")[1])
-    assert described["CheckpointConfig"]["S3Uri"] == f"s3://{stacks.bucket}/{second}"
-    (channel,) = (channel for channel in described["InputDataConfig"] if channel["ChannelName"] == "checkpoint")
+    given = stacks.client("sagemaker").describe_training_job(TrainingJobName=jobs(stacks, "whole")[1])
+    assert given["CheckpointConfig"]["S3Uri"] == f"s3://{stacks.bucket}/{second}"
+    (channel,) = (channel for channel in given["InputDataConfig"] if channel["ChannelName"] == "checkpoint")
     source = channel["DataSource"]["S3DataSource"]["S3Uri"]
     assert (channel["InputMode"], source) == ("FastFile", f"s3://{stacks.bucket}/{first}checkpoints/step-{result['resumed_from']}/")
 
