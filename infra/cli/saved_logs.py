@@ -118,7 +118,8 @@ def _profiles(target: Target, run_id: str, folder: Path) -> Iterator[SavedLog]:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + PART)
         try:
-            target.client("s3").download_file(target.bucket, one.key, str(part))
+            with part.open("wb") as content:
+                target.client("s3").download_fileobj(target.bucket, one.key, content)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

@@ -5,7 +5,8 @@
 First our trainer and loader with everything off against torchtitan's: same model, shapes, optimiser and logging interval; torchtitan
 reads the same text through its own loader, which tokenises as it goes. Then a row for each of ``OPTIONS``: our trainer with it
 against our trainer without it. Each pair of blocks gives one ratio, so that what the machine does meanwhile meets both; the order
-in a pair alternates. One JSON line: ``overhead`` is the first median ratio, ``low`` and ``high`` its quartiles, ``options`` the rows'.
+in a pair alternates. One JSON line: ``overhead`` is the first median ratio, ``low`` and ``high`` its quartiles, ``options`` the rows', and
+``profile`` what training.profile costs the steps that it records, in no block since there are at most ten.
 
 To add a row, add an entry to OPTIONS. What runs at the start of a job and not between steps is in ``ONCE``, in seconds; compilation
 and its cache have a bench of their own (`make bench-compile`).
@@ -80,6 +81,7 @@ ONCE: dict[str, Callable[[Path], None]] = {"start-up by parts": startup_parts}
 def stepper(trainer: Any) -> Callable[[], None]:
     """One turn of torchtitan's training loop, as Trainer.train does it."""
     batches = trainer.batch_generator(trainer.dataloader)
+    profiler = trainer.config.profiler.build(global_step=0, base_folder="").__enter__()
 
     def step() -> None:
         assert trainer.should_continue_training()
@@ -87,6 +89,7 @@ def stepper(trainer: Any) -> Callable[[], None]:
         trainer.gc_handler.run(trainer.step)
         trainer.train_step(batches)
         trainer.checkpointer.save(trainer.step, last_step=False)
+        profiler.step()
 
     return step
 
@@ -120,6 +123,7 @@ def bare(root: Path) -> Any:
     from torchtitan.components.metrics import MetricsProcessor
     from torchtitan.components.validate import Validator
     from torchtitan.hf_datasets.text_datasets import HuggingFaceTextDataLoader
+    from torchtitan.tools.profiler import Profiler
     from torchtitan.trainer import Trainer
 
     config = ours(root)
@@ -135,6 +139,7 @@ def bare(root: Path) -> Any:
             "validator": Validator.Config(enable=False),
             "checkpoint": plain_checkpoints(config.checkpoint),
             "dump_folder": str(root / "bare"),
+            "profiler": Profiler.Config(),
         }
     )
 
@@ -171,6 +176,20 @@ def compared(reference: Any, changed: Any, blocks: int, steps: int) -> tuple[lis
     return [round(value, 4) for value in statistics.quantiles(ratios, n=4)], [statistics.median(values) for values in spent.values()]
 
 
+def profiled(config: Any) -> dict[str, float]:
+    """What training.profile costs: ratio of ten recorded steps to the ten before, seconds of writing their trace, and its size."""
+    from training.profile_spec import ProfileSpec
+
+    config.profiler.chosen = ProfileSpec(steps=(17, 26))  # after 5 that allocate, 10 to compare with, and the profiler's warm-up
+    trainer = config.build()
+    step = stepper(trainer)
+    spent = [seconds(step, 1) for _ in range(26)]
+    trainer.close()
+    recorded, before = statistics.median(spent[16:25]), statistics.median(spent[5:15])
+    (trace,) = Path(config.profiler.folder).iterdir()
+    return {"ratio": round(recorded / before, 4), "write_seconds": round(spent[25] - recorded, 4), "bytes": trace.stat().st_size}
+
+
 def main(blocks: int, steps: int, only: list[str] | None) -> None:
     """Measure and print."""
     with socket.socket() as probe:
@@ -190,11 +209,17 @@ def main(blocks: int, steps: int, only: list[str] | None) -> None:
         for name in OPTIONS if only is None else only:
             options[name], spent = compared(ours(root), ours(root, name), max(blocks // 2, 2), steps)
             print(f"{name:40} {options[name][1]:7.4f}  {(spent[1] - spent[0]) * 1000:+8.2f} ms per step", flush=True)
+        profile = profiled(ours(root))
+        print(f"{'training.profile, while it records':40} {profile['ratio']:7.4f}  {profile['write_seconds'] * 1000:+8.2f} ms once")
         once = {name: timed(run, root) for name, run in ONCE.items()}
         for name, value in once.items():
             print(f"{name:40} {value * 1000:7.2f} ms once")
         shape = {"blocks": blocks, "steps_per_block": steps}
-        print(json.dumps({"overhead": middle, "low": low, "high": high, "options": options, "once_seconds": once, **shape}))
+        print(
+            json.dumps(
+                {"overhead": middle, "low": low, "high": high, "options": options, "profile": profile, "once_seconds": once, **shape}
+            )
+        )
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
