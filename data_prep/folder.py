@@ -17,9 +17,13 @@ def walk(root: Path) -> Iterator[SourceObject]:
 
     Raises:
         AccessDenied: a folder that this user may not read.
-        BadInput: a link to nothing or back to a folder above it, a pipe, socket or device, a name that is no UTF-8.
+        BadInput: a link to nothing or back to a folder above it, a pipe, socket or device, a name that is no UTF-8,
+            folders some thousand deep.
     """
-    yield from _walk(root, "", (os.path.realpath(root),))
+    try:
+        yield from _walk(root, "", (os.path.realpath(root),))
+    except RecursionError:
+        raise BadInput(f"the folders below {root} lie too deep in each other to be listed; name one further down") from None
 
 
 def _walk(folder: Path, prefix: str, above: tuple[str, ...]) -> Iterator[SourceObject]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import inspect
 import json
 import lzma
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +212,20 @@ def test_a_pipe_is_named_and_never_opened(tmp_path: Path):
     os.mkfifo(tmp_path / "a.jsonl")
     with pytest.raises(BadInput, match=r"a.jsonl is no file but a pipe, a socket or a device"):
         list(walk(tmp_path))
+
+
+def test_folders_without_an_end_are_a_sentence(tmp_path: Path):
+    deepest = tmp_path
+    for _ in range(120):
+        deepest /= "a"
+        deepest.mkdir()
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 90)
+    try:
+        with pytest.raises(BadInput, match="lie too deep in each other"):
+            list(walk(tmp_path))
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 @pytest.mark.parametrize("other", ["folder", "loop", "below"])
