@@ -18,7 +18,7 @@ def walk(root: Path) -> Iterator[SourceObject]:
     Raises:
         AccessDenied: a folder that this user may not read.
         BadInput: a link to nothing or back to a folder above it, a pipe, socket or device, a name that is no UTF-8,
-            folders some thousand deep.
+            folders that lie some thousand deep in each other.
     """
     try:
         yield from _walk(root, "", (os.path.realpath(root),))
