@@ -89,11 +89,13 @@ def _again(account: Account, port: int) -> Row:
     expect("losses in W&B", [row["loss"] for row in run.history], [row["loss"] for row in account.metrics(RUN)])
     expect("the end in W&B", (run.complete, run.exit_code), (True, 0))
     sagemaker = account.client("sagemaker")
-    (version,) = sagemaker.list_model_packages(ModelPackageGroupName=GROUP)["ModelPackageSummaryList"]
-    made = sagemaker.describe_model_package(ModelPackageName=version["ModelPackageArn"])
+    versions = sagemaker.list_model_packages(ModelPackageGroupName=GROUP, MaxResults=100)["ModelPackageSummaryList"]  # of every run
+    (arn,) = [one["ModelPackageArn"] for one in versions if one["ModelPackageDescription"].startswith(f"Run {RUN}, leg main: ")]
+    made = sagemaker.describe_model_package(ModelPackageName=arn)
     expect("its approval", made["ModelApprovalStatus"], "PendingManualApproval")
     bucket, _, export = made["SourceUri"].removeprefix("s3://").partition("/")
-    expect("whether its weights are there", (bucket, "model.safetensors" in account.keys(export)), (account.bucket, True))
+    weights = [key for key in account.keys(export) if key.endswith(".safetensors")]
+    expect("whether its weights are there", (bucket, bool(weights)), (account.bucket, True))
     found = subprocess.run(["grep", "-rlF", KEY, str(account.aws.state_dir)], capture_output=True, text=True, check=False)
     expect("files with the API key", [path for path in found.stdout.splitlines() if Path(path).name != "secretsmanager.json"], [])
     return Row(
