@@ -73,9 +73,9 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
-def package_files() -> Iterator[str]:
-    """Text files of the installed packages, by path."""
-    for path in sorted(Path(sysconfig.get_path("purelib")).rglob("*")):
+def package_files(packages: Path | None = None) -> Iterator[str]:
+    """Text files of the installed packages, by path; of this Python's own folder where none is given."""
+    for path in sorted((packages or Path(sysconfig.get_path("purelib"))).rglob("*")):
         if path.suffix.lower() in TEXT_ENDINGS and path.is_file() and 200 <= path.stat().st_size <= 1 << 20:
             try:
                 text = path.read_text(encoding="utf-8")

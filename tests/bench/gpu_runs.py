@@ -179,13 +179,14 @@ def middle(runs: list[Row]) -> Row:
 
 def tokens_channel(folder: Path) -> Path:
     """A tokens channel of text that every Python has; made once."""
+    import numpy
     from bench_corpus import package_files
     from leg_corpus import write_channel
 
     channel = folder / "tokens"
     if not (channel / "index.json").exists():
         texts, total = [], 0
-        for text in package_files():
+        for text in package_files(Path(numpy.__file__).parents[1]):  # where packages are, also below another environment
             texts.append(text)
             total += len(text)
             if total > TEXT_BYTES:
