@@ -154,8 +154,8 @@ def run_group(command: list[str], environment: dict[str, str], seconds: float) -
 
 
 def last_answer(out: str) -> Row | None:
-    """What the ranks printed: the first failure, else the measurement."""
-    rows = [json.loads(line) for line in out.splitlines() if line.startswith('{"')]
+    """What the ranks printed among their metrics lines: the first failure, else the measurement."""
+    rows = [json.loads(line) for line in out.splitlines() if line.startswith(('{"failed"', '{"tokens_per_second"'))]
     failed = [row for row in rows if "failed" in row]
     return failed[0] if failed else rows[-1] if rows else None
 
