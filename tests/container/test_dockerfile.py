@@ -10,6 +10,7 @@ import pytest
 
 from container import build_request
 from local_aws.images.dockerfile import DockerfileError, Stage, read_dockerfile
+from local_aws.images.dockerfile_check import CODE, OTHER_PYTHONS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "container/Dockerfile"
@@ -157,3 +158,9 @@ def test_reader_refuses_what_it_does_not_know(tmp_path: Path):
     file.write_text("FROM a AS one\n")
     with pytest.raises(DockerfileError, match='no stage "two"; known: one'):
         read_dockerfile(file).stage("two")
+
+
+def test_make_image_check_changes_a_line_of_every_targets_code():
+    """A target without a folder of its name, such as evaluate, is named in CODE; and each has its Python on AWS."""
+    assert [target for target in build_request.TARGETS if not (ROOT / CODE.get(target, target) / "__init__.py").is_file()] == []
+    assert sorted(target for targets in OTHER_PYTHONS.values() for target in targets) == sorted(build_request.TARGETS)
