@@ -148,7 +148,7 @@ class Usage:
 
 
 async def serve(listener: socket.socket, services: Services, ready: Any) -> None:
-    """Serve until SIGTERM, SIGINT or 60 idle minutes."""
+    """Serve until SIGTERM, SIGINT, 60 idle minutes, or the end of the process that LOCAL_AWS_OWNER names."""
     import ministack.app
     from hypercorn.asyncio import serve as hypercorn_serve
     from hypercorn.config import Config
@@ -166,11 +166,13 @@ async def serve(listener: socket.socket, services: Services, ready: Any) -> None
         loop.add_signal_handler(number, stop.set)
     usage = Usage(services)
     idle_limit = float(os.environ.get("LOCAL_AWS_IDLE_SECONDS", IDLE_SECONDS))
+    owner = int(os.environ.get("LOCAL_AWS_OWNER", os.getpid()))
+    owner_started = process_start(owner)
 
     async def watch() -> None:
-        while usage.idle_seconds < idle_limit:
-            await asyncio.sleep(min(5.0, idle_limit / 4))
-        logger.warning("unused for %.0f minutes: stopping", idle_limit / 60)
+        while usage.idle_seconds < idle_limit and process_start(owner) == owner_started != "":
+            await asyncio.sleep(min(1.0, idle_limit / 4))
+        logger.warning("unused for %.0f minutes, or process %d is gone: stopping", idle_limit / 60, owner)
         stop.set()
 
     async def ended() -> None:

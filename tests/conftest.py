@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,8 @@ from ledger import LEDGER
 
 from local_aws import embedded
 from local_aws.embedded import Embedded
+
+os.environ["LOCAL_AWS_OWNER"] = str(os.getpid())  # a session that is killed leaves no embedded AWS behind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -164,6 +164,16 @@ def test_unused_one_ends_by_itself(root: Path, monkeypatch: pytest.MonkeyPatch) 
     assert eventually(lambda: not (root / ".local/launcher.json").exists())
 
 
+def test_it_ends_with_the_process_that_it_was_started_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = subprocess.Popen(["sleep", "600"])
+    monkeypatch.setenv("LOCAL_AWS_OWNER", str(owner.pid))
+    embedded.up(root)
+    assert not eventually(lambda: not (root / ".local/launcher.json").exists(), 2)
+    owner.kill()
+    owner.wait()
+    assert eventually(lambda: not (root / ".local/launcher.json").exists())
+
+
 def test_full_disk_is_said_before_anything_starts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "MIN_FREE_BYTES", 1 << 60)
     with pytest.raises(EmbeddedError, match=r"GB are free where .* lies, and a local run needs .* GB; free some, or use another folder"):
