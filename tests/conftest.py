@@ -84,6 +84,11 @@ def embedded_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS
 HERE = Path(__file__).parent
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes as a test's name may hold the time (gzip's do), and two processes must find the same names."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Tests that share something expensive, or a name on this machine, run in one process; of the others each file does.
 
