@@ -125,7 +125,7 @@ check: .venv/.dev ## Check format, lint and strict types
 	$(BIN)/mypy
 
 suite: .venv/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 test: env ## Run every check and test, as CI does
 	@$(MAKE) -j2 check suite

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
+import re
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,31 +81,38 @@ def embedded_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS
         embedded.clean(root)
 
 
-# -- two processes (`make test`: pytest-xdist, --dist loadgroup) -----------------------------------------
+# -- two processes (`make test`: pytest-xdist) ---------------------------------------------------------------
 
 HERE = Path(__file__).parent
+
+
+@functools.cache
+def shared(file: str) -> str:
+    """What a test file, by its path below tests/, shares with others, which then run in the same process.
+
+    The deployed stacks are made once; the offline checks add up to one proof; jobs of equal run and leg take equal ports.
+    """
+    folder = Path(file).parts[0]
+    if folder == "offline" or re.search(r"\bembedded_aws\b", (HERE / file).read_text()):
+        return "deployment"
+    return folder if folder in ("local_aws", "training") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """By what tests share. (pytest-xdist 3.8's own groups are marks on names, which pytest 9.2 does not keep.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return shared(nodeid.partition("::")[0].removeprefix(f"{HERE.name}/"))
+
+    return Scheduling(config, log)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Bytes as a test's name may hold the time (gzip's do), and two processes must find the same names."""
     return argname if isinstance(val, bytes) else None
-
-
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Tests that share something expensive, or a name on this machine, run in one process; of the others each file does.
-
-    The deployed stacks are made once; the offline checks add up to one proof; jobs of equal run and leg take equal ports.
-    """
-    for item in items:
-        folder = item.path.relative_to(HERE).parts[0]
-        if "embedded_aws" in getattr(item, "fixturenames", ()) or folder == "offline":
-            group = "deployment"
-        elif folder in ("local_aws", "training"):
-            group = folder
-        else:
-            group = str(item.path.relative_to(HERE))
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
