@@ -43,7 +43,7 @@ def mixtures(draw: st.DrawFn) -> tuple[list[MixedSource], list[int], int, int]:
         size = draw(st.integers(1, 10_000))
         most = left / size
         if draw(st.booleans()) and most > 0.02 and len(sources) + 1 < count:
-            epochs = draw(st.floats(0.01, min(most, 5.0)))
+            epochs = draw(st.floats(0.01, min(0.999 * most, 5.0)))
             left = int(left - epochs * size)
             sources.append(MixedSource(name=name, epochs=epochs))
         else:
