@@ -1,7 +1,7 @@
 """Records what the real SDK of Weights & Biases sends for a run of one leg that goes on once: wandb_sdk.json, which the tests compare with.
 
-    python3 -m venv /tmp/wandb && /tmp/wandb/bin/pip install wandb==VERSION
-    /tmp/wandb/bin/python tests/infra/report/record_wandb.py
+    python3 -m venv .venv-wandb && .venv-wandb/bin/pip install wandb==VERSION
+    .venv-wandb/bin/python tests/infra/report/record_wandb.py
 
 The SDK is no dependency of the project: it is 62 MB and starts a program of its own. Loopback only; nothing is sent to W&B.
 """
